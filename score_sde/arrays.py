@@ -1,0 +1,64 @@
+"""The few array helpers that every floor shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+
+from score_sde.types import Array, Key, Scalar
+
+
+def expand_like(a: Scalar, x: Array) -> Array:
+    """`a`, a scalar or [batch], shaped and typed to multiply `x`, [batch, *dims].
+
+    Raises: ValueError if `a` is neither.
+    """
+    a = jnp.asarray(a, x.dtype)
+    if a.ndim == 0:
+        return a
+    if a.ndim != 1 or a.shape[0] != x.shape[0]:
+        raise ValueError(
+            f"expected a scalar or one value per example, shape ({x.shape[0]},), "
+            f"got shape {a.shape} for data of shape {x.shape}."
+        )
+    return a.reshape(a.shape + (1,) * (x.ndim - 1))
+
+
+def mean_over_data(x: Array) -> Array:
+    """Mean over all axes but the first: [batch, *dims] -> [batch]."""
+    return x.reshape(x.shape[0], -1).mean(axis=1)
+
+
+def sum_over_data(x: Array) -> Array:
+    """Sum over all axes but the first: [batch, *dims] -> [batch]."""
+    return x.reshape(x.shape[0], -1).sum(axis=1)
+
+
+def example_keys(key: Key, batch: int, *, first: int = 0) -> Key:
+    """One key per example, a function of (key, index of the example) alone.
+
+    So that a sample, or a training step, doesn't depend on how examples are cut
+    into batches, devices or hosts. `first` is the index of the first example. Keys
+    that are one per example already, shape (batch,), pass unchanged.
+    """
+    if key.ndim == 1:
+        return key
+    return jax.vmap(lambda i: jr.fold_in(key, i))(jnp.arange(first, first + batch))
+
+
+def per_example(draw: Callable[..., Array], keys: Key, x: Array) -> Array:
+    """`draw(key, dims, dtype)` for each example of `x`, [batch, *dims]."""
+    return jax.vmap(lambda key: draw(key, x.shape[1:], x.dtype))(keys)
+
+
+def unbatched(function: Callable[..., Array]) -> Callable[..., Array]:
+    """`function(x, t, cond)` of a batch, as a function of one example without batch."""
+
+    def one(x: Array, t: Scalar, cond: Any = None) -> Array:
+        return function(x[None], t, jax.tree.map(lambda c: c[None], cond))[0]
+
+    return one

@@ -1,0 +1,162 @@
+"""Denoising losses, one value per example, and what they average over.
+
+The objective of every diffusion model is an integral over noise levels,
+
+    E over log sigma ~ p of  weight(sigma) mean |D(x0 + sigma eps, sigma) - x0|^2,
+
+so a loss here is a weight on the squared error of x0 and a distribution of sigma
+(`noise_levels.py`). The same objective can be trained under any other distribution q
+by multiplying with p / q, which changes the variance of its gradient alone
+(Kingma and Gao 2023).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+
+from score_sde.arrays import (
+    example_keys,
+    expand_like,
+    mean_over_data,
+    per_example,
+    sum_over_data,
+)
+from score_sde.noise_levels import NoiseLevels
+from score_sde.sde import SDE
+from score_sde.types import Array, Denoise, Key, Scalar
+
+Weight = Callable[[Array], Array]
+
+
+def denoising_loss(
+    key: Key,
+    denoise: Denoise,
+    x0: Array,
+    *,
+    noise_levels: NoiseLevels,
+    weight: Weight,
+    reference: NoiseLevels | None = None,
+    log_variance: Callable[[Array], Array] | None = None,
+    cond: Any = None,
+) -> Array:
+    """Weighted squared error of the denoised data, per example.
+
+    weight(sigma) mean |D(x0 + sigma eps, sigma) - x0|^2 (Karras et al. 2022, eq. 2;
+    Vincent 2011).
+
+    Args:
+        noise_levels: where sigma is drawn from.
+        reference: the distribution that defines the objective, if it is another one;
+            the loss is then multiplied by the ratio of their densities.
+        log_variance: u(log sigma), learned jointly. The loss becomes
+            loss / exp(u) + u, whose best u is the logarithm of the loss, so that all
+            noise levels contribute alike (Karras et al. 2024, eq. 21).
+    """
+    key_sigma, key_eps = jr.split(key)
+    batch = x0.shape[0]
+    sigma = noise_levels.draw(key_sigma, batch).astype(x0.dtype)
+    eps = per_example(jr.normal, example_keys(key_eps, batch), x0)
+    error = denoise(x0 + expand_like(sigma, x0) * eps, sigma, cond) - x0
+    loss = weight(sigma) * mean_over_data(error**2)
+    if reference is not None:
+        loss = loss * reference.density(sigma) / noise_levels.density(sigma)
+    if log_variance is not None:
+        u = log_variance(jnp.log(sigma))
+        loss = loss / jnp.exp(u) + u
+    return loss
+
+
+# Weights. In terms of the noise eps and of the score s of x0 + sigma eps, the squared
+# error of x0 is sigma^2 |eps error|^2 = sigma^4 |s error|^2.
+
+
+def noise(sigma: Array) -> Array:
+    """The squared error of the noise, 'simple' (Ho et al. 2020, eq. 14): 1/sigma^2."""
+    return 1 / sigma**2
+
+
+def sigma_squared(sigma: Array) -> Array:
+    """sigma^2 times the squared error of the score (Song and Ermon 2019, eq. 6).
+
+    The same number as `noise`: sigma^2 / sigma^4.
+    """
+    return noise(sigma)
+
+
+def likelihood(sigma: Array, *, sde: SDE) -> Array:
+    """g(t)^2 / 2 times the squared error of the score of xt (Song et al. 2021b, eq. 7).
+
+    With sigma drawn at uniform t, the loss times the number of dimensions and
+    t_max - t_min bounds the negative log-likelihood, up to a constant.
+    """
+    t = sde.t_from_sigma(sigma)
+    # The score of xt is that of xt / alpha, divided by alpha.
+    return 0.5 * sde.diffusion_squared(t) / (sde.alpha(t) ** 2 * sigma**4)
+
+
+def edm(sigma: Array, *, sigma_data: float = 0.5) -> Array:
+    """Unit weight on the raw network's error (Karras et al. 2022, table 1)."""
+    return 1 / sigma**2 + 1 / sigma_data**2
+
+
+def min_snr(sigma: Array, *, gamma: float = 5.0) -> Array:
+    """min(SNR, gamma), SNR = 1/sigma^2 (Hang et al. 2023)."""
+    return jnp.minimum(1 / sigma**2, gamma)
+
+
+def soft_min_snr(sigma: Array, *, sigma_data: float = 0.5) -> Array:
+    """1/(sigma^2 + sigma_data^2): the smooth minimum (Crowson et al. 2024, eq. 12)."""
+    return 1 / (sigma**2 + sigma_data**2)
+
+
+def sigmoid(sigma: Array, *, bias: float = -3.0) -> Array:
+    """sigmoid(bias - log SNR) times SNR (Kingma and Gao 2023; Hoogeboom et al. 2024).
+
+    The sigmoid weighs the squared error of the noise.
+    """
+    return jax.nn.sigmoid(bias + 2 * jnp.log(sigma)) / sigma**2
+
+
+WEIGHTS: dict[str, Callable[..., Array]] = {
+    "noise": noise,
+    "sigma_squared": sigma_squared,
+    "likelihood": likelihood,
+    "edm": edm,
+    "min_snr": min_snr,
+    "soft_min_snr": soft_min_snr,
+    "sigmoid": sigmoid,
+}
+
+
+# Score matching without denoising: references for data of few dimensions.
+
+ScoreOfX = Callable[[Array], Array]
+
+
+def exact_score_matching(score: ScoreOfX, x: Array) -> Array:
+    """|s|^2 / 2 + trace of ds/dx, per example: [batch, dims] (Hyvarinen 2005, eq. 4).
+
+    Its expectation is the squared error of the score up to a constant, with the score
+    of the data unknown.
+    """
+
+    def one(x: Array) -> Array:
+        jacobian = jax.jacfwd(lambda y: score(y[None])[0])(x)
+        return jnp.trace(jacobian)
+
+    return 0.5 * sum_over_data(score(x) ** 2) + jax.vmap(one)(x)
+
+
+def sliced_score_matching(key: Key, score: ScoreOfX, x: Array) -> Array:
+    """The same with the trace estimated by one random slice (Song et al. 2019b, eq. 8).
+
+    The variance-reduced form, |s|^2 / 2 + v . (ds/dx) v with v of random signs.
+    """
+    v = per_example(jr.rademacher, example_keys(key, x.shape[0]), x)
+    s, slope = jax.jvp(score, (x,), (v,))
+    return 0.5 * sum_over_data(s**2) + sum_over_data(v * slope)

@@ -1,0 +1,153 @@
+"""Distributions of the noise level sigma in training, each with its density.
+
+All are given by their quantile function and by their density in log sigma, the measure
+in which any two can be compared. `draw` takes independent uniforms; with
+`stratified=True` the uniforms of a batch are one random shift of an even grid, which
+lowers the variance of the loss (Kingma et al. 2021, app. I.1).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+
+from score_sde.arrays import example_keys
+from score_sde.sde import SDE
+from score_sde.types import Array, Key, Scalar, pytree, require, static
+
+
+@pytree
+class NoiseLevels:
+    """A distribution of sigma."""
+
+    stratified: bool = static(default=False, kw_only=True)
+
+    @abstractmethod
+    def quantile(self, u: Array) -> Array:
+        """sigma below which a share u in (0, 1) of the distribution lies."""
+
+    @abstractmethod
+    def density(self, sigma: Array) -> Array:
+        """Probability density of log sigma."""
+
+    def draw(self, key: Key, batch: int) -> Array:
+        """[batch] noise levels; example i depends on (key, i), or on the shift."""
+        if self.stratified:
+            u = (jr.uniform(key) + jnp.arange(batch) / batch) % 1.0
+        else:
+            u = jax.vmap(jr.uniform)(example_keys(key, batch))
+        # No draw is exactly 0, whose quantile may be infinite.
+        return self.quantile(jnp.maximum(u, jnp.finfo(u.dtype).tiny))
+
+
+@pytree
+class UniformTime(NoiseLevels):
+    """sigma(t) of an SDE at t uniform on [t_min, t_max] (Song et al. 2021, eq. 7)."""
+
+    sde: SDE
+
+    def quantile(self, u: Array) -> Array:
+        return self.sde.sigma(self.sde.t_min + u * (self.sde.t_max - self.sde.t_min))
+
+    def density(self, sigma: Array) -> Array:
+        t = self.sde.t_from_sigma(sigma)
+        # d sigma^2 / dt = g^2 / alpha^2, hence d log sigma / dt.
+        rate = 0.5 * self.sde.diffusion_squared(t) / (self.sde.alpha(t) * sigma) ** 2
+        return 1 / (rate * (self.sde.t_max - self.sde.t_min))
+
+
+@pytree
+class LogNormal(NoiseLevels):
+    """log sigma ~ N(mean, std^2) (Karras et al. 2022, table 1: P_mean, P_std)."""
+
+    mean: float = -1.2
+    std: float = 1.2
+
+    def __post_init__(self) -> None:
+        require(
+            self,
+            ("finite mean", lambda d: math.isfinite(d.mean)),
+            ("0 < std", lambda d: 0 < d.std < math.inf),
+        )
+
+    def quantile(self, u: Array) -> Array:
+        return jnp.exp(self.mean + self.std * jax.scipy.special.ndtri(u))
+
+    def density(self, sigma: Array) -> Array:
+        return jax.scipy.stats.norm.pdf(jnp.log(sigma), self.mean, self.std)
+
+
+@pytree
+class LogUniform(NoiseLevels):
+    """log sigma uniform.
+
+    This is importance sampling for the likelihood weighting of any SDE between these
+    levels: g^2 / std^2 of Song et al. 2021b (eq. 12) is d log sigma^2 / dt.
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+
+    def __post_init__(self) -> None:
+        require(
+            self,
+            (
+                "0 < sigma_min < sigma_max",
+                lambda d: 0 < d.sigma_min < d.sigma_max < math.inf,
+            ),
+        )
+
+    def quantile(self, u: Array) -> Array:
+        return self.sigma_min * jnp.power(self.sigma_max / self.sigma_min, u)
+
+    def density(self, sigma: Array) -> Array:
+        return jnp.full_like(sigma, 1 / jnp.log(self.sigma_max / self.sigma_min))
+
+
+def likelihood_importance(sde: SDE, *, stratified: bool = False) -> LogUniform:
+    """Importance sampling for the likelihood weighting of `sde`: uniform log sigma."""
+    low, high = sde.sigma(sde.t_min), sde.sigma(sde.t_max)
+    return LogUniform(low, high, stratified=stratified)
+
+
+@pytree
+class Ladder(NoiseLevels):
+    """A discrete, increasing ladder of levels, equally likely (Song and Ermon 2019).
+
+    Its density is that of the histogram with one bar per level, half-way in log sigma
+    to either neighbour: against a continuous distribution the sum over the ladder is
+    the midpoint rule for the integral.
+
+    Args: `sigmas` [levels], at least two.
+    """
+
+    sigmas: Array
+
+    def __post_init__(self) -> None:
+        if isinstance(self.sigmas, (tuple, list, np.ndarray)):
+            steps = np.diff(np.asarray(self.sigmas, float), prepend=0.0)
+            if len(steps) < 2 or not (steps > 0).all():
+                raise ValueError(
+                    f"Ladder needs at least two increasing positive sigmas, "
+                    f"got {self.sigmas}."
+                )
+
+    def quantile(self, u: Array) -> Array:
+        sigmas = jnp.asarray(self.sigmas)
+        index = jnp.floor(u * len(sigmas)).astype(int)
+        return sigmas[jnp.clip(index, 0, len(sigmas) - 1)]
+
+    def density(self, sigma: Array) -> Array:
+        log_sigmas = jnp.log(jnp.asarray(self.sigmas, sigma.dtype))
+        middles = 0.5 * (log_sigmas[1:] + log_sigmas[:-1])
+        ends = jnp.stack(
+            [2 * log_sigmas[0] - middles[0], 2 * log_sigmas[-1] - middles[-1]]
+        )
+        edges = jnp.concatenate([ends[:1], middles, ends[1:]])
+        bar = jnp.searchsorted(middles, jnp.log(sigma))
+        return 1 / (len(log_sigmas) * jnp.diff(edges)[bar])

@@ -1,0 +1,211 @@
+"""Distributions whose denoiser, score, log-density and flow are known exactly.
+
+Verify a sampler, a loss or a likelihood against them, yours or ours: they have the
+same `denoise(x, sigma)` and `score(xt, t)` that a trained network has.
+
+Noised by xt = alpha (x0 + sigma eps), the mixture of N(m_k, C_k) with weights w_k is
+the mixture of N(alpha m_k, alpha^2 C_k + std^2 I), hence with S_k that covariance and
+r_k the probability of component k given xt:
+
+    score    = -sum_k r_k S_k^-1 (xt - alpha m_k)
+    denoised =  sum_k r_k (m_k + alpha C_k S_k^-1 (xt - alpha m_k))
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+
+from score_sde.arrays import expand_like
+from score_sde.sde import SDE
+from score_sde.types import Array, Key, Scalar, pytree
+
+
+@pytree
+class GaussianMixture:
+    """Mixture of Gaussians with full covariances.
+
+    Args: `means` [components, dims], `covariances` [components, dims, dims],
+    positive semi-definite, `weights` [components], positive, of any sum.
+    Points are [batch, dims]; sigma and t are scalars or [batch].
+    """
+
+    means: Array
+    covariances: Array
+    weights: Array
+
+    def denoise(self, x: Array, sigma: Scalar, cond: Any = None) -> Array:
+        """E[x0 given x0 + sigma eps = x]; `cond` is ignored."""
+        del cond
+        solved, log_joint = self._solve(x, *_alpha_std(sigma, None, x))
+        covariances, means = (
+            jnp.asarray(a, x.dtype) for a in (self.covariances, self.means)
+        )
+        posterior_means = means[None] + jnp.einsum("kij,bkj->bki", covariances, solved)
+        return _average(log_joint, posterior_means)
+
+    def score(
+        self, xt: Array, t: Scalar, cond: Any = None, *, sde: SDE | None = None
+    ) -> Array:
+        """Gradient of log p_t at xt; without an SDE, alpha = 1 and t = sigma."""
+        del cond
+        solved, log_joint = self._solve(xt, *_alpha_std(t, sde, xt))
+        return _average(log_joint, -solved)
+
+    def log_prob(self, xt: Array, t: Scalar, *, sde: SDE | None = None) -> Array:
+        """Log-density of xt at time t in nats, [batch]; without an SDE, t = sigma."""
+        return jax.nn.logsumexp(self.log_joint(xt, t, sde=sde), axis=1)
+
+    def log_joint(self, xt: Array, t: Scalar, *, sde: SDE | None = None) -> Array:
+        """Log-density of xt and each component: [batch, components]."""
+        return self._solve(xt, *_alpha_std(t, sde, xt))[1]
+
+    def sample(self, key: Key, num_samples: int) -> Array:
+        """Independent draws of x0, [num_samples, dims]."""
+        key_component, key_noise = jr.split(key)
+        means, weights = jnp.asarray(self.means), self._normalised_weights()
+        shape = (num_samples,)
+        component = jr.choice(key_component, len(weights), shape, p=weights)
+        covariances = jnp.asarray(self.covariances)[component]
+        return jr.multivariate_normal(
+            key_noise, means[component], covariances, shape, means.dtype, method="svd"
+        )
+
+    def mean(self) -> Array:
+        """Mean of x0, [dims]."""
+        return self._normalised_weights() @ jnp.asarray(self.means)
+
+    def covariance(self) -> Array:
+        """Covariance of x0, [dims, dims]."""
+        weights, centred = self._normalised_weights(), self.means - self.mean()[None]
+        within = jnp.einsum("k,kij->ij", weights, jnp.asarray(self.covariances))
+        return within + jnp.einsum("k,ki,kj->ij", weights, centred, centred)
+
+    def _normalised_weights(self) -> Array:
+        weights = jnp.asarray(self.weights)
+        return weights / weights.sum()
+
+    def _solve(self, xt: Array, alpha: Array, std: Array) -> tuple[Array, Array]:
+        """S_k^-1 (xt - alpha m_k), [batch, components, dims], and the log-joint."""
+        means, covariances, weights = (
+            jnp.asarray(a, xt.dtype)[None]
+            for a in (self.means, self.covariances, self._normalised_weights())
+        )
+        num_dims = xt.shape[1]
+        alpha, std = alpha.reshape(-1, 1, 1, 1), std.reshape(-1, 1, 1, 1)
+        noised = (
+            alpha**2 * covariances
+            + std**2 * jnp.eye(num_dims, dtype=xt.dtype)[None, None]
+        )
+        gaps = xt[:, None, :] - alpha[..., 0] * means
+        factors = jnp.broadcast_to(jnp.linalg.cholesky(noised), (*gaps.shape, num_dims))
+        half = jax.lax.linalg.triangular_solve(
+            factors, gaps[..., None], left_side=True, lower=True
+        )
+        solved = jax.lax.linalg.triangular_solve(
+            factors, half, left_side=True, lower=True, transpose_a=True
+        )
+        log_det = 2 * jnp.log(jnp.diagonal(factors, axis1=-2, axis2=-1)).sum(-1)
+        log_normal = -0.5 * (
+            (half[..., 0] ** 2).sum(-1) + log_det + num_dims * math.log(2 * math.pi)
+        )
+        return solved[..., 0], jnp.log(weights) + log_normal
+
+
+def _average(log_joint: Array, values: Array) -> Array:
+    """Mean of values [batch, components, dims] over the posterior of components."""
+    return (jax.nn.softmax(log_joint, axis=1)[..., None] * values).sum(1)
+
+
+def _alpha_std(t: Scalar, sde: SDE | None, x: Array) -> tuple[Array, Array]:
+    if sde is None:
+        return jnp.ones((), x.dtype), jnp.asarray(t, x.dtype)
+    return jnp.asarray(sde.alpha(t), x.dtype), jnp.asarray(sde.std(t), x.dtype)
+
+
+class Gaussian(GaussianMixture):
+    """One Gaussian: `mean` [dims], `covariance` [dims, dims]. Its flow is known too."""
+
+    def __init__(self, mean: Array, covariance: Array):
+        mean = jnp.asarray(mean)
+        super().__init__(
+            mean[None], jnp.asarray(covariance)[None], jnp.ones(1, mean.dtype)
+        )
+
+    def flow(self, x: Array, sigma: Scalar, sigma_next: Scalar) -> Array:
+        """Where the probability flow carries x from level sigma to sigma_next.
+
+        Along each eigenvector of the covariance, with eigenvalue c, the distance to
+        the mean scales by sqrt((c + sigma_next^2) / (c + sigma^2)).
+        """
+        values, vectors = jnp.linalg.eigh(jnp.asarray(self.covariances[0], x.dtype))
+        mean = jnp.asarray(self.means, x.dtype)
+        level, level_next = (
+            jnp.asarray(s, x.dtype).reshape(-1, 1) for s in (sigma, sigma_next)
+        )
+        scale = jnp.sqrt((values[None] + level_next**2) / (values[None] + level**2))
+        return mean + (scale * ((x - mean) @ vectors)) @ vectors.T
+
+
+jax.tree_util.register_pytree_node(
+    Gaussian,
+    lambda g: ((g.means, g.covariances, g.weights), None),
+    lambda _, leaves: _rebuilt(leaves),
+)
+
+
+def _rebuilt(leaves: Any) -> Gaussian:
+    gaussian = object.__new__(Gaussian)
+    GaussianMixture.__init__(gaussian, *leaves)
+    return gaussian
+
+
+@pytree
+class PointMasses:
+    """The empirical distribution of a data set: its denoiser is the ideal one.
+
+    A network that reached the minimum of the denoising loss on `points`,
+    [num_points, *dims], would be this function (Karras et al. 2022, app. B.3).
+    """
+
+    points: Array
+
+    def denoise(self, x: Array, sigma: Scalar, cond: Any = None) -> Array:
+        """E[x0 given x0 + sigma eps = x], an average of points; `cond` is ignored."""
+        del cond
+        one = jnp.ones((), x.dtype)
+        posterior = jax.nn.softmax(
+            self._log_joint(x, one, jnp.asarray(sigma, x.dtype)), axis=1
+        )
+        flat = jnp.asarray(self.points, x.dtype).reshape(len(self.points), -1)
+        return (posterior @ flat).reshape(x.shape)
+
+    def score(
+        self, xt: Array, t: Scalar, cond: Any = None, *, sde: SDE | None = None
+    ) -> Array:
+        """Gradient of log p_t at xt; without an SDE, alpha = 1 and t = sigma."""
+        alpha, std = (expand_like(a, xt) for a in _alpha_std(t, sde, xt))
+        sigma = t if sde is None else sde.sigma(t)
+        return (alpha * self.denoise(xt / alpha, sigma, cond) - xt) / std**2
+
+    def log_prob(self, xt: Array, t: Scalar, *, sde: SDE | None = None) -> Array:
+        """Log-density of xt at time t in nats, [batch]; without an SDE, t = sigma."""
+        log_joint = self._log_joint(xt, *_alpha_std(t, sde, xt))
+        return jax.nn.logsumexp(log_joint, axis=1)
+
+    def sample(self, key: Key, num_samples: int) -> Array:
+        """Draws with replacement, [num_samples, *dims]."""
+        return jr.choice(key, jnp.asarray(self.points), (num_samples,))
+
+    def _log_joint(self, xt: Array, alpha: Array, std: Array) -> Array:
+        points = jnp.asarray(self.points, xt.dtype).reshape(1, len(self.points), -1)
+        alpha, std = (a[:, None] if a.ndim else a for a in (alpha, std))
+        centres = (alpha[..., None] if alpha.ndim else alpha) * points
+        gaps = xt.reshape(len(xt), 1, -1) - centres
+        log_count = math.log(len(self.points))
+        log_norm = gaps.shape[-1] * (jnp.log(std) + 0.5 * math.log(2 * math.pi))
+        return -0.5 * ((gaps**2).sum(-1) / std**2) - log_norm - log_count

@@ -1,0 +1,162 @@
+"""From a raw network F to a denoiser, and from a denoiser to a score.
+
+    D(x, sigma) = skip x + out F(in_ x, noise)         (Karras et al. 2022, eq. 7)
+
+The first four are the columns of their table 1. The others are the plain
+parameterisations of the literature in the same form: the network sees xt of a
+variance-preserving process (or of the straight line, for `velocity`) and log(sigma)/4,
+and its output is the noise, x0, v or velocity of `predictions.py`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from score_sde.arrays import expand_like
+from score_sde.sde import SDE, VP
+from score_sde.types import Array, Denoise, Scalar, Score
+
+
+class Preconditioner(NamedTuple):
+    """Coefficients of D at one noise level, each shaped like sigma."""
+
+    skip: Array
+    out: Array
+    in_: Array
+    noise: Array
+
+
+Precondition = Callable[[Array], Preconditioner]
+
+
+def edm(sigma: Scalar, *, sigma_data: float = 0.5) -> Preconditioner:
+    """Unit-variance inputs and targets at every noise level (Karras 2022, sec. 5)."""
+    total = jnp.hypot(sigma, jnp.full_like(sigma, sigma_data))
+    return Preconditioner(
+        skip=(sigma_data / total) ** 2,
+        out=sigma * (sigma_data / total),
+        in_=1 / total,
+        noise=jnp.log(sigma) / 4,
+    )
+
+
+def vp(
+    sigma: Scalar,
+    *,
+    beta_min: float = 0.1,
+    beta_max: float = 20.0,
+    num_steps: int = 1000,
+) -> Preconditioner:
+    """Noise prediction of a VP network that was trained on t in [0, 1]."""
+    t = VP(beta_min=beta_min, beta_max=beta_max).t_from_sigma(sigma)
+    return noise(sigma)._replace(noise=(num_steps - 1) * t)
+
+
+def ve(sigma: Scalar) -> Preconditioner:
+    """Noise prediction, up to its sign, of a VE network fed with x itself."""
+    one = jnp.ones_like(sigma)
+    return Preconditioner(one, jnp.asarray(sigma), one, jnp.log(sigma / 2))
+
+
+def iddpm(
+    sigma: Scalar, *, num_steps: int = 1000, c_1: float = 0.001, c_2: float = 0.008
+) -> Preconditioner:
+    """Noise prediction of an improved-DDPM network, which knows a ladder of levels.
+
+    The noise condition is the index of the level nearest to sigma, counted so that it
+    grows with noise up to num_steps - 1; a sigma nearest to no noise at all has -1.
+    """
+    levels = jnp.asarray(iddpm_levels(num_steps, c_1, c_2), jnp.asarray(sigma).dtype)
+    ascending = levels[::-1]
+    middles = 0.5 * (ascending[1:] + ascending[:-1])
+    index = jnp.searchsorted(middles, sigma) - 1
+    return noise(sigma)._replace(noise=index.astype(levels.dtype))
+
+
+@functools.cache
+def iddpm_levels(num_steps: int, c_1: float, c_2: float) -> np.ndarray:
+    """The noise levels u_0 > ... > u_M = 0 of the cosine chain (Karras 2022, table 1).
+
+    u_(j-1)^2 = (u_j^2 + 1) / max(abar_(j-1) / abar_j, c_1) - 1, with
+    abar_j = sin^2(pi/2 j / (M (c_2 + 1))).
+    """
+    ladder = np.arange(num_steps + 1) / (num_steps * (c_2 + 1))
+    alpha_bar = np.sin(0.5 * math.pi * ladder) ** 2
+    levels = np.zeros(num_steps + 1)
+    for j in range(num_steps, 0, -1):
+        ratio = max(alpha_bar[j - 1] / alpha_bar[j], c_1)
+        levels[j - 1] = math.sqrt((levels[j] ** 2 + 1) / ratio - 1)
+    return levels
+
+
+def noise(sigma: Scalar) -> Preconditioner:
+    """F predicts the noise: D = x - sigma F (Ho et al. 2020)."""
+    scale = 1 / jnp.hypot(sigma, jnp.ones_like(sigma))
+    return Preconditioner(jnp.ones_like(sigma), -sigma, scale, jnp.log(sigma) / 4)
+
+
+def x0(sigma: Scalar) -> Preconditioner:
+    """F predicts the clean data: D = F."""
+    return noise(sigma)._replace(skip=jnp.zeros_like(sigma), out=jnp.ones_like(sigma))
+
+
+def v(sigma: Scalar) -> Preconditioner:
+    """F predicts v = alpha eps - std x0 (Salimans and Ho 2022)."""
+    scale = noise(sigma).in_
+    return Preconditioner(scale**2, -sigma * scale, scale, jnp.log(sigma) / 4)
+
+
+def velocity(sigma: Scalar) -> Preconditioner:
+    """F predicts eps - x0 along the straight line (Lipman et al. 2022)."""
+    scale = 1 / (1 + sigma)
+    return Preconditioner(scale, -sigma * scale, scale, jnp.log(sigma) / 4)
+
+
+PRECONDITIONERS: dict[str, Callable[..., Preconditioner]] = {
+    "edm": edm,
+    "vp": vp,
+    "ve": ve,
+    "iddpm": iddpm,
+    "noise": noise,
+    "x0": x0,
+    "v": v,
+    "velocity": velocity,
+}
+
+
+def make_denoiser(
+    network_fn: Callable[..., Array], precondition: Precondition
+) -> Denoise:
+    """D(x, sigma, cond) from `network_fn(x, noise, cond)`, noise of shape [batch].
+
+    Args: `precondition`, one of the functions above with its options bound, as in
+    `functools.partial(edm, sigma_data=0.5)`.
+    """
+
+    def denoise(x: Array, sigma: Scalar, cond: Any = None) -> Array:
+        sigma = jnp.broadcast_to(jnp.asarray(sigma, x.dtype), x.shape[:1])
+        c = precondition(sigma)
+        skip, out, in_ = (expand_like(a, x) for a in (c.skip, c.out, c.in_))
+        return skip * x + out * network_fn(in_ * x, c.noise.astype(x.dtype), cond)
+
+    return denoise
+
+
+def make_score(denoise: Denoise, sde: SDE) -> Score:
+    """The score of `sde` at xt: (alpha D(xt / alpha, sigma) - xt) / std^2.
+
+    Any denoiser serves any SDE, since it knows sigma alone.
+    """
+
+    def score(xt: Array, t: Scalar, cond: Any = None) -> Array:
+        alpha, std = expand_like(sde.alpha(t), xt), expand_like(sde.std(t), xt)
+        x0 = denoise(xt / alpha, sde.sigma(t), cond)
+        return (alpha * x0 - xt) / std**2
+
+    return score

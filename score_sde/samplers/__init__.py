@@ -1,0 +1,9 @@
+"""Samplers: fold a denoiser over a grid of noise levels, or solve by diffrax."""
+
+from score_sde.samplers import grids as grids
+from score_sde.samplers.continuous import Solution as Solution
+from score_sde.samplers.continuous import solve_ode as solve_ode
+from score_sde.samplers.continuous import solve_sde as solve_sde
+from score_sde.samplers.loop import SAMPLERS as SAMPLERS
+from score_sde.samplers.loop import SampleResult as SampleResult
+from score_sde.samplers.loop import sample as sample

@@ -1,0 +1,94 @@
+"""The deterministic and stochastic samplers of Karras et al. 2022 (alg. 1 and 2)."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from score_sde.samplers.steps import (
+    Draw,
+    Interval,
+    Model,
+    count_steps,
+    count_steps_twice,
+    present,
+    slope,
+)
+from score_sde.types import Array, pytree, require
+
+
+@pytree
+class Churn:
+    """Noise added before each step that takes sigma up to sigma (1 + gamma).
+
+    gamma = min(s_churn / num_steps, sqrt(2) - 1) where s_tmin <= sigma <= s_tmax,
+    else 0; the added noise is inflated by s_noise.
+    """
+
+    s_churn: float = 0.0
+    s_tmin: float = 0.0
+    s_tmax: float = math.inf
+    s_noise: float = 1.0
+
+    num_draws: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        require(
+            self,
+            ("0 <= s_churn", lambda c: 0 <= c.s_churn < math.inf),
+            ("0 <= s_tmin <= s_tmax", lambda c: 0 <= c.s_tmin <= c.s_tmax),
+            ("0 <= s_noise", lambda c: 0 <= c.s_noise < math.inf),
+        )
+
+    @property
+    def stochastic(self) -> bool:
+        return present(self.s_churn)
+
+    def churned(self, x: Array, at: Interval, draw: Draw) -> tuple[Array, Array]:
+        """x and its noise level after the noise was added."""
+        if not self.stochastic:
+            return x, at.sigma
+        inside = (self.s_tmin <= at.sigma) & (at.sigma <= self.s_tmax)
+        most = jnp.minimum(self.s_churn / at.num_steps, math.sqrt(2) - 1)
+        gamma = jnp.where(inside, most, 0.0).astype(x.dtype)
+        # sigma^2 ((1 + gamma)^2 - 1), without cancellation.
+        added = at.sigma * jnp.sqrt(gamma * (2 + gamma))
+        return x + self.s_noise * added * draw(0), at.sigma * (1 + gamma)
+
+
+@pytree
+class Euler(Churn):
+    """First order, one evaluation a step; with eta = 0, DDIM (Song et al. 2020)."""
+
+    def step(self, denoise: Model, x: Array, at: Interval, draw: Draw) -> Array:
+        x, sigma = self.churned(x, at, draw)
+        return x + (at.sigma_next - sigma) * slope(x, denoise(x, sigma), sigma)
+
+    def num_evals(self, sigmas: Array) -> Array:
+        return count_steps(sigmas)
+
+
+@pytree
+class Heun(Churn):
+    """Second order, two evaluations a step; the step to sigma = 0 is Euler's.
+
+    With the defaults alg. 1, with s_churn > 0 alg. 2 of Karras et al. 2022.
+    """
+
+    def step(self, denoise: Model, x: Array, at: Interval, draw: Draw) -> Array:
+        x, sigma = self.churned(x, at, draw)
+        d_sigma = at.sigma_next - sigma
+        first = slope(x, denoise(x, sigma), sigma)
+        euler = x + d_sigma * first
+
+        def corrected() -> Array:
+            second = slope(euler, denoise(euler, at.sigma_next), at.sigma_next)
+            return x + d_sigma * 0.5 * (first + second)
+
+        return jax.lax.cond(at.sigma_next > 0, corrected, lambda: euler)
+
+    def num_evals(self, sigmas: Array) -> Array:
+        return count_steps_twice(sigmas)

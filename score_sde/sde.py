@@ -1,0 +1,296 @@
+"""Stochastic differential equations: what noise is added to data, and how fast.
+
+    xt = alpha(t) (x0 + sigma(t) eps)            the marginal of every SDE here
+    dx = f(t) x dt + g(t) dW                     f = d log_alpha/dt
+                                                 g^2 = alpha^2 d(sigma^2)/dt
+
+An SDE is the two formulas `log_alpha(t)` and `sigma(t)` (Karras et al. 2022, eq. 2;
+Song et al. 2021, sec. 3). The rest follows from them, without cancellation, so that
+float32 holds from t = 1e-5 up to t_max.
+
+To make one of your own: subclass `SDE`, decorate with `@pytree`, write the two
+formulas. Sampling, losses and likelihood need nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+
+from score_sde.arrays import example_keys, expand_like, per_example, sum_over_data
+from score_sde.types import Array, Key, Scalar, Score, pytree, require
+
+TIMES = ("0 < t_min < t_max", lambda sde: 0 < sde.t_min < sde.t_max < math.inf)
+TIMES_TO_1 = ("0 < t_min < t_max <= 1", lambda sde: 0 < sde.t_min < sde.t_max <= 1)
+TIMES_BELOW_1 = ("0 < t_min < t_max < 1", lambda sde: 0 < sde.t_min < sde.t_max < 1)
+
+
+@pytree
+class SDE:
+    """A forward process on t_min <= t <= t_max; each method maps t of any shape."""
+
+    t_min: float = dataclasses.field(default=1e-5, kw_only=True)
+    t_max: float = dataclasses.field(default=1.0, kw_only=True)
+
+    @abstractmethod
+    def log_alpha(self, t: Scalar) -> Array:
+        """Logarithm of the scale of the data in xt."""
+
+    @abstractmethod
+    def sigma(self, t: Scalar) -> Array:
+        """Noise level relative to the data; grows with t."""
+
+    def t_from_sigma(self, sigma: Scalar) -> Array:
+        """The inverse of `sigma`, clipped to [t_min, t_max].
+
+        Found by bisecting log t; the SDEs below give a closed form instead.
+        """
+        sigma = jnp.asarray(sigma)
+        low = jnp.full_like(sigma, jnp.log(self.t_min))
+        high = jnp.full_like(sigma, jnp.log(self.t_max))
+
+        def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+            low, high = ends
+            middle = 0.5 * (low + high)
+            below = self.sigma(jnp.exp(middle)) < sigma
+            return jnp.where(below, middle, low), jnp.where(below, high, middle)
+
+        # log(1e5) / 2^48 is below the spacing of float64 around it.
+        low, high = jax.lax.fori_loop(0, 48, halve, (low, high))
+        return jnp.exp(0.5 * (low + high))
+
+    def alpha(self, t: Scalar) -> Array:
+        """Scale of the data in xt."""
+        return jnp.exp(self.log_alpha(t))
+
+    def std(self, t: Scalar) -> Array:
+        """Standard deviation of the noise in xt: alpha * sigma."""
+        return self.alpha(t) * self.sigma(t)
+
+    def log_snr(self, t: Scalar) -> Array:
+        """Logarithm of the signal-to-noise ratio alpha^2 / std^2 (Kingma 2021)."""
+        return -2.0 * jnp.log(self.sigma(t))
+
+    def drift_rate(self, t: Scalar) -> Array:
+        """f(t) = d log_alpha/dt, so that the forward drift is f(t) xt."""
+        return _derivative(self.log_alpha, t)
+
+    def diffusion_squared(self, t: Scalar) -> Array:
+        """g(t)^2 = alpha^2 d(sigma^2)/dt."""
+        return self.alpha(t) ** 2 * _derivative(lambda t: self.sigma(t) ** 2, t)
+
+
+def _derivative(function: Callable[[Array], Array], t: Scalar) -> Array:
+    t = jnp.asarray(t)
+    return jax.jvp(function, (t,), (jnp.ones_like(t),))[1]
+
+
+@pytree
+class VP(SDE):
+    """Variance preserving, beta linear in t (Song et al. 2021, eq. 11; g^2 = beta)."""
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+    def __post_init__(self) -> None:
+        require(
+            self,
+            ("0 < beta_min <= beta_max", _betas_in_order),
+            TIMES_TO_1,
+        )
+
+    def integral_beta(self, t: Scalar) -> Array:
+        """B(t): the integral of beta from 0 to t."""
+        return self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t**2
+
+    def log_alpha(self, t: Scalar) -> Array:
+        return -0.5 * self.integral_beta(t)
+
+    def sigma(self, t: Scalar) -> Array:
+        return jnp.sqrt(jnp.expm1(self.integral_beta(t)))
+
+    def t_from_sigma(self, sigma: Scalar) -> Array:
+        return self.t_from_integral_beta(jnp.log1p(sigma**2))
+
+    def t_from_integral_beta(self, integral: Array) -> Array:
+        """The root of integral_beta(t) = integral, in the form that can't cancel."""
+        slope = self.beta_max - self.beta_min
+        root = jnp.sqrt(self.beta_min**2 + 2 * slope * integral)
+        return 2 * integral / (self.beta_min + root)
+
+
+def _betas_in_order(sde: VP) -> bool:
+    return 0 < sde.beta_min <= sde.beta_max < math.inf
+
+
+@pytree
+class SubVP(VP):
+    """Sub-VP: less noise than VP at every t (Song et al. 2021, eq. 12)."""
+
+    def sigma(self, t: Scalar) -> Array:
+        return 2 * jnp.sinh(0.5 * self.integral_beta(t))
+
+    def t_from_sigma(self, sigma: Scalar) -> Array:
+        return self.t_from_integral_beta(2 * jnp.arcsinh(0.5 * sigma))
+
+
+@pytree
+class VE(SDE):
+    """Variance exploding, sigma geometric in t (Song et al. 2021, eq. 9 and 30).
+
+    At t = 0 the data carry the noise sigma_min, as in the published models.
+    """
+
+    sigma_min: float = 0.01
+    sigma_max: float = 50.0
+
+    def __post_init__(self) -> None:
+        require(
+            self,
+            ("0 < sigma_min < sigma_max", _sigmas_in_order),
+            TIMES_TO_1,
+        )
+
+    def log_alpha(self, t: Scalar) -> Array:
+        return jnp.zeros_like(t)
+
+    def sigma(self, t: Scalar) -> Array:
+        # A power, since exp(t log ratio) doubles the error of g^2 in float32.
+        return self.sigma_min * jnp.power(self.sigma_max / self.sigma_min, t)
+
+    def t_from_sigma(self, sigma: Scalar) -> Array:
+        log_ratio = jnp.log(self.sigma_max / self.sigma_min)
+        return jnp.log(sigma / self.sigma_min) / log_ratio
+
+
+def _sigmas_in_order(sde: VE) -> bool:
+    return 0 < sde.sigma_min < sde.sigma_max < math.inf
+
+
+@pytree
+class EDM(SDE):
+    """alpha = 1 and sigma = t: time is the noise level (Karras et al. 2022)."""
+
+    t_min: float = dataclasses.field(default=0.002, kw_only=True)
+    t_max: float = dataclasses.field(default=80.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        require(self, TIMES)
+
+    def log_alpha(self, t: Scalar) -> Array:
+        return jnp.zeros_like(t)
+
+    def sigma(self, t: Scalar) -> Array:
+        return jnp.asarray(t)
+
+    def t_from_sigma(self, sigma: Scalar) -> Array:
+        return jnp.asarray(sigma)
+
+
+@pytree
+class CosineVP(SDE):
+    """Variance preserving, alpha = cos(pi t / 2) (Nichol 2021, Salimans 2022).
+
+    sigma = tan(pi t / 2), and log_alpha = -log(1 + sigma^2) / 2 as in every
+    variance-preserving process. The tangent is written with 1 - t, which is exact
+    in floating point near t = 1, where the cosine cancels.
+    """
+
+    t_max: float = dataclasses.field(default=0.999, kw_only=True)
+
+    def __post_init__(self) -> None:
+        require(self, TIMES_BELOW_1)
+
+    def log_alpha(self, t: Scalar) -> Array:
+        return -0.5 * jnp.log1p(self.sigma(t) ** 2)
+
+    def sigma(self, t: Scalar) -> Array:
+        return jnp.sin(0.5 * jnp.pi * t) / jnp.sin(0.5 * jnp.pi * (1 - t))
+
+    def t_from_sigma(self, sigma: Scalar) -> Array:
+        return jnp.arctan(sigma) / (0.5 * jnp.pi)
+
+
+@pytree
+class StraightLine(SDE):
+    """xt = (1 - t) x0 + t eps: flow matching, rectified flow (Lipman 2022)."""
+
+    t_max: float = dataclasses.field(default=0.999, kw_only=True)
+
+    def __post_init__(self) -> None:
+        require(self, TIMES_BELOW_1)
+
+    def log_alpha(self, t: Scalar) -> Array:
+        return jnp.log1p(-t)
+
+    def sigma(self, t: Scalar) -> Array:
+        return t / (1 - t)
+
+    def t_from_sigma(self, sigma: Scalar) -> Array:
+        return sigma / (1 + sigma)
+
+
+def perturb(x0: Array, eps: Array, t: Scalar, *, sde: SDE) -> Array:
+    """xt = alpha x0 + std eps, for t a scalar or [batch]."""
+    return expand_like(sde.alpha(t), x0) * x0 + expand_like(sde.std(t), x0) * eps
+
+
+def forward_drift(xt: Array, t: Scalar, *, sde: SDE) -> Array:
+    """f(t) xt."""
+    return expand_like(sde.drift_rate(t), xt) * xt
+
+
+def reverse_drift(
+    xt: Array, t: Scalar, *, sde: SDE, score: Score, cond: Any = None
+) -> Array:
+    """Drift of the SDE that runs back in time: f xt - g^2 score (Anderson 1982)."""
+    g_squared = expand_like(sde.diffusion_squared(t), xt)
+    return forward_drift(xt, t, sde=sde) - g_squared * score(xt, t, cond)
+
+
+def probability_flow(
+    xt: Array, t: Scalar, *, sde: SDE, score: Score, cond: Any = None
+) -> Array:
+    """dx/dt of the ODE with the SDE's marginals: f xt - g^2 score / 2 (Song 2021)."""
+    g_squared = expand_like(sde.diffusion_squared(t), xt)
+    return forward_drift(xt, t, sde=sde) - 0.5 * g_squared * score(xt, t, cond)
+
+
+def rescaled_flow(
+    x: Array, log_sigma: Scalar, *, sde: SDE, score: Score, cond: Any = None
+) -> Array:
+    """The probability flow of x = xt / alpha in log sigma: dx/dlog sigma = x - D.
+
+    In these variables the flow of every SDE is the same (Karras et al. 2022, eq. 4)
+    and smooth at every scale, and neither the drift of xt nor its divergence has to
+    cancel. From the score: x - D(x, sigma) = -alpha sigma^2 score(alpha x, t).
+    """
+    t = sde.t_from_sigma(jnp.exp(log_sigma))
+    alpha = expand_like(sde.alpha(t), x)
+    return -alpha * expand_like(sde.sigma(t), x) ** 2 * score(alpha * x, t, cond)
+
+
+def prior_sample(
+    key: Key, shape: tuple[int, ...], *, sde: SDE, dtype: Any = None
+) -> Array:
+    """Draws x at t_max: N(0, std(t_max)^2), shape [batch, *dims].
+
+    Example i depends on (key, i) alone. Keys may also be given one per example.
+    """
+    like = jnp.zeros(shape, dtype)
+    eps = per_example(jr.normal, example_keys(key, shape[0]), like)
+    return expand_like(sde.std(sde.t_max), eps) * eps
+
+
+def prior_log_prob(x: Array, *, sde: SDE) -> Array:
+    """Log-density of N(0, std(t_max)^2) in nats: [batch, *dims] -> [batch]."""
+    log_std = jnp.log(jnp.asarray(sde.std(sde.t_max), x.dtype))
+    z = x * jnp.exp(-log_std)
+    return sum_over_data(-0.5 * z**2 - 0.5 * math.log(2 * math.pi) - log_std)

@@ -1,0 +1,76 @@
+"""The words of this library, once.
+
+x0      clean data, [batch, *dims], scaled to [-1, 1] when it is an image
+t       time of an SDE, growing with noise; a scalar or one value per example
+alpha   scale of the data in xt
+sigma   noise level relative to the data: what a denoiser sees
+std     alpha * sigma: standard deviation of the noise in xt
+eps     standard normal noise, shaped like x0
+xt      alpha * (x0 + sigma * eps)
+key     a JAX random key, always the first argument of what is random
+cond    what the data depend on: any pytree whose leaves lead with [batch], or None
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, dataclass_transform
+
+import jax
+
+Array = jax.Array
+Key = jax.Array
+Scalar = float | Array
+"""A number, or an array of numbers whose shape the docstring tells."""
+
+
+class Denoise(Protocol):
+    """E[x0 | x0 + sigma eps = x]: the one object that all others make or use."""
+
+    def __call__(self, x: Array, sigma: Scalar, cond: Any = None, /) -> Array: ...
+
+
+class Score(Protocol):
+    """The gradient of log p_t at xt."""
+
+    def __call__(self, xt: Array, t: Scalar, cond: Any = None, /) -> Array: ...
+
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True)
+def pytree(cls: type[T]) -> type[T]:
+    """A frozen dataclass that is a pytree: jit, vmap and grad reach its fields.
+
+    Fields marked `static()` are part of the structure instead (names, counts).
+    """
+    frozen = dataclasses.dataclass(frozen=True)(cls)
+    return jax.tree_util.register_dataclass(frozen)  # type: ignore[type-var]
+
+
+def static(default: Any = dataclasses.MISSING) -> Any:
+    """A dataclass field that JAX treats as structure, not as a number."""
+    return dataclasses.field(default=default, metadata={"static": True})
+
+
+Rule = tuple[str, Callable[[Any], bool]]
+
+
+def require(instance: Any, *rules: Rule) -> None:
+    """Check each (text, test) rule on `instance`; raise one error naming all broken.
+
+    A dataclass that holds tracers, or the placeholders that JAX puts in a pytree
+    while it rearranges one, has no values to check and passes.
+
+    Raises: ValueError.
+    """
+    values = (getattr(instance, f.name) for f in dataclasses.fields(instance))
+    if not all(isinstance(v, (int, float, str, tuple, type(None))) for v in values):
+        return
+    broken = [text for text, holds in rules if not holds(instance)]
+    if broken:
+        raise ValueError(
+            f"{type(instance).__name__} needs {' and '.join(broken)}, got {instance}."
+        )
