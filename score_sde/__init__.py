@@ -1,0 +1,39 @@
+"""score_sde: continuous-time score models in JAX.
+
+One idea carries the library: a trained model is a denoiser D(x, sigma), and every other
+object either makes one or uses one. `types` says what the words mean.
+"""
+
+from score_sde import data as data
+from score_sde import losses as losses
+from score_sde import noise_levels as noise_levels
+from score_sde import oracles as oracles
+from score_sde import precondition as precondition
+from score_sde import predictions as predictions
+from score_sde import samplers as samplers
+from score_sde.likelihood import LogProb as LogProb
+from score_sde.likelihood import bits_per_dim as bits_per_dim
+from score_sde.likelihood import log_prob as log_prob
+from score_sde.likelihood import mean_and_error as mean_and_error
+from score_sde.losses import denoising_loss as denoising_loss
+from score_sde.precondition import make_denoiser as make_denoiser
+from score_sde.precondition import make_score as make_score
+from score_sde.samplers import grids as grids
+from score_sde.samplers import sample as sample
+from score_sde.samplers import solve_ode as solve_ode
+from score_sde.samplers import solve_sde as solve_sde
+from score_sde.sde import EDM as EDM
+from score_sde.sde import SDE as SDE
+from score_sde.sde import VE as VE
+from score_sde.sde import VP as VP
+from score_sde.sde import CosineVP as CosineVP
+from score_sde.sde import StraightLine as StraightLine
+from score_sde.sde import SubVP as SubVP
+from score_sde.sde import perturb as perturb
+from score_sde.sde import prior_log_prob as prior_log_prob
+from score_sde.sde import prior_sample as prior_sample
+from score_sde.sde import probability_flow as probability_flow
+from score_sde.sde import reverse_drift as reverse_drift
+from score_sde.types import pytree as pytree
+
+__version__ = "0.1.0"

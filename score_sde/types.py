@@ -50,9 +50,9 @@ def pytree(cls: type[T]) -> type[T]:
     return jax.tree_util.register_dataclass(frozen)  # type: ignore[type-var]
 
 
-def static(default: Any = dataclasses.MISSING) -> Any:
-    """A dataclass field that JAX treats as structure, not as a number."""
-    return dataclasses.field(default=default, metadata={"static": True})
+def static(**options: Any) -> Any:
+    """`dataclasses.field` that JAX treats as structure, not as a number."""
+    return dataclasses.field(metadata={"static": True}, **options)
 
 
 Rule = tuple[str, Callable[[Any], bool]]

@@ -1,0 +1,39 @@
+# make digits   train on handwritten digits, sample, score: minutes, from nothing
+# make test     the default test suite
+#
+# Either makes its own environment in .venv first, once. PYTHON=... picks the Python.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+WORKDIR := runs/digits
+
+.PHONY: digits test lint
+
+digits: $(VENV)/core.stamp
+	@$(RUN) -m experiments.train --config=configs/digits.py --workdir=$(WORKDIR)
+	@$(RUN) -m experiments.sample --workdir=$(WORKDIR)
+	@$(RUN) -m experiments.likelihood --workdir=$(WORKDIR)
+
+test: $(VENV)/dev.stamp
+	$(RUN) -m pytest -n auto
+
+lint: $(VENV)/dev.stamp
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+$(VENV)/core.stamp: pyproject.toml | $(VENV)/bin/python
+	@echo "installing score_sde into $(VENV) (about a minute) ..."
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/core.stamp
+	@echo "installing the test tools into $(VENV) ..."
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "score_sde needs Python 3.11 or newer; try: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,1 @@
+"""Programs: parse a config, build what it describes, call the library."""

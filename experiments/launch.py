@@ -1,0 +1,200 @@
+"""What the programs share: their command line, and the files that describe a run.
+
+--config=FILE              a Python file with get_config(); by default, the config
+                           that the run in --workdir was trained with
+--config.section.field=v   changes one field; naming another alternative, as in
+                           --config.sampler.name=heun, starts from its defaults
+--workdir=DIR              where the run lives
+--dry_run                  print what would be run, and stop
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Command(NamedTuple):
+    """A parsed command line."""
+
+    config: dict[str, Any]
+    workdir: Path
+    dry_run: bool
+
+
+def parse(description: str, argv: list[str] | None = None) -> Command:
+    """Read the command line; --help answers before anything heavy is imported.
+
+    Raises: SystemExit for bad arguments, with one line that says what is wrong.
+    """
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog="Any field of the config can be set: --config.section.field=value.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="FILE", help="a file with get_config()")
+    parser.add_argument("--workdir", metavar="DIR", required=True, type=Path)
+    parser.add_argument(
+        "--dry_run", action="store_true", help="print what would be run, and stop"
+    )
+    known, rest = parser.parse_known_args(argv)
+    overrides = _overrides(parser, rest)
+    try:
+        config = _load(known.config, known.workdir)
+        return Command(_override(config, overrides), known.workdir, known.dry_run)
+    except ValueError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+
+
+def run(main: Callable[[Command], None], description: str) -> None:
+    """Parse and call main; a user's mistake is answered by its message alone."""
+    command = parse(description)
+    from score_sde.build import ConfigError
+    from score_sde.training.loop import NonFiniteLossError
+
+    try:
+        main(command)
+    except (ConfigError, NonFiniteLossError, FileNotFoundError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+def _overrides(parser: argparse.ArgumentParser, rest: list[str]) -> dict[str, str]:
+    """--config.a.b=value and --config.a.b value, as {'a.b': 'value'}."""
+    overrides: dict[str, str] = {}
+    words = iter(rest)
+    for word in words:
+        if not word.startswith("--config."):
+            parser.error(f"unknown argument {word!r}")
+        field, equals, value = word.removeprefix("--config.").partition("=")
+        if not equals:
+            value = next(words, "")
+            if not value:
+                parser.error(f"{word} needs a value")
+        overrides[field] = value
+    return overrides
+
+
+def _load(file: str | None, workdir: Path) -> dict[str, Any]:
+    """The config of a file, or the one that the run was trained with."""
+    if file is None:
+        path = workdir / "config.json"
+        if not path.exists():
+            raise ValueError(
+                f"no config: give --config=FILE, or a --workdir with {path}."
+            )
+        return _tuples(json.loads(path.read_text()))
+    path = Path(file)
+    if not path.is_file():
+        raise ValueError(f"--config: no file {file!r}.")
+    spec = importlib.util.spec_from_file_location("config", path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"--config: {file!r} is not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ValueError(f"--config: {file!r} has no function get_config().")
+    config = module.get_config()
+    return config.to_dict()
+
+
+def _override(config: dict[str, Any], overrides: dict[str, str]) -> dict[str, Any]:
+    """Set fields of the completed config; ConfigDict refuses new names and types."""
+    from ml_collections import ConfigDict
+
+    from score_sde.build import complete, rename
+
+    for field, text in overrides.items():
+        section, _, name = field.partition(".")
+        if name == "name" and config.get(section, {}).get("name") != text:
+            config[section] = rename(config.get(section, {}), text, section)
+    full = ConfigDict(complete(config)).lock()
+    for field, text in overrides.items():
+        *path, name = field.split(".")
+        try:
+            section = full
+            for part in path:
+                section = section[part]
+            section[name] = _literal(text, like=section[name])
+        except (AttributeError, KeyError, TypeError) as error:
+            reason = str(error.args[0]) if error.args else str(error)
+            raise ValueError(f"--config.{field}={text}: {reason}") from None
+    return full.to_dict()
+
+
+def _literal(text: str, *, like: Any) -> Any:
+    """The Python literal that a word on the command line spells."""
+    if isinstance(like, str):
+        return text
+    if isinstance(like, bool):
+        text = text.capitalize()
+    if isinstance(like, float) and text in ("inf", "-inf", "nan"):
+        return float(text)
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has no tuples: every list of a saved config was one."""
+    if isinstance(value, dict):
+        return {k: _tuples(v) for k, v in value.items()}
+    return tuple(value) if isinstance(value, list) else value
+
+
+def print_dry_run(config: dict[str, Any], experiment: Any) -> None:
+    """The resolved config, the number of parameters and an estimate of memory."""
+    import jax
+
+    from score_sde.experiment import init_params
+    from score_sde.jobs import memory_estimate
+    from score_sde.networks import count_parameters
+
+    params = jax.eval_shape(lambda: init_params(experiment))
+    state, kept = memory_estimate(experiment, params)
+    print(json.dumps(config, indent=2))
+    print(f"parameters: {count_parameters(params):,}")
+    print(
+        f"memory to train: {state / 2**20:,.0f} MiB of state on each device, and at most "
+        f"{kept / 2**20:,.0f} MiB of activations over all of them"
+    )
+
+
+def restore_ema(workdir: Path, experiment: Any, mesh: Any) -> tuple[int, Any]:
+    """(step, averaged parameters) of the newest checkpoint of a run."""
+    import jax
+
+    from score_sde.experiment import init_params
+    from score_sde.training.checkpoints import Checkpoints
+    from score_sde.training.mesh import replicated
+
+    like = jax.eval_shape(lambda: init_params(experiment))
+    like = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated(mesh)),
+        like,
+    )
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+        return checkpoints.restore_average(like)
+
+
+def fingerprint(config: dict[str, Any], step: int, *sections: str) -> dict[str, Any]:
+    """What decides a result: the checkpoint's step, the seed, and these sections."""
+    return json.loads(
+        json.dumps(
+            {"step": step, "seed": config["seed"]} | {s: config[s] for s in sections}
+        )
+    )
+
+
+def is_done(report: Path, made_by: dict[str, Any]) -> bool:
+    """Whether a report exists that was made by exactly this."""
+    if not report.exists():
+        return False
+    old = json.loads(report.read_text())
+    return all(old.get(name) == value for name, value in made_by.items())

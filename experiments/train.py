@@ -1,0 +1,67 @@
+"""Train a score model: python -m experiments.train --config=FILE --workdir=DIR."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from experiments import launch
+
+
+def main(command: launch.Command) -> None:
+    """Train from the newest checkpoint, or from the start, to the last step."""
+    from score_sde.build import build
+    from score_sde.data import batch_at
+    from score_sde.evaluation.pictures import save_samples
+    from score_sde.experiment import batch_loss, init_params
+    from score_sde.jobs import make_draw
+    from score_sde.training.loop import train
+    from score_sde.training.mesh import make_mesh, put_state, start_devices
+    from score_sde.training.optimizer import make_optimizer
+    from score_sde.training.run import describe_run
+    from score_sde.training.step import (
+        TrainState,
+        compile_train_step,
+        init_state,
+        make_train_step,
+    )
+
+    experiment = build(command.config)
+    if command.dry_run:
+        launch.print_dry_run(command.config, experiment)
+        return
+    start_devices()
+    settings, mesh = experiment.train, make_mesh()
+    describe_run(command.workdir, command.config)
+    optimizer = make_optimizer(experiment.optimizer, num_steps=settings.num_steps)
+    train_step = make_train_step(
+        partial(batch_loss, experiment),
+        optimizer,
+        seed=experiment.seed,
+        ema_halflife_steps=settings.ema_halflife_steps,
+        ema_rampup_ratio=settings.ema_rampup_ratio,
+    )
+    draw = make_draw(experiment, mesh)
+
+    def show_samples(state: TrainState) -> None:
+        levels, _ = draw(state.ema_params, experiment.sampling.batch_size)
+        path = command.workdir / "samples" / f"step_{int(state.step):07d}.png"
+        save_samples(path, levels, num_levels=experiment.dataset.num_levels)
+
+    train(
+        put_state(init_state(init_params(experiment), optimizer), mesh),
+        compile_train_step(train_step, mesh),
+        lambda step: batch_at(
+            experiment.dataset,
+            seed=experiment.seed,
+            step=step,
+            batch_size=experiment.data.batch_size,
+        ),
+        settings=settings,
+        mesh=mesh,
+        workdir=command.workdir,
+        show_samples=show_samples,
+    )
+
+
+if __name__ == "__main__":
+    launch.run(main, __doc__ or "")

@@ -1,0 +1,342 @@
+"""From a config to objects: the only file that reads one.
+
+A config is sections of literals. A section with alternatives has a `name`, a key of one
+of the dictionaries below, and the arguments of what it names. The other sections are
+the fields of a settings class. Whatever is wrong in any of them is found here, before
+any device work, and reported together.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, get_type_hints
+
+import numpy as np
+
+from score_sde import losses, noise_levels, precondition, sde
+from score_sde.data import DATASETS, Dataset
+from score_sde.evaluation.settings import Sampling, Scoring
+from score_sde.experiment import Data, Experiment, Loss
+from score_sde.networks import MLP, Network, UNet, from_linen
+from score_sde.networks.blocks import EMBEDDINGS
+from score_sde.samplers import SAMPLERS, grids
+from score_sde.training.loop import Training
+from score_sde.training.optimizer import Optimizer
+
+
+SDES: dict[str, Callable[..., Any]] = {
+    "vp": sde.VP,
+    "subvp": sde.SubVP,
+    "ve": sde.VE,
+    "edm": sde.EDM,
+    "cosine_vp": sde.CosineVP,
+    "straight_line": sde.StraightLine,
+}
+NETWORKS: dict[str, Callable[..., Any]] = {"unet": UNet, "mlp": MLP}
+NOISE_LEVELS: dict[str, Callable[..., Any]] = {
+    "uniform_time": noise_levels.UniformTime,
+    "log_normal": noise_levels.LogNormal,
+    "log_uniform": noise_levels.LogUniform,
+    "ladder": noise_levels.Ladder,
+    "likelihood_importance": noise_levels.likelihood_importance,
+}
+
+CLASSES = {
+    "sde": SDES,
+    "network": NETWORKS,
+    "noise_levels": NOISE_LEVELS,
+    "sampler": SAMPLERS,
+}
+"""Sections whose name picks a constructor."""
+
+FUNCTIONS = {
+    "precondition": precondition.PRECONDITIONERS,
+    "weight": losses.WEIGHTS,
+    "grid": grids.GRIDS,
+}
+"""Sections whose name picks a function, which gets the other fields as options."""
+
+SETTINGS: dict[str, Callable[..., Any]] = {
+    "data": Data,
+    "loss": Loss,
+    "optimizer": Optimizer,
+    "train": Training,
+    "sampling": Sampling,
+    "likelihood": Scoring,
+}
+"""Sections without alternatives."""
+
+NAMED: dict[str, Mapping[str, Callable[..., Any]]] = {**CLASSES, **FUNCTIONS}
+
+# Arguments that come from elsewhere: another section, the caller, or Flax.
+NOT_FIELDS = {"sde", "sigma_data", "sigma", "parent", "name"}
+
+Holds = Callable[[Any], bool]
+POSITIVE: tuple[str, Holds] = ("> 0", lambda v: 0 < v < math.inf)
+COUNT: tuple[str, Holds] = (">= 0", lambda v: v >= 0)
+POSITIVES: tuple[str, Holds] = (
+    "one or more numbers > 0",
+    lambda v: len(v) > 0 and all(0 < a < math.inf for a in v),
+)
+RULES: dict[str, tuple[str, Holds]] = {
+    **dict.fromkeys(("channels", "width", "depth", "blocks_per_level"), POSITIVE),
+    **dict.fromkeys(("num_heads", "gamma", "rho", "num_steps"), POSITIVE),
+    **dict.fromkeys(("sigma_min", "sigma_max", "beta_min", "beta_max"), POSITIVE),
+    **dict.fromkeys(("c_1", "c_2"), POSITIVE),
+    **dict.fromkeys(("num_classes", "vector_dims"), COUNT),
+    "multipliers": POSITIVES,
+    "attention_resolutions": ("numbers > 0", lambda v: all(a > 0 for a in v)),
+    "input_frequencies": ("finite numbers", lambda v: all(map(math.isfinite, v))),
+    "bias": ("finite", math.isfinite),
+    "dropout": (">= 0 and < 1", lambda v: 0 <= v < 1),
+    "embedding": (f"one of {list(EMBEDDINGS)}", lambda v: v in EMBEDDINGS),
+}
+"""What a field of a network or a function must be; dataclasses check their own."""
+
+
+class ConfigError(ValueError):
+    """All that is wrong with a config, a line each."""
+
+    def __init__(self, problems: list[str]):
+        plural = "s" if len(problems) > 1 else ""
+        super().__init__(
+            "\n  ".join([f"{len(problems)} problem{plural} in the config:", *problems])
+        )
+        self.problems = problems
+
+
+def build(config: Mapping[str, Any]) -> Experiment:
+    """The experiment that a config describes.
+
+    Args: `config`, a ConfigDict or a dict of sections.
+    Raises: ConfigError with all problems: section, value, choices.
+    """
+    sections = {k: dict(v) if isinstance(v, Mapping) else v for k, v in config.items()}
+    problems = [
+        f"{name}: no such section{_choices(name, {'seed', *NAMED, *SETTINGS})}"
+        for name in sections.keys() - {"seed", *NAMED, *SETTINGS}
+    ]
+    built: dict[str, Any] = {}
+    seed = sections.get("seed")
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        problems.append(f"seed: must be an integer from 0 to 2^32 - 1, got {seed!r}")
+    context: dict[str, Any] = {}
+    for name in [*SETTINGS, *NAMED]:  # NAMED begins with the SDE, which others need
+        found, built[name] = _build_section(name, sections.get(name), context)
+        problems += found
+        if name == "data" and not found:
+            context["sigma_data"] = built[name].sigma_data
+        if name == "sde":
+            context["sde"] = built[name]
+    if not problems:
+        problems = _cross_check(sections, built)
+    if problems:
+        raise ConfigError(problems)
+    dataset = DATASETS[built["data"].name]()
+    problems = _fit_data(sections, built, dataset)
+    if problems:
+        raise ConfigError(problems)
+    assert isinstance(seed, int)
+    num_classes = sections["network"].get("num_classes", 0)
+    built["network"] = _network(built["network"], dataset, num_classes)
+    return Experiment(seed=seed, dataset=dataset, num_classes=num_classes, **built)
+
+
+def complete(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with every default written out, so that a run records them all.
+
+    Fields that the named alternative doesn't have are kept, for `build` to report.
+    """
+    full: dict[str, Any] = {}
+    for name, section in config.items():
+        constructor = _constructor(name, section)
+        if constructor is None or not isinstance(section, Mapping):
+            full[name] = section
+            continue
+        defaults = {
+            field: parameter.default
+            for field, parameter in _fields(constructor).items()
+            if parameter.default is not inspect.Parameter.empty
+        }
+        full[name] = {**defaults, **section}
+        if name in NAMED:
+            full[name] = {"name": section["name"], **full[name]}
+    return full
+
+
+def rename(section: Mapping[str, Any], name: str, section_name: str) -> dict[str, Any]:
+    """The section with another alternative chosen, and the fields that both have."""
+    constructor = _constructor(section_name, {"name": name})
+    kept = {} if constructor is None else _fields(constructor)
+    return {"name": name} | {k: v for k, v in section.items() if k in kept}
+
+
+def _constructor(name: str, section: Any) -> Callable[..., Any] | None:
+    if name in SETTINGS:
+        return SETTINGS[name]
+    chosen = section.get("name") if isinstance(section, Mapping) else None
+    return NAMED.get(name, {}).get(chosen) if isinstance(chosen, str) else None
+
+
+def _fields(constructor: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    parameters = dict(inspect.signature(constructor).parameters)
+    if constructor in SETTINGS.values():
+        return parameters
+    return {k: p for k, p in parameters.items() if k not in NOT_FIELDS}
+
+
+def _build_section(
+    name: str, section: Any, context: Mapping[str, Any]
+) -> tuple[list[str], Any]:
+    """(problems, object) of one section."""
+    if not isinstance(section, dict):
+        return [f"{name}: this section is missing"], None
+    options = dict(section)
+    constructor: Callable[..., Any]
+    if name in NAMED:
+        chosen = options.pop("name", None)
+        if chosen not in NAMED[name]:
+            hint = _choices(chosen, NAMED[name])
+            return [f"{name}.name is {chosen!r}{hint}"], None
+        constructor = NAMED[name][chosen]
+    else:
+        constructor = SETTINGS[name]
+    fields = _fields(constructor)
+    problems = [
+        f"{name}.{field}: no such field{_choices(field, fields)}"
+        for field in options.keys() - fields.keys()
+    ]
+    problems += [
+        f"{name}.{field} is missing"
+        for field, parameter in fields.items()
+        if parameter.default is inspect.Parameter.empty and field not in options
+    ]
+    hints = get_type_hints(
+        constructor if name in FUNCTIONS else _initialiser(constructor)
+    )
+    for field in options.keys() & fields.keys():
+        problems += _check_value(name, field, options[field], hints.get(field))
+    if problems:
+        return problems, None
+    parameters = inspect.signature(constructor).parameters
+    options |= {k: v for k, v in context.items() if k in parameters and v is not None}
+    if name in FUNCTIONS:
+        return [], partial(constructor, **options)
+    if "sde" in parameters and context.get("sde") is None:
+        return [], None  # the SDE itself has been reported
+    try:
+        return [], constructor(**options)
+    except ValueError as error:
+        return [f"{name}: {error}"], None
+
+
+def _initialiser(constructor: Callable[..., Any]) -> Any:
+    return constructor.__init__ if inspect.isclass(constructor) else constructor
+
+
+def _check_value(section: str, field: str, value: Any, hint: Any) -> list[str]:
+    """Type of a field, and its rule where no dataclass has it."""
+    wrong = f"{section}.{field} is {value!r}"
+    if isinstance(hint, type(int | str)) and float in hint.__args__:  # Scalar
+        hint = float
+    items = getattr(hint, "__args__", ())
+    kind = getattr(hint, "__origin__", hint)
+    if kind is tuple:
+        item = items[0]
+        if not isinstance(value, (tuple, list)) or not all(_is(v, item) for v in value):
+            return [f"{wrong}; it must be a tuple of {item.__name__}"]
+    elif isinstance(kind, type) and not _is(value, kind):
+        return [f"{wrong}; it must be {kind.__name__}"]
+    if (section in FUNCTIONS or section == "network") and field in RULES:
+        text, holds = RULES[field]
+        if not holds(value):
+            return [f"{wrong}; it must be {text}"]
+    return []
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a value has a type; an int is a float, a bool is neither."""
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if kind in (bool, str):
+        return isinstance(value, kind)
+    return True
+
+
+def _choices(value: Any, choices: Any) -> str:
+    close = difflib.get_close_matches(str(value), choices, n=1)
+    guess = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{guess}; choose from {sorted(choices)}"
+
+
+def _cross_check(sections: Mapping[str, Any], built: Mapping[str, Any]) -> list[str]:
+    """Rules between sections, none of which needs the data."""
+    problems = []
+    data, grid = sections["data"], sections["grid"]
+    if data["name"] not in DATASETS:
+        problems.append(
+            f"data.name is {data['name']!r}{_choices(data['name'], DATASETS)}"
+        )
+    if "sigma_min" in grid and grid["sigma_min"] >= grid["sigma_max"]:
+        problems.append(
+            f"grid: sigma_min {grid['sigma_min']} must be below sigma_max "
+            f"{grid['sigma_max']}"
+        )
+    if built["optimizer"].warmup_steps >= built["train"].num_steps:
+        problems.append(
+            f"optimizer.warmup_steps is {built['optimizer'].warmup_steps}; it must be "
+            f"below train.num_steps, {built['train'].num_steps}"
+        )
+    return problems
+
+
+def _fit_data(
+    sections: Mapping[str, Any], built: Mapping[str, Any], dataset: Dataset
+) -> list[str]:
+    """Rules between the data and what processes them."""
+    problems = []
+    network, shape = sections["network"], dataset.shape
+    is_image = len(shape) == 3
+    if is_image != (network["name"] != "mlp"):
+        fitting = "'unet'" if is_image else "'mlp'"
+        problems.append(
+            f"network.name is {network['name']!r}; data of shape {shape} need {fitting}"
+        )
+    elif is_image:
+        halvings = len(network.get("multipliers", UNet.multipliers)) - 1
+        if shape[0] % 2**halvings or shape[1] % 2**halvings:
+            problems.append(
+                f"network.multipliers halve the image {halvings} times; its sides, "
+                f"{shape[:2]}, must be multiples of {2**halvings}"
+            )
+        levels = [shape[0] >> i for i in range(halvings + 1)]
+        for resolution in network.get("attention_resolutions", ()):
+            if resolution not in levels:
+                problems.append(
+                    f"network.attention_resolutions has {resolution}; choose from {levels}"
+                )
+    elif built["data"].random_flip:
+        problems.append("data.random_flip is True; it is for images")
+    classes = network.get("num_classes", 0)
+    if classes not in (0, dataset.num_classes):
+        problems.append(
+            f"network.num_classes is {classes}; {dataset.name} needs 0 (unconditional) "
+            f"or {dataset.num_classes}"
+        )
+    if built["likelihood"].num_train > len(dataset.train):
+        problems.append(
+            f"likelihood.num_train is {built['likelihood'].num_train}; there are "
+            f"{len(dataset.train)} training examples"
+        )
+    return problems
+
+
+def _network(module: Any, dataset: Dataset, num_classes: int) -> Network:
+    cond = {"label": np.zeros(1, np.int32)} if num_classes else None
+    return from_linen(module, dataset.shape, cond)

@@ -1,0 +1,20 @@
+"""Data sets, their scaling, and the order in which training sees them."""
+
+from collections.abc import Callable
+
+from score_sde.data.dataset import Dataset as Dataset
+from score_sde.data.dataset import batch_at as batch_at
+from score_sde.data.dataset import dequantise as dequantise
+from score_sde.data.dataset import flip_at_random as flip_at_random
+from score_sde.data.dataset import to_levels as to_levels
+from score_sde.data.images import digits, patches
+from score_sde.data.points import checkerboard, mixture, rings, spirals
+
+DATASETS: dict[str, Callable[[], Dataset]] = {
+    "digits": digits,
+    "patches": patches,
+    "rings": rings,
+    "checkerboard": checkerboard,
+    "spirals": spirals,
+    "mixture": mixture,
+}

@@ -1,0 +1,51 @@
+"""Pictures of samples, written as PNG."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+
+def save_samples(path: Path, samples: np.ndarray, *, num_levels: int | None) -> None:
+    """A grid of images, or a scatter plot of points.
+
+    Args: `samples`, integer levels [count, height, width, channels], or points
+    [count, 2] with num_levels None.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}")
+    if num_levels is None:
+        _scatter(partial, samples)
+    else:
+        _grid(partial, samples, num_levels)
+    partial.rename(path)
+
+
+def _grid(path: Path, levels: np.ndarray, num_levels: int) -> None:
+    from PIL import Image
+
+    count, height, width, channels = levels.shape
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    # Margins of one pixel, and small images enlarged so that a person can see them.
+    sheet = np.zeros((rows * (height + 1) + 1, columns * (width + 1) + 1, channels))
+    for i, image in enumerate(levels):
+        top, left = (i // columns) * (height + 1) + 1, (i % columns) * (width + 1) + 1
+        sheet[top : top + height, left : left + width] = image / (num_levels - 1)
+    pixels = np.round(255 * sheet).astype(np.uint8)
+    picture = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+    enlarge = max(1, 640 // max(picture.size))
+    size = (picture.width * enlarge, picture.height * enlarge)
+    picture.resize(size, Image.Resampling.NEAREST).save(path, format="PNG")
+
+
+def _scatter(path: Path, points: np.ndarray) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.scatter(points[:, 0], points[:, 1], s=4, alpha=0.5, linewidths=0)
+    axes.set(xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), aspect="equal", xlabel="x", ylabel="y")
+    figure.savefig(path, format="png", dpi=120)

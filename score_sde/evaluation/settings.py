@@ -1,0 +1,51 @@
+"""Settings of the evaluation of a trained model."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from score_sde.likelihood import DIVERGENCES
+from score_sde.types import require
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How many samples, and how many at once; their contents don't depend on that."""
+
+    num_samples: int = 64
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        require(
+            self,
+            ("1 <= num_samples", lambda s: s.num_samples >= 1),
+            ("1 <= batch_size", lambda s: s.batch_size >= 1),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """How log-likelihoods are computed.
+
+    num_train: how many training examples to score beside all test examples, to see
+    how far the model fits one better than the other.
+    """
+
+    divergence: str = "hutchinson"
+    rtol: float = 1e-5
+    atol: float = 1e-5
+    batch_size: int = 60
+    num_train: int = 0
+
+    def __post_init__(self) -> None:
+        require(
+            self,
+            (
+                f"divergence in {sorted(DIVERGENCES)}",
+                lambda s: s.divergence in DIVERGENCES,
+            ),
+            ("0 < rtol < 1", lambda s: 0 < s.rtol < 1),
+            ("0 < atol < 1", lambda s: 0 < s.atol < 1),
+            ("1 <= batch_size", lambda s: s.batch_size >= 1),
+            ("0 <= num_train", lambda s: s.num_train >= 0),
+        )

@@ -1,0 +1,175 @@
+"""An experiment: the objects that a config names, and how they work together.
+
+`build.py` makes it. The functions here bind its objects to each other: the loss of a
+batch, a batch of samples, the log-likelihoods of a batch. Each is pure, to be compiled
+once by whoever calls it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+
+from score_sde import data, losses, sde
+from score_sde.arrays import example_keys, per_example
+from score_sde.evaluation.settings import Sampling, Scoring
+from score_sde.likelihood import LogProb, log_prob
+from score_sde.networks import LogVariance, Network
+from score_sde.noise_levels import NoiseLevels
+from score_sde.precondition import Precondition, make_denoiser, make_score
+from score_sde.samplers import sample
+from score_sde.samplers.steps import Sampler
+from score_sde.training.loop import Training
+from score_sde.training.optimizer import Optimizer
+from score_sde.types import Array, Denoise, Key, require
+
+Params = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Which data, and how they are fed.
+
+    sigma_data is the standard deviation of the scaled data, which EDM's preconditioner
+    and weight need.
+    """
+
+    name: str
+    batch_size: int = 128
+    random_flip: bool = False
+    sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(
+            self,
+            ("1 <= batch_size", lambda d: d.batch_size >= 1),
+            ("0 < sigma_data", lambda d: 0 < d.sigma_data < math.inf),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """Options of the loss beside its weight and noise levels."""
+
+    learn_log_variance: bool = False
+
+
+class Experiment(NamedTuple):
+    """What a config describes. Nothing here has touched a device."""
+
+    seed: int
+    data: Data
+    dataset: data.Dataset
+    sde: sde.SDE
+    network: Network
+    num_classes: int
+    """Of the condition; 0 for an unconditional network."""
+    precondition: Precondition
+    noise_levels: NoiseLevels
+    weight: losses.Weight
+    loss: Loss
+    optimizer: Optimizer
+    train: Training
+    sampler: Sampler
+    grid: Callable[[], Array]
+    sampling: Sampling
+    likelihood: Scoring
+
+
+def init_params(experiment: Experiment) -> Params:
+    """The initial parameters, a function of the seed."""
+    key_network, key_variance = jr.split(jr.key(experiment.seed))
+    params = {"network": experiment.network.init(key_network)}
+    if experiment.loss.learn_log_variance:
+        params["log_variance"] = LogVariance.init(key_variance)
+    return params
+
+
+def denoiser(
+    experiment: Experiment, params: Params, *, dropout_key: Key | None = None
+) -> Denoise:
+    """The denoiser of the experiment's network with these parameters."""
+    apply = partial(
+        experiment.network.apply, params["network"], dropout_key=dropout_key
+    )
+    return make_denoiser(apply, experiment.precondition)
+
+
+def condition(experiment: Experiment, labels: Array | None) -> Any:
+    """What the network is told of examples with these labels."""
+    return {"label": labels} if experiment.num_classes else None
+
+
+def batch_loss(experiment: Experiment, key: Key, params: Params, batch: Any) -> Array:
+    """One loss per example of a batch of `data.batch_at`."""
+    key_data, key_flip, key_loss, key_dropout = jr.split(key, 4)
+    levels = experiment.dataset.num_levels
+    x0 = data.dequantise(key_data, batch["values"], num_levels=levels)
+    if experiment.data.random_flip:
+        x0 = data.flip_at_random(key_flip, x0)
+    log_variance = None
+    if experiment.loss.learn_log_variance:
+        log_variance = partial(LogVariance.apply, params["log_variance"])
+    return losses.denoising_loss(
+        key_loss,
+        denoiser(experiment, params, dropout_key=key_dropout),
+        x0,
+        noise_levels=experiment.noise_levels,
+        weight=experiment.weight,
+        log_variance=log_variance,
+        cond=condition(experiment, batch.get("label")),
+    )
+
+
+def draw_samples(
+    experiment: Experiment, params: Params, keys: Key, labels: Array | None
+) -> Array:
+    """Samples as levels of the data, one per key and each a function of its key."""
+    sigmas = experiment.grid()
+    like = jnp.zeros((len(keys), *experiment.dataset.shape), jnp.float32)
+    keys_start, keys_path = jax.vmap(jr.split, out_axes=1)(keys)
+    start = sigmas[0].astype(like.dtype) * per_example(jr.normal, keys_start, like)
+    result = sample(
+        experiment.sampler,
+        denoiser(experiment, params),
+        start,
+        sigmas,
+        key=keys_path,
+        cond=condition(experiment, labels),
+    )
+    return data.to_levels(result.x, num_levels=experiment.dataset.num_levels)
+
+
+def score_examples(
+    experiment: Experiment,
+    params: Params,
+    keys: Key,
+    values: Array,
+    labels: Array | None,
+) -> LogProb:
+    """Log-densities of dequantised examples; example i is a function of keys[i]."""
+    settings = experiment.likelihood
+    keys_data, keys_probe = jax.vmap(jr.split, out_axes=1)(keys)
+    levels = experiment.dataset.num_levels
+    return log_prob(
+        data.dequantise(keys_data, values, num_levels=levels),
+        sde=experiment.sde,
+        score=make_score(denoiser(experiment, params), experiment.sde),
+        key=keys_probe,
+        divergence=settings.divergence,
+        rtol=settings.rtol,
+        atol=settings.atol,
+        cond=condition(experiment, labels),
+    )
+
+
+def sample_keys(seed: int, first: int, count: int) -> Key:
+    """The keys of samples first, first + 1, ...: functions of (seed, index)."""
+    return example_keys(jr.key(seed), count, first=first)

@@ -1,0 +1,127 @@
+"""The parts that networks share: embeddings, residual block, attention, resampling."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from score_sde.types import Array
+
+EMBEDDINGS = ("positional", "fourier")
+
+
+def positional_embedding(
+    noise: Array, size: int, *, max_period: float = 10_000.0, scale: float = 1.0
+) -> Array:
+    """cos and sin at geometric frequencies (Vaswani et al. 2017): [batch, size]."""
+    half = size // 2
+    frequencies = scale * np.exp(-math.log(max_period) * np.arange(half) / half)
+    angles = noise[:, None] * jnp.asarray(frequencies, noise.dtype)[None]
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=1)
+
+
+def fourier_embedding(noise: Array, size: int, *, scale: float = 16.0) -> Array:
+    """cos and sin at fixed random frequencies (Tancik et al. 2020): [batch, size]."""
+    frequencies = np.random.RandomState(0).normal(size=size // 2) * scale
+    angles = 2 * math.pi * noise[:, None] * jnp.asarray(frequencies, noise.dtype)[None]
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=1)
+
+
+class NoiseAndCondition(nn.Module):
+    """One vector per example from the noise level and the condition.
+
+    The noise condition of the preconditioners is of the order of one (log(sigma)/4), so
+    positional frequencies are scaled up to resolve it.
+    """
+
+    size: int
+    embedding: str = "positional"
+    num_classes: int = 0
+    vector_dims: int = 0
+
+    @nn.compact
+    def __call__(self, noise: Array, cond: Any) -> Array:
+        if self.embedding == "fourier":
+            h = fourier_embedding(noise, self.size)
+        else:
+            h = positional_embedding(noise, self.size, max_period=1000.0, scale=30.0)
+        h = nn.Dense(self.size)(nn.silu(nn.Dense(self.size)(h)))
+        if self.num_classes:
+            _require(cond, "label", self)
+            h += nn.Embed(self.num_classes, self.size)(cond["label"])
+        if self.vector_dims:
+            _require(cond, "vector", self)
+            h += nn.Dense(self.size)(cond["vector"])
+        return nn.silu(h)
+
+
+def _require(cond: Any, name: str, module: nn.Module) -> None:
+    if not isinstance(cond, dict) or name not in cond:
+        raise ValueError(f"this network is conditional: it needs cond[{name!r}].")
+    del module
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Up to 32 groups of at least four channels (Wu and He 2018)."""
+    groups = min(32, max(1, channels // 4))
+    while channels % groups:
+        groups -= 1
+    return nn.GroupNorm(num_groups=groups, epsilon=1e-5)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions; the embedding scales and shifts between them.
+
+    Norm, SiLU, convolution twice, the last one initialised at zero (Dhariwal 2021).
+    """
+
+    channels: int
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: Array, embedding: Array, deterministic: bool) -> Array:
+        h = nn.silu(group_norm(x.shape[-1])(x))
+        h = nn.Conv(self.channels, (3, 3))(h)
+        zeros = nn.initializers.zeros
+        scale_shift = nn.Dense(2 * self.channels, kernel_init=zeros)(embedding)
+        scale, shift = jnp.split(scale_shift[:, None, None, :], 2, axis=-1)
+        h = nn.silu(group_norm(self.channels)(h) * (1 + scale) + shift)
+        h = nn.Dropout(self.dropout)(h, deterministic=deterministic)
+        h = nn.Conv(self.channels, (3, 3), kernel_init=zeros)(h)
+        if x.shape[-1] != self.channels:
+            x = nn.Dense(self.channels)(x)
+        return x + h
+
+
+class Attention(nn.Module):
+    """Self-attention over all pixels, with a residual initialised at zero."""
+
+    num_heads: int = 1
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        batch, height, width, channels = x.shape
+        h = group_norm(channels)(x).reshape(batch, height * width, channels)
+        heads = (self.num_heads, channels // self.num_heads)
+        q, k, v = jnp.split(nn.DenseGeneral((3, *heads))(h), 3, axis=2)
+        out = jax.nn.dot_product_attention(q[:, :, 0], k[:, :, 0], v[:, :, 0])
+        out = nn.DenseGeneral(
+            channels, axis=(-2, -1), kernel_init=nn.initializers.zeros
+        )(out)
+        return x + out.reshape(x.shape)
+
+
+def downsample(x: Array) -> Array:
+    """Mean of 2x2 blocks."""
+    batch, height, width, channels = x.shape
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
+
+
+def upsample(x: Array) -> Array:
+    """Nearest neighbour; no transposed convolution, whose gradient is slow in XLA."""
+    return x.repeat(2, axis=1).repeat(2, axis=2)

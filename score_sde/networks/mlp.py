@@ -1,0 +1,43 @@
+"""A residual multi-layer perceptron for points."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from score_sde.networks.blocks import NoiseAndCondition
+from score_sde.types import Array
+
+
+class MLP(nn.Module):
+    """F(x, noise) for points, [batch, dims].
+
+    Args: `width` of the hidden layers and `depth`, the number of residual blocks, each
+    modulated by the embedding of the noise level and the condition.
+    """
+
+    width: int = 128
+    depth: int = 4
+    dropout: float = 0.0
+    embedding: str = "positional"
+    num_classes: int = 0
+    vector_dims: int = 0
+
+    @nn.compact
+    def __call__(
+        self, x: Array, noise: Array, cond: Any = None, deterministic: bool = True
+    ) -> Array:
+        embedding = NoiseAndCondition(
+            self.width, self.embedding, self.num_classes, self.vector_dims
+        )(noise, cond)
+        h = nn.Dense(self.width)(x)
+        for _ in range(self.depth):
+            scale, shift = jnp.split(nn.Dense(2 * self.width)(embedding), 2, axis=-1)
+            r = nn.silu(nn.LayerNorm()(h) * (1 + scale) + shift)
+            r = nn.silu(nn.Dense(self.width)(r))
+            r = nn.Dropout(self.dropout)(r, deterministic=deterministic)
+            h += nn.Dense(self.width, kernel_init=nn.initializers.zeros)(r)
+        out = nn.silu(nn.LayerNorm()(h))
+        return nn.Dense(x.shape[-1], kernel_init=nn.initializers.zeros)(out)

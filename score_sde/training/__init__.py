@@ -1,0 +1,1 @@
+"""Training. optax and orbax live in this folder."""

@@ -1,0 +1,90 @@
+"""The files that describe a run: its config, and what it ran on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "diffrax", "numpy")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.rename(path)
+
+
+def describe_run(workdir: Path, config: dict[str, Any]) -> None:
+    """Write config.json and environment.json into workdir.
+
+    Raises: ValueError, with a table, if the run there was trained with a config that
+    differs in more than the section `train` and the evaluation's.
+    """
+    path = workdir / "config.json"
+    if path.exists():
+        _refuse_change(workdir, json.loads(path.read_text()), config)
+    write_json(path, config)
+    write_json(workdir / "environment.json", environment())
+
+
+def environment() -> dict[str, Any]:
+    """Versions of the packages, the git revision and the devices."""
+    import jax
+
+    return {
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "git_revision": git_revision(),
+        "devices": [str(device) for device in jax.devices()],
+    }
+
+
+def git_revision() -> str | None:
+    """Revision of this source tree, '+dirty' if it has changes, None outside git."""
+    here = Path(__file__).parent
+    try:
+        revision = _git(here, "rev-parse", "HEAD")
+        changes = _git(here, "status", "--porcelain")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return revision + ("+dirty" if changes else "")
+
+
+def _git(directory: Path, *arguments: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(directory), *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+
+
+FREE_TO_CHANGE = ("train", "sampler", "grid", "sampling", "likelihood")
+
+
+def _refuse_change(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    new = json.loads(json.dumps(new))
+    rows = [
+        f"  {section}.{field}: {was} -> {now}"
+        for section in sorted(old.keys() | new.keys())
+        if section not in FREE_TO_CHANGE
+        for field, was, now in _differences(old.get(section), new.get(section))
+    ]
+    if rows:
+        raise ValueError(
+            f"the run in {workdir} was trained with another config; use another "
+            "--workdir, or the old values:\n" + "\n".join(rows)
+        )
+
+
+def _differences(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return [] if old == new else [("", old, new)]
+    keys = sorted(old.keys() | new.keys())
+    return [(k, old.get(k), new.get(k)) for k in keys if old.get(k) != new.get(k)]

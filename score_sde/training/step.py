@@ -1,0 +1,97 @@
+"""One training step: loss, gradient, update, moving average."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+from jax.sharding import Mesh
+
+from score_sde.training.mesh import batch_sharding, replicated
+from score_sde.types import Array, Key
+
+Params = Any
+Batch = Any
+Metrics = dict[str, Array]
+LossFn = Callable[[Key, Params, Batch], Array]
+"""(key, params, batch) -> one loss per example."""
+
+
+class TrainState(NamedTuple):
+    """All that changes in training, and arrays only."""
+
+    step: Array
+    """Steps taken."""
+    params: Params
+    ema_params: Params
+    """The moving average, from which one samples."""
+    opt_state: optax.OptState
+
+
+def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step; the average starts at the parameters."""
+    return TrainState(jnp.zeros((), jnp.int32), params, params, optimizer.init(params))
+
+
+def ema_decay(step: Array, *, halflife_steps: float, rampup_ratio: float) -> Array:
+    """Decay of the moving average at a step (Karras et al. 2022, app. F.1).
+
+    The half-life is halflife_steps, but at most rampup_ratio times the steps taken, so
+    that the average forgets the initial parameters; a ratio of inf turns that off.
+    """
+    halflife = jnp.minimum(halflife_steps, rampup_ratio * (step + 1.0))
+    return jnp.power(0.5, 1 / halflife)
+
+
+def make_train_step(
+    loss: LossFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int,
+    ema_halflife_steps: float,
+    ema_rampup_ratio: float,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The pure step (state, batch) -> (state, metrics).
+
+    Its randomness is a function of (seed, step, example). Metrics are the mean loss and
+    the norm of the gradient before clipping.
+    """
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jr.fold_in(jr.key(seed), state.step)
+
+        def mean_loss(params: Params) -> Array:
+            return loss(key, params, batch).mean()
+
+        value, gradient = jax.value_and_grad(mean_loss)(state.params)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        decay = ema_decay(
+            state.step, halflife_steps=ema_halflife_steps, rampup_ratio=ema_rampup_ratio
+        )
+        ema_params = optax.incremental_update(params, state.ema_params, 1 - decay)
+        metrics = {"loss": value, "gradient_norm": optax.global_norm(gradient)}
+        return TrainState(state.step + 1, params, ema_params, opt_state), metrics
+
+    return train_step
+
+
+def compile_train_step(
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]], mesh: Mesh
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The step over a mesh: state on every device and donated, batch cut over them.
+
+    Shardings are stated for inputs and outputs, or the second call would find the
+    state placed differently and compile once more.
+    """
+    everywhere = replicated(mesh)
+    return jax.jit(
+        train_step,
+        in_shardings=(everywhere, batch_sharding(mesh)),
+        out_shardings=everywhere,
+        donate_argnums=0,
+    )

@@ -1,0 +1,50 @@
+"""What the sweeps run over: every registered piece, and the problems with known answers."""
+
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from score_sde import build, oracles
+
+GOLDEN = Path(__file__).parent / "golden"
+
+ALL_SDES = [make() for make in build.SDES.values()]
+
+
+def name_of(case):
+    return type(case).__name__
+
+
+def golden(group):
+    """(cases, arrays) of numbers that a peer's own code produced; see golden/README."""
+    cases = json.loads((GOLDEN / f"{group}.json").read_text())
+    return cases, np.load(GOLDEN / f"{group}.npz")
+
+
+def close(result, expected, tolerance):
+    """Whether a result is within the tolerance that came with a reference number."""
+    result, expected = np.asarray(result), np.asarray(expected)
+    bound = tolerance["atol"] + tolerance["rtol"] * np.abs(expected)
+    return result.shape == expected.shape and bool((np.abs(result - expected) <= bound).all())
+
+
+def problems():
+    """The two data distributions of the reference numbers."""
+    made = json.loads((GOLDEN / "problems.json").read_text())
+    mixture, gaussian = made["gmm2"], made["gauss4"]
+    covariance = mixture["std"] ** 2 * np.eye(2)
+    return {
+        "gmm2": oracles.GaussianMixture(
+            jnp.asarray(mixture["means"]),
+            jnp.asarray(np.tile(covariance[None], (3, 1, 1))),
+            jnp.asarray(mixture["weights"]),
+        ),
+        "gauss4": oracles.Gaussian(
+            jnp.asarray(gaussian["mean"]), jnp.asarray(gaussian["cov"])
+        ),
+    }
+
+
+MIXTURE, GAUSSIAN = problems().values()

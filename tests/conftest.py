@@ -1,0 +1,15 @@
+"""Numerics that let no mistake pass: float64, strict ranks and types, many devices."""
+
+import jax
+import jax.random as jr
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture
+def key():
+    return jr.key(0)

@@ -1,0 +1,112 @@
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from cases import ALL_SDES, name_of
+
+import score_sde as ss
+from score_sde import build
+from score_sde.noise_levels import (
+    Ladder,
+    LogNormal,
+    LogUniform,
+    UniformTime,
+    likelihood_importance,
+)
+
+LADDER = Ladder(np.geomspace(0.01, 50.0, 200))
+CONTINUOUS = [
+    *(UniformTime(sde) for sde in ALL_SDES),
+    LogNormal(),
+    LogUniform(),
+    likelihood_importance(ss.VP()),
+]
+ALL = [*CONTINUOUS, LADDER]
+sweep = pytest.mark.parametrize("levels", ALL, ids=repr)
+
+
+def test_every_registered_distribution_is_swept():
+    made = {type(levels) for levels in ALL}
+    for make in build.NOISE_LEVELS.values():
+        assert make in made or make is likelihood_importance
+
+
+@pytest.mark.parametrize("levels", CONTINUOUS, ids=repr)
+def test_the_density_is_the_slope_of_the_distribution_function(levels):
+    """density(sigma) = du / d log sigma along the quantile function."""
+    u = jnp.linspace(0.01, 0.99, 99)
+    slope = jax.vmap(jax.grad(lambda u: jnp.log(levels.quantile(u))))(u)
+    np.testing.assert_allclose(levels.density(levels.quantile(u)), 1 / slope, rtol=1e-6)
+
+
+@sweep
+def test_the_density_integrates_to_one(levels):
+    u = jnp.linspace(1e-6, 1 - 1e-6, 400_001)
+    log_sigma = jnp.log(levels.quantile(u))
+    if levels is LADDER:
+        # Bars of the histogram: one evaluation per level times its width.
+        log_sigmas = np.log(LADDER.sigmas)
+        width = log_sigmas[1] - log_sigmas[0]
+        total = (levels.density(jnp.asarray(LADDER.sigmas)) * width).sum()
+    else:
+        total = jnp.trapezoid(levels.density(jnp.exp(log_sigma)), log_sigma)
+    assert float(total) == pytest.approx(1, abs=1e-3)
+
+
+@sweep
+def test_draws_follow_the_quantiles(levels, key):
+    drawn = np.sort(levels.draw(key, 20_000))
+    u = np.asarray([0.1, 0.25, 0.5, 0.75, 0.9])
+    # A share u of 20,000 draws lies below the quantile, give or take 5 standard errors.
+    share = np.searchsorted(drawn, levels.quantile(jnp.asarray(u)), side="right") / 20_000
+    slack = 1 / 200 if levels is LADDER else 0.0
+    assert (np.abs(share - u) < 5 * np.sqrt(u * (1 - u) / 20_000) + slack).all()
+
+
+@sweep
+def test_stratified_draws_are_one_per_stratum(levels, key):
+    stratified = levels.__class__(**{**vars(levels), "stratified": True})
+    drawn = np.asarray(stratified.draw(key, 64))
+    fences = levels.quantile(jnp.linspace(1e-9, 1 - 1e-9, 65))
+    counts = np.searchsorted(np.sort(drawn), fences[1:-1])
+    # A shifted even grid: no share of the draws is off by more than one.
+    assert (np.abs(counts - np.arange(1, 64)) <= 1).all()
+    assert (stratified.draw(jr.key(1), 64) != drawn).any()
+
+
+@sweep
+def test_a_draw_depends_on_its_index_not_on_the_batch(levels, key):
+    np.testing.assert_array_equal(levels.draw(key, 3), levels.draw(key, 8)[:3])
+
+
+@pytest.mark.parametrize("sde", ALL_SDES, ids=name_of)
+def test_log_uniform_is_importance_sampling_for_the_likelihood(sde):
+    """g^2 / std^2 dt, normalised (Song et al. 2021b, eq. 12), as a density of log sigma."""
+    levels = likelihood_importance(sde)
+    t = jnp.linspace(sde.t_min, sde.t_max, 101)[1:-1]
+    rate = sde.diffusion_squared(t) / sde.std(t) ** 2  # = d log sigma^2 / dt
+    span = 2 * np.log(sde.sigma(sde.t_max) / sde.sigma(sde.t_min))
+    d_log_sigma = jax.vmap(jax.grad(lambda t: jnp.log(sde.sigma(t))))(t)
+    expected = rate / span / d_log_sigma
+    np.testing.assert_allclose(levels.density(sde.sigma(t)), expected, rtol=1e-9)
+
+
+def test_a_ladder_is_drawn_from_its_levels(key):
+    ladder = Ladder((0.1, 0.5, 2.0))
+    assert set(np.asarray(ladder.draw(key, 100))) == {0.1, 0.5, 2.0}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LogNormal(std=0.0), "0 < std"),
+        (lambda: LogNormal(mean=float("nan")), "finite mean"),
+        (lambda: LogUniform(sigma_min=2.0, sigma_max=1.0), "0 < sigma_min < sigma_max"),
+        (lambda: Ladder((0.5, 0.1)), "increasing positive"),
+        (lambda: Ladder((0.5,)), "at least two"),
+    ],
+)
+def test_bad_settings_name_the_rule(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

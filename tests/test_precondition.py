@@ -1,0 +1,140 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from cases import ALL_SDES, GAUSSIAN, close, golden, name_of
+
+import score_sde as ss
+from score_sde.precondition import PRECONDITIONERS
+from score_sde.predictions import convert
+
+CASES, ARRAYS = golden("edm")
+SIGMAS = jnp.geomspace(0.01, 50.0, 9)
+
+sweep = pytest.mark.parametrize("name", PRECONDITIONERS)
+
+
+def at(value):
+    return ARRAYS[value[1:]]
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if c["function"] == "edm.precond"], ids=lambda c: c["id"]
+)
+def test_coefficients_are_those_of_a_peer(case):
+    options = case["in"]
+    if options["kind"] == "vp":
+        low = options["beta_min"]
+        extra = {"beta_min": low, "beta_max": low + options["beta_d"]}
+    else:
+        extra = {k: v for k, v in options.items() if k == "sigma_data"}
+    c = PRECONDITIONERS[options["kind"]](jnp.asarray(at(options["sigma"])), **extra)
+    named = {"c_skip": c.skip, "c_out": c.out, "c_in": c.in_, "c_noise": c.noise}
+    for name, value in named.items():
+        assert close(value, at(case["out"][name]), case["tol"][name]["f64"]), name
+
+
+def test_levels_of_iddpm_are_those_of_a_peer():
+    (case,) = [c for c in CASES if c["function"] == "edm.iddpm_table"]
+    levels = ss.precondition.iddpm_levels(1000, 0.001, 0.008)
+    assert close(levels, at(case["out"]["u"]), case["tol"]["u"]["f64"])
+
+
+def test_v_is_the_peers_v_up_to_the_sign_of_the_network():
+    cases, arrays = golden("k_diffusion")
+    (case,) = [c for c in cases if c["function"] == "kd.denoiser_scalings"]
+    sigma = jnp.asarray(arrays[case["in"]["sigma"][1:]])
+    c = ss.precondition.v(sigma)
+    np.testing.assert_allclose(c.skip, arrays[case["out"]["c_skip"][1:]], rtol=1e-9)
+    np.testing.assert_allclose(c.in_, arrays[case["out"]["c_in"][1:]], rtol=1e-9)
+    out = arrays[case["out"]["c_out"][1:]]
+    np.testing.assert_allclose(np.abs(c.out), np.abs(out), rtol=1e-9)
+
+
+def test_edm_gives_the_network_unit_variance_inputs_and_targets(key):
+    """Data of standard deviation sigma_data (Karras et al. 2022, app. B.6)."""
+    sigma_data = 0.7
+    x0, eps = jr.normal(key, (2, 200_000))
+    for sigma in SIGMAS:
+        c = ss.precondition.edm(sigma, sigma_data=sigma_data)
+        x = sigma_data * x0 + sigma * eps
+        target = (sigma_data * x0 - c.skip * x) / c.out
+        # Standard error of a variance from 200,000 draws: 0.3 %.
+        assert float((c.in_ * x).var()) == pytest.approx(1, abs=0.016)
+        assert float(target.var()) == pytest.approx(1, abs=0.016)
+
+
+@sweep
+def test_the_perfect_network_makes_the_perfect_denoiser(name, key):
+    """F = (x0 - skip x) / out, fed with in_ x, gives D = x0 at every level."""
+    x0, eps = jr.normal(key, (2, 9, 4))
+    x = x0 + SIGMAS[:, None] * eps
+    seen = {}
+
+    def perfect(x_in, noise, cond):
+        seen.update(x=x_in, noise=noise)
+        c = PRECONDITIONERS[name](SIGMAS)
+        return (x0 - c.skip[:, None] * x) / c.out[:, None]
+
+    denoise = ss.make_denoiser(perfect, PRECONDITIONERS[name])
+    np.testing.assert_allclose(denoise(x, SIGMAS), x0, rtol=1e-9, atol=1e-9)
+    assert seen["noise"].shape == (9,)
+    assert (np.diff(seen["noise"]) > 0).all()  # the condition grows with the noise
+
+
+@pytest.mark.parametrize("name", ["edm", "vp", "ve", "iddpm", "noise", "v", "velocity"])
+def test_the_denoiser_is_the_identity_without_noise(name):
+    x = jnp.ones((2, 3))
+    denoise = ss.make_denoiser(lambda x, noise, cond: 0 * x + 1, PRECONDITIONERS[name])
+    np.testing.assert_allclose(denoise(x, 1e-7), x, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "sde"),
+    [("noise", ss.VP()), ("x0", ss.VP()), ("v", ss.CosineVP()), ("velocity", ss.StraightLine())],
+)
+def test_plain_parameterisations_are_those_of_predictions(name, sde, key):
+    """The network's input is xt of that SDE, its output the prediction of that name."""
+    t = 0.6 * sde.t_max
+    x0, eps = jr.normal(key, (2, 5, 3))
+    xt = ss.perturb(x0, eps, t, sde=sde)
+    output = convert(
+        eps, xt, source="noise", target=name, alpha=sde.alpha(t), std=sde.std(t)
+    )
+
+    def network(x, noise, cond):
+        np.testing.assert_allclose(x, xt, rtol=1e-9)
+        return output
+
+    denoise = ss.make_denoiser(network, PRECONDITIONERS[name])
+    np.testing.assert_allclose(denoise(xt / sde.alpha(t), sde.sigma(t)), x0, rtol=1e-8)
+
+
+@pytest.mark.parametrize("sde", ALL_SDES, ids=name_of)
+def test_score_of_a_denoiser_is_the_score_of_the_oracle(sde, key):
+    score = ss.make_score(GAUSSIAN.denoise, sde)
+    for t in (0.2 * sde.t_max, jnp.linspace(0.1, 0.9, 5) * sde.t_max):
+        xt = jr.normal(key, (5, 4))
+        expected = GAUSSIAN.score(xt, t, sde=sde)
+        np.testing.assert_allclose(score(xt, t), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_denoisers_keep_float32_and_are_conditional():
+    def network(x, noise, cond):
+        assert noise.dtype == x.dtype == jnp.float32
+        return x * cond[:, None]
+
+    denoise = ss.make_denoiser(network, partial(ss.precondition.edm, sigma_data=0.5))
+    x = jnp.ones((2, 3), jnp.float32)
+    out = jax.jit(denoise)(x, 0.3, jnp.asarray([0.0, 1.0], jnp.float32))
+    assert out.dtype == jnp.float32
+    assert (out[0] != out[1]).all()
+
+
+def test_a_sigma_of_the_wrong_shape_is_named():
+    denoise = ss.make_denoiser(lambda x, noise, cond: x, ss.precondition.v)
+    with pytest.raises(ValueError, match="Incompatible shapes|broadcast"):
+        denoise(jnp.ones((2, 3)), jnp.ones(5))
