@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from score_sde.types import Array, Scalar
+from score_sde.types import Array
 
 if TYPE_CHECKING:
     import diffrax
@@ -55,6 +55,7 @@ def integrate(
     """
     import diffrax
 
+    once, per_step = evals(solver)
     controller: diffrax.AbstractStepSizeController
     if adaptive:
         # dtmin ends a solve whose drift is not finite; else it would reject for ever.
@@ -91,7 +92,6 @@ def integrate(
     last = jax.tree.map(lambda a: a[-1], solution.ys)
     finite = jnp.stack([jnp.isfinite(a).all() for a in jax.tree.leaves(last)]).all()
     steps = solution.stats["num_steps"]
-    once, per_step = evals(solver)
     return last, Stats(
         num_evals=once + per_step * steps,
         num_accepted=solution.stats["num_accepted_steps"],
@@ -104,7 +104,9 @@ def evals(solver: diffrax.AbstractSolver) -> tuple[int, int]:
     """Evaluations of the drift (once, per step) of an explicit diffrax solver.
 
     Raises: ValueError for an implicit solver, whose evaluations vary, and which would
-    form a dense Jacobian of the whole example.
+    form a dense Jacobian of the whole example; for halved steps of a Runge-Kutta
+    method, which has an error estimate of its own and fails in forward mode (diffrax
+    0.7.2).
     """
     import diffrax
 
@@ -113,7 +115,12 @@ def evals(solver: diffrax.AbstractSolver) -> tuple[int, int]:
             f"{type(solver).__name__} is implicit; use an explicit solver."
         )
     if isinstance(solver, diffrax.HalfSolver):
-        # Two half steps and a whole one for the error, if the solver has none.
+        if isinstance(solver.solver, diffrax.AbstractRungeKutta):
+            raise ValueError(
+                f"give {type(solver.solver).__name__} itself instead of HalfSolver: it "
+                "estimates its own error."
+            )
+        # Two half steps, and a whole one for the error.
         once, per_step = evals(solver.solver)
         return once, 3 * per_step
     tableau = getattr(solver, "tableau", None)

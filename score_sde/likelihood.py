@@ -7,7 +7,7 @@ eq. 39)
 
 The integral is solved in x = xt / alpha and log sigma, together with the flow and by
 one forward-mode pass that gives drift and divergence at once. The step sizes are each
-example's own and are chosen by the error of the state.
+example's own, chosen by the error of the state and of the log-density per dimension.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+from jax.typing import ArrayLike
 
 from score_sde.arrays import example_keys, expand_like, unbatched
 from score_sde.integrate import Stats, integrate
 from score_sde.sde import SDE, prior_log_prob, rescaled_flow
-from score_sde.types import Array, Key, Scalar, Score
+from score_sde.types import Array, Key, Score
 
 if TYPE_CHECKING:
     import diffrax
@@ -60,13 +61,13 @@ def exact(drift: Drift, x: Array, key: Key | None) -> tuple[Array, Array]:
 
 
 def hutchinson(drift: Drift, x: Array, key: Key | None) -> tuple[Array, Array]:
-    """v . J v with v of random signs: unbiased, one tangent (Hutchinson 1989)."""
+    """V . J v with v of random signs: unbiased, one tangent (Hutchinson 1989)."""
     assert key is not None
     return _probed(drift, x, jr.rademacher(key, x.shape, x.dtype))
 
 
 def hutchinson_gaussian(drift: Drift, x: Array, key: Key | None) -> tuple[Array, Array]:
-    """v . J v with v standard normal; its variance is larger (Grathwohl 2019)."""
+    """V . J v with v standard normal; its variance is larger (Grathwohl 2019)."""
     assert key is not None
     return _probed(drift, x, jr.normal(key, x.shape, x.dtype))
 
@@ -106,8 +107,10 @@ def log_prob(
             also be given one per example.
         divergence: a name of `DIVERGENCES`, or a function like them.
         solver: any explicit diffrax solver; Tsit5 if None.
-        times: a fixed increasing grid of t instead of the tolerances, which concern
-            the state alone.
+        times: a fixed increasing grid of t instead of the tolerances.
+        rtol, atol: of the state, root mean square, and of the nats per dimension. The
+            state alone does not do: where it stands still, at the mean of the data, it
+            has no error at all.
         prior: log-density at t_max in nats, [batch, *dims] -> [batch]; by default
             `prior_log_prob`. The marginal of the data at t_max differs from it by
             their mean and variance there, which is below 0.01 nats a dimension.
@@ -118,16 +121,18 @@ def log_prob(
     divergence = _named(divergence)
     if divergence is not exact and key is None:
         raise ValueError("a random divergence needs a key; 'exact' needs none.")
+    num_dims = math.prod(x.shape[1:])
     ends = jnp.asarray((sde.t_min, sde.t_max) if times is None else times, x.dtype)
 
     def one(x: Array, key: Key | None, cond: Any) -> tuple[tuple[Array, Array], Stats]:
-        def augmented(log_sigma: Array, state: Any, _: Any) -> tuple[Array, Array]:
+        def augmented(log_sigma: Any, state: Any, _: Any) -> tuple[Array, Array]:
             def drift(x: Array) -> Array:
                 return rescaled_flow(
                     x, log_sigma, sde=sde, score=unbatched(score), cond=cond
                 )
 
-            return divergence(drift, state[0], key)
+            value, trace = divergence(drift, state[0], key)
+            return value, trace / num_dims
 
         return integrate(
             diffrax.ODETerm(augmented),
@@ -137,7 +142,7 @@ def log_prob(
             adaptive=times is None,
             rtol=rtol,
             atol=atol,
-            norm=_of_state_alone,
+            norm=_of_state_or_density,
         )
 
     keys = None if key is None else example_keys(key, x.shape[0])
@@ -146,16 +151,15 @@ def log_prob(
     (last, gained), stats = jax.vmap(one)(start, keys, cond)
     latent = expand_like(alpha[-1], x) * last
     log_prior = prior_log_prob(latent, sde=sde) if prior is None else prior(latent)
-    num_dims = math.prod(x.shape[1:])
     # The change of variables from xt to xt / alpha, at either end.
     rescaling = sde.log_alpha(ends[-1]) - sde.log_alpha(ends[0])
-    nats = log_prior + gained + num_dims * rescaling.astype(x.dtype)
+    nats = log_prior + num_dims * (gained + rescaling.astype(x.dtype))
     success = stats.success & jnp.isfinite(nats)
     return LogProb(nats, latent, *stats._replace(success=success))
 
 
-def _of_state_alone(error: tuple[Array, Array]) -> Array:
-    return jnp.sqrt(jnp.mean(error[0] ** 2))
+def _of_state_or_density(error: tuple[Array, Array]) -> Array:
+    return jnp.maximum(jnp.sqrt(jnp.mean(error[0] ** 2)), jnp.abs(error[1]))
 
 
 def _named(divergence: str | Divergence) -> Divergence:
@@ -168,7 +172,9 @@ def _named(divergence: str | Divergence) -> Divergence:
     return DIVERGENCES[divergence]
 
 
-def bits_per_dim(nats: Array, num_dims: int, *, num_levels: int | None = 256) -> Array:
+def bits_per_dim(
+    nats: ArrayLike, num_dims: int, *, num_levels: int | None = 256
+) -> Array:
     """Negative log-likelihood per dimension, in bits, of data scaled to [-1, 1].
 
     Data of `num_levels` levels fill bins of width 2 / num_levels, so that the mass of
@@ -179,10 +185,10 @@ def bits_per_dim(nats: Array, num_dims: int, *, num_levels: int | None = 256) ->
     Args: `nats`, log-densities of the dequantised data, any shape.
     """
     offset = 0.0 if num_levels is None else math.log2(num_levels / 2)
-    return -nats / (num_dims * math.log(2)) + offset
+    return -jnp.asarray(nats) / (num_dims * math.log(2)) + offset
 
 
-def mean_and_error(values: Scalar) -> tuple[Array, Array]:
+def mean_and_error(values: ArrayLike) -> tuple[Array, Array]:
     """Mean over the data and its standard error, std / sqrt(count)."""
     values = jnp.asarray(values)
     return values.mean(), values.std(ddof=1) / math.sqrt(len(values))

@@ -49,7 +49,9 @@ def test_observed_order_of_fixed_steps(sde, solver, order, key):
     x = sde.std(times[0][0]) * jr.normal(key, (5, 4))
     expected = exact(sde, x, times[0][0], times[0][-1])
     coarse, fine = (
-        np.abs(ss.solve_ode(score_of(sde), sde, x, times=t, solver=solver).x - expected).max()
+        np.abs(
+            ss.solve_ode(score_of(sde), sde, x, times=t, solver=solver).x - expected
+        ).max()
         for t in times
     )
     assert np.log2(coarse / fine) == pytest.approx(order, abs=0.3)
@@ -65,7 +67,7 @@ def test_observed_order_of_fixed_steps(sde, solver, order, key):
         diffrax.Tsit5(),
         diffrax.Dopri5(),
         diffrax.Dopri8(),
-        diffrax.HalfSolver(diffrax.Heun()),
+        diffrax.HalfSolver(diffrax.Euler()),
     ],
     ids=lambda s: type(s).__name__,
 )
@@ -90,7 +92,13 @@ def test_ode_evaluations_are_counted_exactly(solver, adaptive, key):
 
 @pytest.mark.parametrize(
     "solver",
-    [diffrax.Euler(), diffrax.EulerHeun(), diffrax.Heun(), diffrax.SRA1(), diffrax.ShARK()],
+    [
+        diffrax.Euler(),
+        diffrax.EulerHeun(),
+        diffrax.Heun(),
+        diffrax.SRA1(),
+        diffrax.ShARK(),
+    ],
     ids=lambda s: type(s).__name__,
 )
 def test_sde_evaluations_are_counted_exactly(solver, key):
@@ -111,7 +119,9 @@ def has_moments_of_the_data(x, bias):
     covariance = np.asarray(GAUSSIAN.covariance())
     scale = np.sqrt(np.diag(covariance))
     bound = (5 * np.sqrt(2 / len(x)) + bias) * np.outer(scale, scale)
-    mean_is_right = np.abs(x.mean(0) - GAUSSIAN.mean()) < (5 / np.sqrt(len(x)) + bias) * scale
+    mean_is_right = (
+        np.abs(x.mean(0) - GAUSSIAN.mean()) < (5 / np.sqrt(len(x)) + bias) * scale
+    )
     return mean_is_right.all() and (np.abs(np.cov(x.T) - covariance) < bound).all()
 
 
@@ -119,7 +129,9 @@ def has_moments_of_the_data(x, bias):
 def test_the_reverse_sde_has_the_moments_of_the_data(sde, key):
     """Euler-Maruyama, 400 steps; its bias of first order is 2 % here (measured)."""
     x = ss.prior_sample(key, (10_000, 4), sde=sde)
-    draw = jax.jit(lambda x: ss.solve_sde(jr.key(1), score_of(sde), sde, x, num_steps=400))
+    draw = jax.jit(
+        lambda x: ss.solve_sde(jr.key(1), score_of(sde), sde, x, num_steps=400)
+    )
     out = draw(x)
     assert out.success.all()
     assert has_moments_of_the_data(out.x / sde.alpha(sde.t_min), bias=0.03)
@@ -129,9 +141,11 @@ def test_a_higher_order_sde_solver_needs_fewer_steps(key):
     sde = ss.VP()
     x = ss.prior_sample(key, (10_000, 4), sde=sde)
     draw = jax.jit(
-        lambda x: ss.solve_sde(
-            jr.key(1), score_of(sde), sde, x, solver=diffrax.ShARK(), num_steps=100
-        ).x
+        lambda x: (
+            ss.solve_sde(
+                jr.key(1), score_of(sde), sde, x, solver=diffrax.ShARK(), num_steps=100
+            ).x
+        )
     )
     assert has_moments_of_the_data(draw(x), bias=0.01)
 
@@ -156,7 +170,9 @@ def test_solves_do_not_depend_on_the_batch(key):
         partial(ss.solve_ode, score_of(sde), sde),
         partial(ss.solve_sde, jr.key(1), score_of(sde), sde, num_steps=20),
     ):
-        np.testing.assert_allclose(solve(x[:2]).x, solve(x).x[:2], rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(
+            solve(x[:2]).x, solve(x).x[:2], rtol=1e-9, atol=1e-12
+        )
 
 
 def test_a_broken_score_is_reported_per_example(key):
@@ -174,7 +190,11 @@ def test_a_broken_score_is_reported_per_example(key):
 def test_bad_input_is_answered_before_any_solve():
     x = jnp.ones((1, 4))
     with pytest.raises(ValueError, match="either times, or t0 and t1"):
-        ss.solve_ode(score_of(ss.VP()), ss.VP(), x, t0=1.0, times=jnp.asarray([1.0, 0.5]))
-    with pytest.raises(ValueError, match="Kvaerno3 is implicit; use an explicit solver"):
+        ss.solve_ode(
+            score_of(ss.VP()), ss.VP(), x, t0=1.0, times=jnp.asarray([1.0, 0.5])
+        )
+    with pytest.raises(
+        ValueError, match="Kvaerno3 is implicit; use an explicit solver"
+    ):
         ss.solve_ode(score_of(ss.VP()), ss.VP(), x, solver=diffrax.Kvaerno3())
     assert evals(diffrax.Tsit5()) == (1, 6)

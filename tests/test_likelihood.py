@@ -63,7 +63,12 @@ def test_the_prior_costs_less_than_a_hundredth_of_a_nat_per_dimension(sde):
     """And its mean over the data far less: it is off by their mean and variance."""
     x = noised(GAUSSIAN, sde, 200)
     out = ss.log_prob(
-        x, sde=sde, score=score_of(GAUSSIAN, sde), divergence="exact", rtol=1e-6, atol=1e-6
+        x,
+        sde=sde,
+        score=score_of(GAUSSIAN, sde),
+        divergence="exact",
+        rtol=1e-6,
+        atol=1e-6,
     )
     off = np.asarray(out.nats - GAUSSIAN.log_prob(x, sde.t_min, sde=sde)) / 4
     assert np.abs(off).max() < 1e-2
@@ -87,7 +92,9 @@ def test_hutchinson_is_unbiased_within_its_own_error(name):
     """2,000 probes of one point of a correlated Gaussian, whose trace has variance."""
     sde = ss.VP()
     x = jnp.tile(noised(GAUSSIAN, sde, 1), (2_000, 1))
-    solve = partial(ss.log_prob, sde=sde, score=score_of(GAUSSIAN, sde), rtol=1e-5, atol=1e-5)
+    solve = partial(
+        ss.log_prob, sde=sde, score=score_of(GAUSSIAN, sde), rtol=1e-5, atol=1e-5
+    )
     exact = solve(x[:1], divergence="exact").nats[0]
     nats = np.asarray(solve(x, divergence=name, key=jr.key(7)).nats)
     error = nats.std() / np.sqrt(2_000)
@@ -101,7 +108,9 @@ def test_divergences_of_a_linear_drift(name, key):
     matrix = jr.normal(key, (3, 3))
     x = jnp.arange(3.0)
     keys = jr.split(jr.key(1), 20_000)
-    value, trace = jax.vmap(lambda k: DIVERGENCES[name](lambda x: matrix @ x, x, k))(keys)
+    value, trace = jax.vmap(lambda k: DIVERGENCES[name](lambda x: matrix @ x, x, k))(
+        keys
+    )
     np.testing.assert_allclose(value[0], matrix @ x, rtol=1e-12)
     error = 5 * float(trace.std()) / np.sqrt(20_000) + 1e-12
     assert abs(float(trace.mean()) - float(jnp.trace(matrix))) < error
@@ -147,7 +156,12 @@ def test_exact_log_likelihood_is_that_of_a_peer(case):
     sde = ss.EDM(t_min=given["sigma_min"], t_max=given["sigma_max"])
     oracle = problems()[case["id"].split("/")[1]]
     nats = ss.log_prob(
-        x, sde=sde, score=score_of(oracle, sde), divergence="exact", rtol=1e-8, atol=1e-8
+        x,
+        sde=sde,
+        score=score_of(oracle, sde),
+        divergence="exact",
+        rtol=1e-8,
+        atol=1e-8,
     ).nats
     expected = ARRAYS[case["out"]["ll_ode_exact_trace"][1:]]
     np.testing.assert_allclose(nats, expected, rtol=1e-6, atol=1e-4)
@@ -161,10 +175,14 @@ def test_any_solver_and_a_fixed_grid_agree():
     reference = solve(rtol=1e-8, atol=1e-8).nats
     other = solve(solver=diffrax.Dopri8(), rtol=1e-7, atol=1e-7).nats
     np.testing.assert_allclose(other, reference, atol=1e-4)
-    times = sde.t_from_sigma(jnp.geomspace(sde.sigma(sde.t_min), sde.sigma(1.0), 201))
-    fixed = solve(solver=diffrax.Heun(), times=times)
-    np.testing.assert_allclose(fixed.nats, reference, atol=1e-2)
-    assert (fixed.num_evals == 400).all()
+    off = []
+    for num_steps in (200, 400):
+        ends = sde.sigma(sde.t_min), sde.sigma(sde.t_max)
+        times = sde.t_from_sigma(jnp.geomspace(*ends, num_steps + 1))
+        fixed = solve(solver=diffrax.Heun(), times=times)
+        assert (fixed.num_evals == 2 * num_steps).all()
+        off.append(np.abs(fixed.nats - reference).max())
+    assert np.log2(off[0] / off[1]) == pytest.approx(2, abs=0.2)  # second order
 
 
 def test_an_example_does_not_depend_on_its_batch(key):
@@ -232,7 +250,9 @@ def test_standard_error_is_that_of_scipy():
 
 def test_bad_input_is_answered_before_any_solve():
     solve = partial(ss.log_prob, jnp.ones((1, 2)), sde=ss.VP(), score=None)
-    with pytest.raises(ValueError, match=r"unknown divergence 'trace'; choose from \['exact'"):
+    with pytest.raises(
+        ValueError, match=r"unknown divergence 'trace'; choose from \['exact'"
+    ):
         solve(divergence="trace")
     with pytest.raises(ValueError, match="a random divergence needs a key"):
         solve()
@@ -245,7 +265,9 @@ def test_one_trace_serves_many_calls(key):
         traces.append(1)
         return GAUSSIAN.score(xt, t, sde=ss.VP())
 
-    solve = jax.jit(lambda x, key: ss.log_prob(x, sde=ss.VP(), score=score, key=key).nats)
+    solve = jax.jit(
+        lambda x, key: ss.log_prob(x, sde=ss.VP(), score=score, key=key).nats
+    )
     x = noised(GAUSSIAN, ss.VP(), 2)
     solve(x, key)
     first = len(traces)

@@ -64,7 +64,7 @@ def solve_ode(
     log_sigmas = jnp.log(sde.sigma(ends))
 
     def one(x: Array, cond: Any) -> tuple[Array, Stats]:
-        def drift(log_sigma: Array, x: Array, _: Any) -> Array:
+        def drift(log_sigma: Any, x: Array, _: Any) -> Array:
             return rescaled_flow(
                 x, log_sigma, sde=sde, score=unbatched(score), cond=cond
             )
@@ -126,9 +126,9 @@ def solve_sde(
         log_sigmas = jnp.linspace(log_sigmas[0], log_sigmas[-1], num_steps + 1)
     # Brownian paths run forwards: the clock is the log sigma that was passed so far.
     clock = log_sigmas[0] - log_sigmas
-    levy = diffrax.BrownianIncrement
+    levy: Any = diffrax.BrownianIncrement
     if isinstance(solver, diffrax.AbstractSRK):
-        levy = solver.minimal_levy_area
+        levy = diffrax.SpaceTimeLevyArea
 
     def one(x: Array, key: Key, cond: Any) -> tuple[Array, Stats]:
         shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
@@ -141,14 +141,14 @@ def solve_sde(
         else:
             path = diffrax.UnsafeBrownianPath(shape, key, levy_area=levy)
 
-        def drift(passed: Array, x: Array, _: Any) -> Array:
+        def drift(passed: Any, x: Array, _: Any) -> Array:
             log_sigma = log_sigmas[0] - passed
             flow = rescaled_flow(
                 x, log_sigma, sde=sde, score=unbatched(score), cond=cond
             )
             return -2 * flow
 
-        def diffusion(passed: Array, x: Array, _: Any) -> lx.AbstractLinearOperator:
+        def diffusion(passed: Any, x: Array, _: Any) -> lx.AbstractLinearOperator:
             level = math.sqrt(2) * jnp.exp(log_sigmas[0] - passed)
             return lx.DiagonalLinearOperator(jnp.full_like(x, level))
 

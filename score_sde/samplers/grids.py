@@ -26,7 +26,7 @@ def exponential(num_steps: int, *, sigma_min: Scalar, sigma_max: Scalar) -> Arra
 def polyexponential(
     num_steps: int, *, sigma_min: Scalar, sigma_max: Scalar, rho: Scalar = 1.0
 ) -> Array:
-    """log sigma falls as a polynomial of degree rho; 1 is `exponential`."""
+    """Log sigma falls as a polynomial of degree rho; 1 is `exponential`."""
     ramp = jnp.power(jnp.linspace(1.0, 0.0, num_steps), rho)
     return _with_zero(
         jnp.exp(ramp * (jnp.log(sigma_max) - jnp.log(sigma_min)) + jnp.log(sigma_min))
@@ -34,7 +34,7 @@ def polyexponential(
 
 
 def uniform_time(num_steps: int, *, sde: SDE) -> Array:
-    """sigma at times evenly spaced from t_max to t_min: the grid of any SDE."""
+    """Sigma at times evenly spaced from t_max to t_min: the grid of any SDE."""
     return _with_zero(sde.sigma(jnp.linspace(sde.t_max, sde.t_min, num_steps)))
 
 

@@ -41,7 +41,7 @@ class Sampler(Protocol):
         ...
 
     def step(self, denoise: Model, x: Array, at: Interval, draw: Draw) -> Array:
-        """x at at.sigma_next, from x at at.sigma."""
+        """X at at.sigma_next, from x at at.sigma."""
         ...
 
     def num_evals(self, sigmas: Array) -> Array:
