@@ -161,8 +161,8 @@ def print_dry_run(config: dict[str, Any], experiment: Any) -> None:
     print(json.dumps(config, indent=2))
     print(f"parameters: {count_parameters(params):,}")
     print(
-        f"memory to train: {state / 2**20:,.0f} MiB of state on each device, and at most "
-        f"{kept / 2**20:,.0f} MiB of activations over all of them"
+        f"memory to train: {state / 2**20:,.0f} MiB of state on each device, and at "
+        f"most {kept / 2**20:,.0f} MiB of activations over all of them"
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from experiments import launch
 
 
 def main(command: launch.Command) -> None:
-    """Write samples.png, samples.npz and samples.json, which says how they were made."""
+    """Write samples.png, samples.npz, and samples.json on how they were made."""
     import numpy as np
 
     from score_sde.build import build
@@ -34,7 +35,9 @@ def main(command: launch.Command) -> None:
         params, experiment.sampling.num_samples
     )
     seconds = time.monotonic() - start
-    arrays = {"samples": levels} | ({} if labels is None else {"labels": labels})
+    arrays: dict[str, Any] = {"samples": levels} | (
+        {} if labels is None else {"labels": labels}
+    )
     np.savez_compressed(command.workdir / "samples.npz", **arrays)
     save_samples(picture, levels[:144], num_levels=experiment.dataset.num_levels)
     num_evals = int(experiment.sampler.num_evals(experiment.grid()))

@@ -13,6 +13,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from types import UnionType
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -26,7 +27,6 @@ from score_sde.networks.blocks import EMBEDDINGS
 from score_sde.samplers import SAMPLERS, grids
 from score_sde.training.loop import Training
 from score_sde.training.optimizer import Optimizer
-
 
 SDES: dict[str, Callable[..., Any]] = {
     "vp": sde.VP,
@@ -45,7 +45,7 @@ NOISE_LEVELS: dict[str, Callable[..., Any]] = {
     "likelihood_importance": noise_levels.likelihood_importance,
 }
 
-CLASSES = {
+CLASSES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "sde": SDES,
     "network": NETWORKS,
     "noise_levels": NOISE_LEVELS,
@@ -53,7 +53,7 @@ CLASSES = {
 }
 """Sections whose name picks a constructor."""
 
-FUNCTIONS = {
+FUNCTIONS: dict[str, Mapping[str, Callable[..., Any]]] = {
     "precondition": precondition.PRECONDITIONERS,
     "weight": losses.WEIGHTS,
     "grid": grids.GRIDS,
@@ -169,10 +169,14 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rename(section: Mapping[str, Any], name: str, section_name: str) -> dict[str, Any]:
-    """The section with another alternative chosen, and the fields that both have."""
+    """The section with another alternative chosen, at the defaults of that one.
+
+    Fields without a default are kept if both have them.
+    """
     constructor = _constructor(section_name, {"name": name})
-    kept = {} if constructor is None else _fields(constructor)
-    return {"name": name} | {k: v for k, v in section.items() if k in kept}
+    fields = {} if constructor is None else _fields(constructor)
+    needed = [k for k, p in fields.items() if p.default is inspect.Parameter.empty]
+    return {"name": name} | {k: section[k] for k in needed if k in section}
 
 
 def _constructor(name: str, section: Any) -> Callable[..., Any] | None:
@@ -241,11 +245,11 @@ def _initialiser(constructor: Callable[..., Any]) -> Any:
 def _check_value(section: str, field: str, value: Any, hint: Any) -> list[str]:
     """Type of a field, and its rule where no dataclass has it."""
     wrong = f"{section}.{field} is {value!r}"
-    if isinstance(hint, type(int | str)) and float in hint.__args__:  # Scalar
-        hint = float
     items = getattr(hint, "__args__", ())
+    if isinstance(hint, UnionType) and float in items:  # Scalar
+        hint = float
     kind = getattr(hint, "__origin__", hint)
-    if kind is tuple:
+    if kind is tuple and items:
         item = items[0]
         if not isinstance(value, (tuple, list)) or not all(_is(v, item) for v in value):
             return [f"{wrong}; it must be a tuple of {item.__name__}"]
@@ -319,7 +323,8 @@ def _fit_data(
         for resolution in network.get("attention_resolutions", ()):
             if resolution not in levels:
                 problems.append(
-                    f"network.attention_resolutions has {resolution}; choose from {levels}"
+                    f"network.attention_resolutions has {resolution}; "
+                    f"choose from {levels}"
                 )
     elif built["data"].random_flip:
         problems.append("data.random_flip is True; it is for images")

@@ -28,7 +28,7 @@ from score_sde.arrays import (
 )
 from score_sde.noise_levels import NoiseLevels
 from score_sde.sde import SDE
-from score_sde.types import Array, Denoise, Key, Scalar
+from score_sde.types import Array, Denoise, Key
 
 Weight = Callable[[Array], Array]
 

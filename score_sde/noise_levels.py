@@ -29,7 +29,7 @@ class NoiseLevels:
 
     @abstractmethod
     def quantile(self, u: Array) -> Array:
-        """sigma below which a share u in (0, 1) of the distribution lies."""
+        """Sigma below which a share u in (0, 1) of the distribution lies."""
 
     @abstractmethod
     def density(self, sigma: Array) -> Array:
@@ -90,8 +90,8 @@ class LogUniform(NoiseLevels):
     levels: g^2 / std^2 of Song et al. 2021b (eq. 12) is d log sigma^2 / dt.
     """
 
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
+    sigma_min: Scalar = 0.002
+    sigma_max: Scalar = 80.0
 
     def __post_init__(self) -> None:
         require(

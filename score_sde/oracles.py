@@ -70,10 +70,10 @@ class GaussianMixture:
         means, weights = jnp.asarray(self.means), self._normalised_weights()
         shape = (num_samples,)
         component = jr.choice(key_component, len(weights), shape, p=weights)
-        covariances = jnp.asarray(self.covariances)[component]
-        return jr.multivariate_normal(
-            key_noise, means[component], covariances, shape, means.dtype, method="svd"
-        )
+        values, vectors = jnp.linalg.eigh(jnp.asarray(self.covariances))
+        roots = vectors * jnp.sqrt(values.clip(0))[:, None, :]
+        eps = jr.normal(key_noise, (num_samples, means.shape[1]), means.dtype)
+        return means[component] + jnp.einsum("nij,nj->ni", roots[component], eps)
 
     def mean(self) -> Array:
         """Mean of x0, [dims]."""
@@ -102,18 +102,26 @@ class GaussianMixture:
             + std**2 * jnp.eye(num_dims, dtype=xt.dtype)[None, None]
         )
         gaps = xt[:, None, :] - alpha[..., 0] * means
-        factors = jnp.broadcast_to(jnp.linalg.cholesky(noised), (*gaps.shape, num_dims))
-        half = jax.lax.linalg.triangular_solve(
-            factors, gaps[..., None], left_side=True, lower=True
+        factors = jnp.linalg.cholesky(noised)
+        # Inverted once per noise level, so that many points of one level are cheap.
+        identity = jnp.broadcast_to(jnp.eye(num_dims, dtype=xt.dtype), factors.shape)
+        inverses = jax.lax.linalg.triangular_solve(
+            factors, identity, left_side=True, lower=True
         )
-        solved = jax.lax.linalg.triangular_solve(
-            factors, half, left_side=True, lower=True, transpose_a=True
-        )
-        log_det = 2 * jnp.log(jnp.diagonal(factors, axis1=-2, axis2=-1)).sum(-1)
+        half = _apply(inverses, gaps)
+        solved = _apply(inverses.swapaxes(2, 3), half)
+        log_det = 2 * jnp.log(jnp.diagonal(factors, axis1=2, axis2=3)).sum(-1)
         log_normal = -0.5 * (
-            (half[..., 0] ** 2).sum(-1) + log_det + num_dims * math.log(2 * math.pi)
+            (half**2).sum(-1) + log_det + num_dims * math.log(2 * math.pi)
         )
-        return solved[..., 0], jnp.log(weights) + log_normal
+        return solved, jnp.log(weights) + log_normal
+
+
+def _apply(matrices: Array, vectors: Array) -> Array:
+    """[1 or batch, components, i, j] times [batch, components, j]."""
+    if matrices.shape[0] == 1:
+        return jnp.einsum("kij,bkj->bki", matrices[0], vectors)
+    return jnp.einsum("bkij,bkj->bki", matrices, vectors)
 
 
 def _average(log_joint: Array, values: Array) -> Array:

@@ -60,8 +60,9 @@ def vp(
 
 def ve(sigma: Scalar) -> Preconditioner:
     """Noise prediction, up to its sign, of a VE network fed with x itself."""
+    sigma = jnp.asarray(sigma)
     one = jnp.ones_like(sigma)
-    return Preconditioner(one, jnp.asarray(sigma), one, jnp.log(sigma / 2))
+    return Preconditioner(one, sigma, one, jnp.log(sigma / 2))
 
 
 def iddpm(
@@ -97,6 +98,7 @@ def iddpm_levels(num_steps: int, c_1: float, c_2: float) -> np.ndarray:
 
 def noise(sigma: Scalar) -> Preconditioner:
     """F predicts the noise: D = x - sigma F (Ho et al. 2020)."""
+    sigma = jnp.asarray(sigma)
     scale = 1 / jnp.hypot(sigma, jnp.ones_like(sigma))
     return Preconditioner(jnp.ones_like(sigma), -sigma, scale, jnp.log(sigma) / 4)
 
@@ -108,12 +110,14 @@ def x0(sigma: Scalar) -> Preconditioner:
 
 def v(sigma: Scalar) -> Preconditioner:
     """F predicts v = alpha eps - std x0 (Salimans and Ho 2022)."""
+    sigma = jnp.asarray(sigma)
     scale = noise(sigma).in_
     return Preconditioner(scale**2, -sigma * scale, scale, jnp.log(sigma) / 4)
 
 
 def velocity(sigma: Scalar) -> Preconditioner:
     """F predicts eps - x0 along the straight line (Lipman et al. 2022)."""
+    sigma = jnp.asarray(sigma)
     scale = 1 / (1 + sigma)
     return Preconditioner(scale, -sigma * scale, scale, jnp.log(sigma) / 4)
 

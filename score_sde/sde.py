@@ -108,6 +108,7 @@ class VP(SDE):
 
     def integral_beta(self, t: Scalar) -> Array:
         """B(t): the integral of beta from 0 to t."""
+        t = jnp.asarray(t)
         return self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t**2
 
     def log_alpha(self, t: Scalar) -> Array:
@@ -215,7 +216,7 @@ class CosineVP(SDE):
         return jnp.sin(0.5 * jnp.pi * t) / jnp.sin(0.5 * jnp.pi * (1 - t))
 
     def t_from_sigma(self, sigma: Scalar) -> Array:
-        return jnp.arctan(sigma) / (0.5 * jnp.pi)
+        return jnp.arctan(jnp.asarray(sigma)) / (0.5 * jnp.pi)
 
 
 @pytree
@@ -231,14 +232,16 @@ class StraightLine(SDE):
         return jnp.log1p(-t)
 
     def sigma(self, t: Scalar) -> Array:
+        t = jnp.asarray(t)
         return t / (1 - t)
 
     def t_from_sigma(self, sigma: Scalar) -> Array:
+        sigma = jnp.asarray(sigma)
         return sigma / (1 + sigma)
 
 
 def perturb(x0: Array, eps: Array, t: Scalar, *, sde: SDE) -> Array:
-    """xt = alpha x0 + std eps, for t a scalar or [batch]."""
+    """Xt = alpha x0 + std eps, for t a scalar or [batch]."""
     return expand_like(sde.alpha(t), x0) * x0 + expand_like(sde.std(t), x0) * eps
 
 

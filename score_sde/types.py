@@ -37,22 +37,24 @@ class Score(Protocol):
     def __call__(self, xt: Array, t: Scalar, cond: Any = None, /) -> Array: ...
 
 
+def static(*, default: Any, kw_only: bool = False) -> Any:
+    """`dataclasses.field` that JAX treats as structure, not as a number."""
+    return dataclasses.field(
+        default=default, kw_only=kw_only, metadata={"static": True}
+    )
+
+
 T = TypeVar("T")
 
 
-@dataclass_transform(frozen_default=True)
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, static))
 def pytree(cls: type[T]) -> type[T]:
     """A frozen dataclass that is a pytree: jit, vmap and grad reach its fields.
 
     Fields marked `static()` are part of the structure instead (names, counts).
     """
     frozen = dataclasses.dataclass(frozen=True)(cls)
-    return jax.tree_util.register_dataclass(frozen)  # type: ignore[type-var]
-
-
-def static(**options: Any) -> Any:
-    """`dataclasses.field` that JAX treats as structure, not as a number."""
-    return dataclasses.field(metadata={"static": True}, **options)
+    return jax.tree_util.register_dataclass(frozen)
 
 
 Rule = tuple[str, Callable[[Any], bool]]

@@ -1,4 +1,4 @@
-"""What the sweeps run over: every registered piece, and the problems with known answers."""
+"""What the sweeps run over: every registered piece, and problems with known answers."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,9 @@ def close(result, expected, tolerance):
     """Whether a result is within the tolerance that came with a reference number."""
     result, expected = np.asarray(result), np.asarray(expected)
     bound = tolerance["atol"] + tolerance["rtol"] * np.abs(expected)
-    return result.shape == expected.shape and bool((np.abs(result - expected) <= bound).all())
+    return result.shape == expected.shape and bool(
+        (np.abs(result - expected) <= bound).all()
+    )
 
 
 def problems():

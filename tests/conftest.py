@@ -13,3 +13,10 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 @pytest.fixture
 def key():
     return jr.key(0)
+
+
+@pytest.fixture
+def standard_promotion():
+    """For libraries that don't hold themselves to strict types."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield

@@ -79,8 +79,10 @@ ENDS = tuple(float(VP_TIMES.sde.sigma(t)) for t in (0.05, 0.6))
     ids=name_of,
 )
 @sweep
-def test_an_objective_is_the_same_under_any_distribution(weight, levels, stratified, key):
-    """Trained under another distribution, with the ratio of densities, it stays equal."""
+def test_an_objective_is_the_same_under_any_distribution(
+    weight, levels, stratified, key
+):
+    """Under another distribution, with the ratio of densities, it stays equal."""
     levels = type(levels)(**{**vars(levels), "stratified": stratified})
     x0 = GAUSSIAN.sample(key, 100_000)
 
@@ -148,7 +150,9 @@ def test_likelihood_weighting_integrates_to_the_entropy_of_a_gaussian(sde, key):
         np.log(sde.sigma(sde.t_min)), np.log(sde.sigma(sde.t_max)), 20_001
     )
     sigma = jnp.exp(jnp.asarray(log_sigma))
-    integrand = weight(sigma) * posterior_variance(GAUSSIAN, sigma) * levels.density(sigma)
+    integrand = (
+        weight(sigma) * posterior_variance(GAUSSIAN, sigma) * levels.density(sigma)
+    )
     total = np.trapezoid(integrand, log_sigma) * (sde.t_max - sde.t_min) * 4
     c = np.linalg.eigvalsh(GAUSSIAN.covariances[0])
     low, high = np.exp(log_sigma[[0, -1]]) ** 2
@@ -163,13 +167,23 @@ def test_likelihood_weighting_integrates_to_the_entropy_of_a_gaussian(sde, key):
 )
 def test_edm_loss_is_that_of_a_peer(case):
     arrays = golden("edm")[1]
-    y, rnd, eps = (jnp.asarray(arrays[case["in"][k][1:]]) for k in ("y", "rnd", "noise"))
+    y, rnd, eps = (
+        jnp.asarray(arrays[case["in"][k][1:]]) for k in ("y", "rnd", "noise")
+    )
     sigma = jnp.exp(-1.2 + 1.2 * rnd.reshape(-1))
     weight = losses.edm(sigma, sigma_data=0.5)
-    assert close(weight, arrays[case["out"]["weight"][1:]].reshape(-1), case["tol"]["weight"]["f64"])
+    assert close(
+        weight,
+        arrays[case["out"]["weight"][1:]].reshape(-1),
+        case["tol"]["weight"]["f64"],
+    )
     error = GAUSSIAN.denoise(y + sigma[:, None] * eps, sigma) - y
     loss = weight[:, None] * error**2
-    assert close(loss, arrays[case["out"]["loss"][1:]].reshape(loss.shape), case["tol"]["loss"]["f64"])
+    assert close(
+        loss,
+        arrays[case["out"]["loss"][1:]].reshape(loss.shape),
+        case["tol"]["loss"]["f64"],
+    )
 
 
 def test_learned_log_variance_is_best_at_the_log_of_the_loss(key):

@@ -59,7 +59,9 @@ def test_draws_follow_the_quantiles(levels, key):
     drawn = np.sort(levels.draw(key, 20_000))
     u = np.asarray([0.1, 0.25, 0.5, 0.75, 0.9])
     # A share u of 20,000 draws lies below the quantile, give or take 5 standard errors.
-    share = np.searchsorted(drawn, levels.quantile(jnp.asarray(u)), side="right") / 20_000
+    share = (
+        np.searchsorted(drawn, levels.quantile(jnp.asarray(u)), side="right") / 20_000
+    )
     slack = 1 / 200 if levels is LADDER else 0.0
     assert (np.abs(share - u) < 5 * np.sqrt(u * (1 - u) / 20_000) + slack).all()
 
@@ -82,7 +84,7 @@ def test_a_draw_depends_on_its_index_not_on_the_batch(levels, key):
 
 @pytest.mark.parametrize("sde", ALL_SDES, ids=name_of)
 def test_log_uniform_is_importance_sampling_for_the_likelihood(sde):
-    """g^2 / std^2 dt, normalised (Song et al. 2021b, eq. 12), as a density of log sigma."""
+    """g^2 / std^2 dt, normalised (Song 2021b, eq. 12), as a density of log sigma."""
     levels = likelihood_importance(sde)
     t = jnp.linspace(sde.t_min, sde.t_max, 101)[1:-1]
     rate = sde.diffusion_squared(t) / sde.std(t) ** 2  # = d log sigma^2 / dt

@@ -25,7 +25,9 @@ def point(oracle, num=3):
 def test_closed_forms_are_those_of_an_independent_program(case):
     """xt = alpha x0 + sigma n there; alpha and sigma differ per example."""
     oracle = problems()[case["problem"]]
-    x, alpha, std = (jnp.asarray(ARRAYS[case["in"][k][1:]]) for k in ("x", "alpha", "sigma"))
+    x, alpha, std = (
+        jnp.asarray(ARRAYS[case["in"][k][1:]]) for k in ("x", "alpha", "sigma")
+    )
 
     class Levels:
         def alpha(self, t):
@@ -87,7 +89,9 @@ def test_log_density_is_scipys():
 def test_point_masses_are_the_mixture_of_vanishing_covariance():
     narrow = oracles.GaussianMixture(POINTS.points, jnp.zeros((6, 4, 4)), jnp.ones(6))
     x, sigma = point(POINTS), 0.4
-    np.testing.assert_allclose(POINTS.denoise(x, sigma), narrow.denoise(x, sigma), rtol=1e-9)
+    np.testing.assert_allclose(
+        POINTS.denoise(x, sigma), narrow.denoise(x, sigma), rtol=1e-9
+    )
     np.testing.assert_allclose(
         POINTS.log_prob(x, sigma), narrow.log_prob(x, sigma), rtol=1e-9
     )

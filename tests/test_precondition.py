@@ -94,7 +94,12 @@ def test_the_denoiser_is_the_identity_without_noise(name):
 
 @pytest.mark.parametrize(
     ("name", "sde"),
-    [("noise", ss.VP()), ("x0", ss.VP()), ("v", ss.CosineVP()), ("velocity", ss.StraightLine())],
+    [
+        ("noise", ss.VP()),
+        ("x0", ss.VP()),
+        ("v", ss.CosineVP()),
+        ("velocity", ss.StraightLine()),
+    ],
 )
 def test_plain_parameterisations_are_those_of_predictions(name, sde, key):
     """The network's input is xt of that SDE, its output the prediction of that name."""

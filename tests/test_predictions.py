@@ -86,7 +86,9 @@ def test_levels_may_differ_per_example(key):
 
 
 def test_unknown_names_are_answered_with_the_choices():
-    with pytest.raises(ValueError, match=r"unknown prediction 'eps'; choose from \['noise"):
+    with pytest.raises(
+        ValueError, match=r"unknown prediction 'eps'; choose from \['noise"
+    ):
         convert(
             jnp.ones((1, 1)),
             jnp.ones((1, 1)),

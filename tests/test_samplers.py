@@ -219,7 +219,9 @@ def test_evaluations_are_counted_exactly(sampler, key):
     for sigmas in (KARRAS(7), KARRAS(7)[:-1]):
         calls.clear()
         x = start(key, sigmas, num=3)
-        out = jax.jit(lambda x, s: ss.sample(sampler, denoise, x, s, key=key))(x, sigmas)
+        out = jax.jit(lambda x, s: ss.sample(sampler, denoise, x, s, key=key))(
+            x, sigmas
+        )
         jax.block_until_ready(out)
         jax.effects_barrier()
         assert out.num_evals == len(calls)
@@ -267,7 +269,9 @@ def test_samplers_work_under_grad_and_vmap_and_keep_float32(sampler, key):
     ones = jnp.ones_like(x)
     forward, backward = (draw(x + s * ones, key).sum() for s in (step, -step))
     gradient = jax.grad(lambda x: draw(x, key).sum())(x).sum()
-    assert float(gradient) == pytest.approx(float(forward - backward) / (2 * step), rel=1e-5)
+    assert float(gradient) == pytest.approx(
+        float(forward - backward) / (2 * step), rel=1e-5
+    )
     keys = jr.split(key, 3)
     mapped = jax.vmap(draw, in_axes=(None, 0))(x, keys)
     np.testing.assert_allclose(mapped[1], draw(x, keys[1]), rtol=1e-9)
@@ -279,7 +283,9 @@ def test_conditions_reach_the_denoiser(key):
         return jnp.broadcast_to(cond[:, None], x.shape)
 
     labels = jnp.asarray([1.0, 2.0])
-    out = ss.sample("heun", denoise, start(key, KARRAS(4), num=2), KARRAS(4), cond=labels)
+    out = ss.sample(
+        "heun", denoise, start(key, KARRAS(4), num=2), KARRAS(4), cond=labels
+    )
     np.testing.assert_allclose(out.x, [[1.0] * 4, [2.0] * 4], rtol=1e-9)
 
 
@@ -290,7 +296,9 @@ def test_one_trace_serves_many_calls(key):
         traces.append(1)
         return GAUSSIAN.denoise(x, sigma)
 
-    draw = jax.jit(lambda x, s, key: ss.sample("euler_ancestral", denoise, x, s, key=key))
+    draw = jax.jit(
+        lambda x, s, key: ss.sample("euler_ancestral", denoise, x, s, key=key)
+    )
     for seed in range(3):
         draw(start(key, KARRAS(9)), KARRAS(9), jr.key(seed))
     assert len(traces) == 1  # in the body of the one scan
@@ -299,7 +307,11 @@ def test_one_trace_serves_many_calls(key):
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        (("eular", KARRAS(3)), {}, r"unknown sampler 'eular'; choose from \['edm', 'euler'"),
+        (
+            ("eular", KARRAS(3)),
+            {},
+            r"unknown sampler 'eular'; choose from \['edm', 'euler'",
+        ),
         (("euler", KARRAS(3)[::-1]), {}, "sigmas must be finite and decrease"),
         (("euler", jnp.asarray([1.0, jnp.nan])), {}, "must be finite"),
         (("euler", jnp.asarray([1.0])), {}, "at least two"),

@@ -44,7 +44,9 @@ def test_drift_and_diffusion_are_the_published_ones(sde):
     t = np.linspace(sde.t_min, sde.t_max, 201)
     drift_rate, diffusion_squared = PUBLISHED[name_of(sde)]
     np.testing.assert_allclose(sde.drift_rate(t), drift_rate(t), rtol=1e-9)
-    np.testing.assert_allclose(sde.diffusion_squared(t), diffusion_squared(t), rtol=1e-9)
+    np.testing.assert_allclose(
+        sde.diffusion_squared(t), diffusion_squared(t), rtol=1e-9
+    )
 
 
 @sweep

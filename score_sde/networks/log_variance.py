@@ -1,4 +1,4 @@
-"""The learned logarithm of the loss at each noise level (Karras et al. 2024, app. D)."""
+"""The learned log of the loss at each noise level (Karras et al. 2024, eq. 21)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _init(key: Key) -> Any:
     return _LinearInFourierFeatures().init(key, jnp.zeros(1, jnp.float32))["params"]
 
 
-def _apply(params: Any, log_sigma: Array) -> Array:
+def _apply(params: Any, log_sigma: Array) -> Any:
     """u(log sigma), [batch]; 0 before training."""
     return _LinearInFourierFeatures().apply({"params": params}, log_sigma)
 

@@ -46,7 +46,7 @@ def from_linen(module: nn.Module, shape: tuple[int, ...], cond: Any = None) -> N
         cond: Any = None,
         *,
         dropout_key: Key | None = None,
-    ) -> Array:
+    ) -> Any:
         rngs = None if dropout_key is None else {"dropout": dropout_key}
         return module.apply(
             {"params": params}, x, noise, cond, dropout_key is None, rngs=rngs

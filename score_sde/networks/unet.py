@@ -58,9 +58,7 @@ class UNet(nn.Module):
                 h = Attention(self.num_heads)(h)
             return h
 
-        angles = [math.pi * f * x for f in self.input_frequencies]
-        features = [x, *map(jnp.sin, angles), *map(jnp.cos, angles)]
-        h = nn.Conv(self.channels, (3, 3))(jnp.concatenate(features, axis=-1))
+        h = nn.Conv(self.channels, (3, 3))(self._with_waves(x, embedding))
         skips = [h]
         widths = [self.channels * m for m in self.multipliers]
         for level, width in enumerate(widths):
@@ -78,3 +76,16 @@ class UNet(nn.Module):
                 h = upsample(h)
         h = nn.silu(group_norm(h.shape[-1])(h))
         return nn.Conv(x.shape[-1], (3, 3), kernel_init=nn.initializers.zeros)(h)
+
+    def _with_waves(self, x: Array, embedding: Array) -> Array:
+        """X and its sines and cosines, behind a gate that starts closed.
+
+        At high noise they are noise themselves, so the noise level opens the gate.
+        """
+        if not self.input_frequencies:
+            return x
+        angles = [math.pi * f * x for f in self.input_frequencies]
+        waves = jnp.concatenate([*map(jnp.sin, angles), *map(jnp.cos, angles)], axis=-1)
+        zeros = nn.initializers.zeros
+        gate = nn.Dense(waves.shape[-1], kernel_init=zeros)(embedding)
+        return jnp.concatenate([x, waves * gate[:, None, None, :]], axis=-1)

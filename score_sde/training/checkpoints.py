@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 from score_sde.training.step import TrainState
 
 Tree = Any
+ITEMS = ("average", "training")
 
 
 class Checkpoints:
@@ -27,6 +28,8 @@ class Checkpoints:
         self._directory = directory.absolute()
         self._manager = ocp.CheckpointManager(
             self._directory,
+            # Named, or a manager that has saved nothing can't describe what is there.
+            item_handlers={n: ocp.StandardCheckpointHandler() for n in ITEMS},
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep, create=not read_only, read_only=read_only
             ),

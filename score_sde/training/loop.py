@@ -6,7 +6,6 @@ import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -106,8 +105,9 @@ def _means(rows: list[dict[str, jax.Array]], *, first_step: int) -> dict[str, fl
         wrong = np.flatnonzero(~np.isfinite(values))
         if len(wrong):
             raise NonFiniteLossError(
-                f"{name} was {values[wrong[0]]} at step {first_step + int(wrong[0]):,}: "
-                "training stopped. The newest checkpoint is from before that step."
+                f"{name} was {values[wrong[0]]} at step "
+                f"{first_step + int(wrong[0]):,}: training "
+                "stopped. The newest checkpoint is from before that step."
             )
         means[name] = float(values.mean())
     return means

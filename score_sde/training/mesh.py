@@ -23,7 +23,7 @@ def start_devices() -> None:
     """
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.values["jax_compilation_cache_dir"]:
         root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         cache = root / "score_sde" / "xla"
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)

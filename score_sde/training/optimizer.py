@@ -1,14 +1,17 @@
-"""The optimiser: AdamW with warm-up, a schedule and clipping, from optax."""
+"""The optimiser: AdamW or Muon with warm-up, a schedule and clipping, from optax."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
+import jax
 import optax
 
 from score_sde.types import require
 
+METHODS = ("adamw", "muon")
 SCHEDULES = ("constant", "cosine", "inverse_sqrt")
 
 
@@ -16,11 +19,17 @@ SCHEDULES = ("constant", "cosine", "inverse_sqrt")
 class Optimizer:
     """Settings of the optimiser.
 
+    `adamw`, or `muon` (Jordan et al. 2024): the update of each matrix and convolution
+    is orthogonalised and given the size that AdamW's has; all other parameters follow
+    AdamW with Nesterov momentum at adam_learning_rate.
+
     The learning rate rises linearly over warmup_steps, then is constant, falls as half
     a cosine to 1 % at the last step, or falls as 1/sqrt(step / decay_start_steps).
     """
 
+    method: str = "adamw"
     learning_rate: float = 2e-4
+    adam_learning_rate: float = 2e-4
     warmup_steps: int = 0
     schedule: str = "constant"
     decay_start_steps: int = 1
@@ -34,6 +43,8 @@ class Optimizer:
         require(
             self,
             ("0 < learning_rate", lambda o: 0 < o.learning_rate < math.inf),
+            (f"method in {METHODS}", lambda o: o.method in METHODS),
+            ("0 < adam_learning_rate", lambda o: 0 < o.adam_learning_rate < math.inf),
             ("0 <= warmup_steps", lambda o: o.warmup_steps >= 0),
             (f"schedule in {SCHEDULES}", lambda o: o.schedule in SCHEDULES),
             ("1 <= decay_start_steps", lambda o: o.decay_start_steps >= 1),
@@ -45,9 +56,12 @@ class Optimizer:
         )
 
 
-def make_schedule(settings: Optimizer, *, num_steps: int) -> optax.Schedule:
-    """The learning rate as a function of the step."""
-    peak, warmup = settings.learning_rate, settings.warmup_steps
+def make_schedule(
+    settings: Optimizer, *, num_steps: int, peak: float | None = None
+) -> optax.Schedule:
+    """The learning rate as a function of the step; `peak` if it is another one."""
+    peak = settings.learning_rate if peak is None else peak
+    warmup = settings.warmup_steps
     after: optax.Schedule
     if settings.schedule == "cosine":
         after = optax.cosine_decay_schedule(peak, max(1, num_steps - warmup), 0.01)
@@ -64,14 +78,46 @@ def make_schedule(settings: Optimizer, *, num_steps: int) -> optax.Schedule:
 def make_optimizer(
     settings: Optimizer, *, num_steps: int
 ) -> optax.GradientTransformation:
-    """Clipping by global norm, then AdamW at the scheduled rate."""
-    return optax.chain(
-        optax.clip_by_global_norm(settings.clip_norm),
-        optax.adamw(
-            make_schedule(settings, num_steps=num_steps),
+    """Clipping by global norm, then the method at the scheduled rate."""
+    rate = make_schedule(settings, num_steps=num_steps)
+    if settings.method == "muon":
+        update = optax.contrib.muon(
+            rate,
+            weight_decay=settings.weight_decay,
+            adam_learning_rate=make_schedule(
+                settings, num_steps=num_steps, peak=settings.adam_learning_rate
+            ),
+            adam_b1=settings.b1,
+            adam_b2=settings.b2,
+            eps=settings.eps,
+            adam_weight_decay=settings.weight_decay,
+            # The root mean square of AdamW's updates (Liu et al. 2025, sec. 2.2).
+            consistent_rms=0.2,
+            muon_weight_dimension_numbers=_matrices,
+        )
+    else:
+        update = optax.adamw(
+            rate,
             b1=settings.b1,
             b2=settings.b2,
             eps=settings.eps,
             weight_decay=settings.weight_decay,
-        ),
-    )
+        )
+    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), update)
+
+
+def _matrices(params: Any) -> Any:
+    """How to read each parameter as a matrix of inputs and outputs; None if it isn't.
+
+    The last axis is the output; embeddings of labels are rows, not a matrix.
+    """
+
+    def one(path: Any, leaf: Any) -> Any:
+        is_kernel = getattr(path[-1], "key", None) == "kernel"
+        if not is_kernel or leaf.ndim < 2:
+            return None
+        return optax.contrib.MuonDimensionNumbers(
+            reduction_axis=tuple(range(leaf.ndim - 1)), output_axis=(leaf.ndim - 1,)
+        )
+
+    return jax.tree_util.tree_map_with_path(one, params)

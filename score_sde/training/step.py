@@ -43,7 +43,9 @@ def ema_decay(step: Array, *, halflife_steps: float, rampup_ratio: float) -> Arr
     The half-life is halflife_steps, but at most rampup_ratio times the steps taken, so
     that the average forgets the initial parameters; a ratio of inf turns that off.
     """
-    halflife = jnp.minimum(halflife_steps, rampup_ratio * (step + 1.0))
+    halflife = jnp.minimum(
+        halflife_steps, rampup_ratio * (step + 1).astype(jnp.float32)
+    )
     return jnp.power(0.5, 1 / halflife)
 
 
@@ -74,7 +76,7 @@ def make_train_step(
             state.step, halflife_steps=ema_halflife_steps, rampup_ratio=ema_rampup_ratio
         )
         ema_params = optax.incremental_update(params, state.ema_params, 1 - decay)
-        metrics = {"loss": value, "gradient_norm": optax.global_norm(gradient)}
+        metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
         return TrainState(state.step + 1, params, ema_params, opt_state), metrics
 
     return train_step

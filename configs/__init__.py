@@ -1,0 +1,1 @@
+"""One file per run; each has get_config(), sections of literals."""

@@ -1,0 +1,18 @@
+"""The digits run on the variance-preserving SDE of Song et al. 2021.
+
+python -m experiments.train --config=configs/digits_vp.py --workdir=runs/digits_vp
+"""
+
+from ml_collections import ConfigDict
+
+from configs import digits
+
+
+def get_config() -> ConfigDict:
+    """The config of digits.py with another SDE, and what goes with it."""
+    config = digits.get_config().unlock()
+    config.sde = {"name": "vp", "beta_min": 0.1, "beta_max": 20.0}
+    config.precondition = {"name": "noise"}
+    config.noise_levels = {"name": "likelihood_importance", "stratified": True}
+    config.grid = {"name": "uniform_time", "num_steps": 100}
+    return config.lock()

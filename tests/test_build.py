@@ -1,0 +1,198 @@
+import copy
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.launch import _load
+from score_sde import build, data, losses, precondition
+from score_sde.samplers import SAMPLERS
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("[a-z]*.py"))
+
+
+def digits():
+    return copy.deepcopy(
+        _load(str(Path(__file__).parents[1] / "configs/digits.py"), Path())
+    )
+
+
+def with_fields(**fields):
+    """The digits config with section__field=value."""
+    config = digits()
+    for path, value in fields.items():
+        section, field = path.split("__")
+        config[section][field] = value
+    return config
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_config_builds(path):
+    config = _load(str(path), Path())
+    experiment = build.build(config)
+    assert experiment.dataset.shape == experiment.dataset.train.shape[1:]
+    assert path.read_text().startswith('"""')
+    assert f"configs/{path.name}" in path.read_text()
+    sigmas = np.asarray(experiment.grid())
+    assert sigmas[-1] == 0
+    # Completing a config only writes out its defaults.
+    full = build.complete(config)
+    assert build.complete(full) == full
+    assert repr(
+        build.build(full)._replace(network=None, dataset=None, grid=None)
+    ) == repr(experiment._replace(network=None, dataset=None, grid=None))
+
+
+def test_every_piece_of_the_library_can_be_named():
+    assert set(SAMPLERS) == set(build.NAMED["sampler"])
+    assert set(losses.WEIGHTS) == set(build.NAMED["weight"])
+    assert set(precondition.PRECONDITIONERS) == set(build.NAMED["precondition"])
+    assert len(build.SDES) == 6
+
+
+@pytest.mark.parametrize("section", build.NAMED)
+def test_every_alternative_builds_from_its_defaults(section):
+    required = {
+        "grid": {"num_steps": 5, "sigma_min": 0.1, "sigma_max": 1.0},
+        "noise_levels": {"sigmas": (0.1, 1.0)},
+    }
+    for name in build.NAMED[section]:
+        if section == "network" and name == "mlp":
+            continue  # for points
+        config = digits()
+        config[section] = build.rename(required.get(section, {}), name, section)
+        build.build(config)
+
+
+def test_another_alternative_keeps_what_it_needs_and_has_its_own_defaults():
+    grid = {
+        "name": "karras",
+        "num_steps": 9,
+        "sigma_min": 0.1,
+        "sigma_max": 1.0,
+        "rho": 3.0,
+    }
+    renamed = build.rename(grid, "polyexponential", "grid")
+    assert renamed == {k: v for k, v in grid.items() if k != "rho"} | {
+        "name": "polyexponential"
+    }
+    sde = build.rename({"name": "edm", "t_min": 0.002, "t_max": 80.0}, "vp", "sde")
+    assert build.complete({"sde": sde})["sde"]["t_max"] == 1.0
+
+
+BAD = [
+    ({"sde__name": "vpsde"}, r"sde.name is 'vpsde'; choose from \['cosine_vp', 'edm'"),
+    ({"sde__t_min": -1.0}, r"sde: EDM needs 0 < t_min < t_max, got EDM\(t_min=-1.0"),
+    ({"sde__t_max": float("nan")}, r"sde: EDM needs 0 < t_min < t_max"),
+    (
+        {"sde__beta_min": 0.1},
+        r"sde.beta_min: no such field; .*choose from \['t_max', 't_min'\]",
+    ),
+    ({"network__channels": -8}, r"network.channels is -8; it must be > 0"),
+    ({"network__channels": 8.5}, r"network.channels is 8.5; it must be int"),
+    (
+        {"network__multipliers": (0.5, "a")},
+        r"network.multipliers is .*must be a tuple of int",
+    ),
+    (
+        {"network__multipliers": ()},
+        r"network.multipliers is \(\); it must be one or more",
+    ),
+    ({"network__multipliers": (1, 1, 1, 1, 1)}, r"must be multiples of 16"),
+    (
+        {"network__attention_resolutions": (5,)},
+        r"attention_resolutions has 5; choose from \[8",
+    ),
+    ({"network__dropout": 1.0}, r"network.dropout is 1.0; it must be >= 0 and < 1"),
+    (
+        {"network__embedding": "fourrier"},
+        r"network.embedding is 'fourrier'; it must be one of",
+    ),
+    (
+        {"network__num_classes": 7},
+        r"num_classes is 7; digits needs 0 \(unconditional\) or 10",
+    ),
+    (
+        {"network__dropuot": 0.1},
+        r"network.dropuot: no such field; did you mean 'dropout'",
+    ),
+    ({"network__name": "mlp"}, r"network.\w+: no such field"),
+    ({"data__name": "digit"}, r"data.name is 'digit'; did you mean 'digits'"),
+    ({"data__name": "rings"}, r"data of shape \(2,\) need 'mlp'"),
+    ({"data__batch_size": -5}, r"data: Data needs 1 <= batch_size"),
+    ({"data__batch_size": "64"}, r"data.batch_size is '64'; it must be int"),
+    ({"data__sigma_data": 0.0}, r"data: Data needs 0 < sigma_data"),
+    (
+        {"noise_levels__name": "lognormal"},
+        r"noise_levels.name is 'lognormal'; did you mean",
+    ),
+    ({"weight__name": "edn"}, r"weight.name is 'edn'; did you mean 'edm'"),
+    ({"precondition__name": ""}, r"precondition.name is ''; choose from"),
+    (
+        {"optimizer__learning_rate": float("nan")},
+        r"optimizer: Optimizer needs 0 < learning_rate",
+    ),
+    ({"optimizer__schedule": "cos"}, r"optimizer: Optimizer needs schedule in"),
+    (
+        {"optimizer__warmup_steps": 10**9},
+        r"warmup_steps is 1000000000; it must be below",
+    ),
+    ({"train__num_steps": 0}, r"train: Training needs 1 <= num_steps"),
+    ({"train__log_every": True}, r"train.log_every is True; it must be int"),
+    ({"sampler__name": "eular"}, r"sampler.name is 'eular'; did you mean 'euler'"),
+    ({"sampler__s_churn": -1.0}, r"sampler: Heun needs 0 <= s_churn"),
+    ({"grid__sigma_min": 0.0}, r"grid.sigma_min is 0.0; it must be > 0"),
+    ({"grid__sigma_min": 100.0}, r"grid: sigma_min 100.0 must be below sigma_max"),
+    ({"grid__rho": float("nan")}, r"grid.rho is nan; it must be > 0"),
+    ({"likelihood__rtol": 0.0}, r"likelihood: Scoring needs 0 < rtol < 1"),
+    ({"likelihood__divergence": "trace"}, r"likelihood: Scoring needs divergence in"),
+    (
+        {"likelihood__num_train": 10**6},
+        r"likelihood.num_train is 1000000; there are 1437",
+    ),
+    ({"sampling__num_samples": 0}, r"sampling: Sampling needs 1 <= num_samples"),
+]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"), BAD, ids=[next(iter(f)) for f, _ in BAD]
+)
+def test_mistakes_are_named(fields, message):
+    with pytest.raises(build.ConfigError, match=message):
+        build.build(with_fields(**fields))
+
+
+def test_all_mistakes_are_reported_together_before_any_device_work(monkeypatch):
+    config = with_fields(
+        sde__name="vpsde", network__channels=-8, data__batch_size=-5, grid__rho=0.0
+    )
+    config["seed"] = -1
+    config["sampeler"] = {}
+    del config["train"]
+
+    def touched(*_, **__):
+        pytest.fail("a device was touched")
+
+    monkeypatch.setattr(jax, "devices", touched)
+    monkeypatch.setattr(jax, "device_put", touched)
+    with pytest.raises(build.ConfigError) as error:
+        build.build(config)
+    problems = "\n".join(error.value.problems)
+    for start in (
+        "seed: must be an integer",
+        "sampeler: no such section; did you mean 'sampler'?",
+        "sde.name is 'vpsde'",
+        "network.channels is -8",
+        "data: Data needs 1 <= batch_size",
+        "grid.rho is 0.0",
+        "train: this section is missing",
+    ):
+        assert start in problems
+    assert len(error.value.problems) == 7
+    assert "7 problems in the config" in str(error.value)
+
+
+def test_data_of_the_config_is_the_data_set():
+    assert build.build(digits()).dataset.name == "digits"
+    assert set(data.DATASETS) >= {"digits", "patches", "rings"}

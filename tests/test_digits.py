@@ -1,0 +1,33 @@
+"""What the default run promises, measured on the run itself: minutes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_default_run_keeps_its_promises(tmp_path):
+    def program(module, *arguments):
+        command = [sys.executable, "-m", module, f"--workdir={tmp_path}", *arguments]
+        subprocess.run(command, cwd=ROOT, check=True)
+
+    program("experiments.train", "--config=configs/digits.py")
+    program("experiments.sample")
+    program("experiments.likelihood")
+    program("benchmarks.digits", f"--json={tmp_path / 'table.json'}")
+    table = json.loads((tmp_path / "table.json").read_text())
+    bits = {name: row[0] for name, row in table["bits_per_dim"].items()}
+    error = table["bits_per_dim"]["score model"][1]
+    assert bits["score model"] < 1.89
+    assert bits["score model"] + 10 * error < bits["Gaussian mixture"]
+    assert bits["score model"] + 10 * error < bits["independent pixels"]
+    assert table["sure"] > 0.75
+    assert min(table["samples_per_class"]) > 0
+    assert np.load(tmp_path / "likelihood.npz")["test_success"].all()

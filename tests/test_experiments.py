@@ -1,0 +1,190 @@
+"""The programs, run as a user runs them, on a tiny network."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import launch
+
+ROOT = Path(__file__).parents[1]
+TINY = {
+    "network.channels": 8,
+    "network.blocks_per_level": 1,
+    "data.batch_size": 8,
+    "optimizer.warmup_steps": 1,
+    "train.num_steps": 2,
+    "train.log_every": 1,
+    "train.checkpoint_every": 1,
+    "grid.num_steps": 3,
+    "sampling.num_samples": 6,
+    "sampling.batch_size": 4,
+    "likelihood.rtol": 0.01,
+    "likelihood.atol": 0.01,
+    "likelihood.num_train": 4,
+    "likelihood.batch_size": 360,
+}
+
+
+def program(name, *arguments, code=0):
+    command = [sys.executable, "-m", f"experiments.{name}", *map(str, arguments)]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+def fields(**changes):
+    values = TINY | {k.replace("__", "."): v for k, v in changes.items()}
+    return [f"--config.{k}={v}" for k, v in values.items()]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "digits"
+    out = program(
+        "train", "--config=configs/digits.py", f"--workdir={workdir}", *fields()
+    )
+    assert "step       2/2" in out
+    return workdir
+
+
+def test_training_leaves_all_that_describes_a_run(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert names >= {
+        "checkpoints",
+        "config.json",
+        "environment.json",
+        "metrics.jsonl",
+        "samples",
+        "tensorboard",
+    }
+    config = json.loads((trained / "config.json").read_text())
+    assert config["network"]["channels"] == 8
+    assert config["optimizer"]["b2"] is not None  # defaults are written out
+    with Image.open(trained / "samples" / "step_0000002.png") as picture:
+        assert picture.size[0] > 100
+
+
+def test_training_again_resumes_at_once(trained):
+    out = program("train", f"--workdir={trained}")
+    assert "is trained: 2 steps" in out
+
+
+def test_samples_are_written_and_not_drawn_twice(trained):
+    out = program("sample", f"--workdir={trained}")
+    assert "6 samples of heun, 5 evaluations each" in out
+    samples = np.load(trained / "samples.npz")["samples"]
+    assert samples.shape == (6, 8, 8, 1)
+    assert samples.dtype == np.uint8
+    made_by = json.loads((trained / "samples.json").read_text())
+    assert made_by["sampler"]["name"] == "heun"
+    assert made_by["num_evals"] == 5
+    assert "made before, from step 2" in program("sample", f"--workdir={trained}")
+    out = program("sample", f"--workdir={trained}", "--config.sampling.batch_size=6")
+    np.testing.assert_array_equal(np.load(trained / "samples.npz")["samples"], samples)
+    other = program(
+        "sample",
+        f"--workdir={trained}",
+        "--config.sampler.name=euler_ancestral",
+        "--config.sampler.eta=0.5",
+    )
+    assert "samples of euler_ancestral, 3 evaluations" in other
+
+
+def test_every_test_image_is_scored_once(trained):
+    out = program("likelihood", f"--workdir={trained}")
+    assert "360 examples" in out
+    scores = np.load(trained / "likelihood.npz")
+    assert scores["test_bits_per_dim"].shape == (360,)
+    assert scores["train_bits_per_dim"].shape == (4,)
+    row = json.loads((trained / "likelihood.json").read_text())["splits"]["test"]
+    values = scores["test_bits_per_dim"]
+    assert row["bits_per_dim"] == pytest.approx(values.mean(), rel=1e-6)
+    assert row["standard_error"] == pytest.approx(
+        values.std(ddof=1) / np.sqrt(360), rel=1e-5
+    )
+    assert program("likelihood", f"--workdir={trained}") == out  # at once, the same
+
+
+def test_a_dry_run_prints_and_writes_nothing(tmp_path):
+    workdir = tmp_path / "none"
+    out = program(
+        "train", "--config=configs/digits_vp.py", f"--workdir={workdir}", "--dry_run"
+    )
+    assert '"name": "vp"' in out
+    assert '"beta_max": 20.0' in out
+    assert "parameters: " in out
+    assert "MiB of state" in out
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--config=configs/digits.py", "--config.sde.name=vpsde"],
+            "sde.name is 'vpsde'",
+        ),
+        (["--config=configs/digits.py", "--config.train.num_step=3"], "num_step"),
+        (
+            ["--config=configs/digits.py", "--config.data.batch_size=x"],
+            "data.batch_size=x",
+        ),
+        (
+            ["--config=configs/digits.py", "--confg.seed=1"],
+            "unknown argument '--confg.seed=1'",
+        ),
+        (["--config=configs/none.py"], "no file 'configs/none.py'"),
+        (["--config=README.md"], "not a Python file"),
+        ([], "no config: give --config=FILE"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_one_clear_error(
+    tmp_path, arguments, message, capsys
+):
+    with pytest.raises(SystemExit) as exit_:
+        launch.parse("train", [f"--workdir={tmp_path}", *arguments])
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_sampling_without_a_checkpoint_says_so(tmp_path):
+    out = program(
+        "sample",
+        "--config=configs/digits.py",
+        f"--workdir={tmp_path}",
+        *fields(),
+        code=1,
+    )
+    assert "no checkpoint in" in out
+
+
+def test_overrides_are_typed_and_names_reset_their_section(tmp_path):
+    command = launch.parse(
+        "train",
+        [
+            f"--workdir={tmp_path}",
+            "--config=configs/digits.py",
+            "--config.network.multipliers=(1,2,4)",
+            "--config.sde.name",
+            "vp",
+            "--config.sde.beta_max=15",
+            "--config.loss.learn_log_variance=true",
+        ],
+    )
+    assert command.config["network"]["multipliers"] == (1, 2, 4)
+    assert command.config["sde"] == {
+        "name": "vp",
+        "t_min": 1e-5,
+        "t_max": 1.0,
+        "beta_min": 0.1,
+        "beta_max": 15.0,
+    }
+    assert command.config["loss"] == {"learn_log_variance": True}

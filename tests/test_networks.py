@@ -1,0 +1,181 @@
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+from score_sde import build
+from score_sde.networks import count_parameters, from_linen
+from score_sde.networks.blocks import (
+    downsample,
+    fourier_embedding,
+    positional_embedding,
+    upsample,
+)
+
+SMALL = {
+    "unet": {"channels": 8, "multipliers": (1, 2), "blocks_per_level": 1},
+    "mlp": {"width": 16, "depth": 2},
+}
+SHAPES = {"unet": (8, 8, 3), "mlp": (2,)}
+sweep = pytest.mark.parametrize("name", build.NETWORKS)
+
+
+def made(name, cond=None, **options):
+    module = build.NETWORKS[name](**SMALL[name] | options)
+    network = from_linen(module, SHAPES[name], cond)
+    return network._replace(apply=jax.jit(network.apply))
+
+
+def inputs(name, num=3):
+    x = jr.normal(jr.key(1), (num, *SHAPES[name]), jnp.float32)
+    return x, jnp.linspace(-1, 1, num, dtype=jnp.float32)
+
+
+def randomised(params):
+    """Parameters away from their zeros; by NumPy, which compiles nothing."""
+    random = np.random.RandomState(2)
+
+    def moved(p):
+        return p + jnp.asarray(0.2 * random.normal(size=p.shape), p.dtype)
+
+    return jax.tree.map(moved, params)
+
+
+@sweep
+def test_output_is_like_the_input_and_zero_at_first(name, key):
+    network = made(name)
+    params = network.init(key)
+    x, noise = inputs(name)
+    out = network.apply(params, x, noise)
+    assert (out.shape, out.dtype) == (x.shape, x.dtype)
+    np.testing.assert_array_equal(out, 0)
+    assert (network.apply(randomised(params), x, noise) != 0).all()
+
+
+@sweep
+def test_examples_do_not_see_each_other(name, key):
+    network = made(name)
+    params = randomised(network.init(key))
+    x, noise = inputs(name)
+    whole = network.apply(params, x, noise)
+    np.testing.assert_allclose(
+        network.apply(params, x[:1], noise[:1]), whole[:1], atol=1e-5
+    )
+
+
+@sweep
+def test_the_noise_level_matters(name, key):
+    network = made(name)
+    params = randomised(network.init(key))
+    x, noise = inputs(name)
+    assert (
+        network.apply(params, x, noise) != network.apply(params, x, noise + 1)
+    ).any()
+
+
+@sweep
+@pytest.mark.parametrize("embedding", ["positional", "fourier"])
+def test_any_embedding(name, embedding, key):
+    network = made(name, embedding=embedding)
+    x, noise = inputs(name)
+    out = network.apply(randomised(network.init(key)), x, noise)
+    assert np.isfinite(out).all()
+
+
+@sweep
+def test_dropout_needs_a_key_and_without_one_there_is_none(name, key):
+    network = made(name, dropout=0.5)
+    params = randomised(network.init(key))
+    x, noise = inputs(name)
+    once, again = (network.apply(params, x, noise) for _ in range(2))
+    np.testing.assert_array_equal(once, again)
+    dropped = network.apply(params, x, noise, dropout_key=key)
+    assert (dropped != once).any()
+    np.testing.assert_array_equal(
+        network.apply(params, x, noise, dropout_key=key), dropped
+    )
+
+
+@sweep
+def test_class_and_vector_conditions(name, key):
+    cond = {"label": jnp.zeros(1, jnp.int32), "vector": jnp.zeros((1, 5), jnp.float32)}
+    network = made(name, cond, num_classes=10, vector_dims=5)
+    params = randomised(network.init(key))
+    x, noise = inputs(name)
+    first = {"label": jnp.zeros(3, jnp.int32), "vector": jnp.zeros((3, 5), jnp.float32)}
+    plain = network.apply(params, x, noise, first)
+    for name_, value in (
+        ("label", first["label"] + 1),
+        ("vector", first["vector"] + 1),
+    ):
+        assert (network.apply(params, x, noise, first | {name_: value}) != plain).any()
+    with pytest.raises(ValueError, match=r"needs cond\['label'\]"):
+        network.apply(params, x, noise, {"vector": first["vector"]})
+    with pytest.raises(ValueError, match=r"needs cond\['label'\]"):
+        network.apply(params, x, noise)
+
+
+def test_attention_and_input_frequencies(key):
+    network = made(
+        "unet", attention_resolutions=(4,), num_heads=2, input_frequencies=(1.0, 7.5)
+    )
+    x, noise = inputs("unet")
+    out = network.apply(randomised(network.init(key)), x, noise)
+    assert np.isfinite(out).all()
+
+
+def test_attention_sees_all_pixels(key):
+    """Without attention a corner can't reach the opposite one through these blocks."""
+    x, noise = inputs("unet", 1)
+
+    def reach(options):
+        network = made("unet", multipliers=(1,), **options)
+        params = randomised(network.init(key))
+        sensitivity = jax.jacfwd(lambda x: network.apply(params, x, noise)[0, 0, 0])(x)
+        return np.abs(sensitivity[..., 7, 7, :]).max()
+
+    assert reach({"attention_resolutions": (8,)}) > 1e-6
+
+
+@sweep
+def test_networks_are_differentiable_forwards(name, key, standard_promotion):
+    """The likelihood needs forward mode; it equals the difference quotient."""
+    network = made(name)
+    params = jax.tree.map(
+        lambda p: p.astype(jnp.float64), randomised(network.init(key))
+    )
+    x, noise = (a.astype(jnp.float64) for a in inputs(name))
+    v = jr.normal(jr.key(3), x.shape)
+    slope = jax.jvp(lambda x: network.apply(params, x, noise), (x,), (v,))[1]
+    step = 1e-5
+    up, down = (network.apply(params, x + s * v, noise) for s in (step, -step))
+    np.testing.assert_allclose(slope, (up - down) / (2 * step), rtol=1e-4, atol=1e-6)
+
+
+def test_the_mlp_has_the_parameters_of_its_formula(key):
+    width, depth, dims = 16, 2, 2
+    embedding = 2 * (width * width + width)
+    block = 2 * width + (width + 1) * 2 * width + 2 * (width + 1) * width
+    expected = (
+        embedding + (dims + 1) * width + depth * block + 2 * width + (width + 1) * dims
+    )
+    assert count_parameters(made("mlp").init(key)) == expected
+
+
+def test_resampling():
+    x = jnp.arange(16.0).reshape(1, 4, 4, 1)
+    np.testing.assert_array_equal(downsample(x)[0, ..., 0], [[2.5, 4.5], [10.5, 12.5]])
+    np.testing.assert_array_equal(downsample(upsample(x)), x)
+
+
+def test_embeddings_are_bounded_and_tell_levels_apart():
+    noise = jnp.linspace(-1.5, 1.1, 200)
+    for embedding in (
+        positional_embedding(noise, 32, scale=4.0),
+        fourier_embedding(noise, 32),
+    ):
+        assert embedding.shape == (200, 32)
+        assert np.abs(embedding).max() <= 1
+        gaps = np.linalg.norm(embedding[:, None] - embedding[None], axis=-1)
+        assert gaps[~np.eye(200, dtype=bool)].min() > 1e-3

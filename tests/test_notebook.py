@@ -1,0 +1,32 @@
+from pathlib import Path
+
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_run(path):
+    nbclient = pytest.importorskip("nbclient")
+    import nbformat
+
+    notebook = nbformat.read(path, as_version=4)
+    nbclient.NotebookClient(notebook, timeout=1200, kernel_name="python3").execute()
+    outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
+    pictures = [o for o in outputs if "image/png" in o.get("data", {})]
+    printed = "".join(o["text"] for o in outputs if o.output_type == "stream")
+    assert len(pictures) >= 6
+    # A density integrates to one, and the oracle's log-density is found.
+    assert float(
+        printed.split("integral over the square: ")[1].split()[0]
+    ) == pytest.approx(1, abs=0.05)
+    offs = [
+        line.split("off by ")[1].split()[0]
+        for line in printed.splitlines()
+        if "off by" in line
+    ]
+    assert len(offs) == 4
+    assert all(abs(float(off)) < 5e-3 for off in offs)

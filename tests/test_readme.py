@@ -1,0 +1,36 @@
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_model_in_ten_lines_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    lines = code.partition("\n\n")[2].splitlines()
+    assert len(lines) <= 11
+    names = {}
+    # A user has neither float64 nor the strict promotion of these tests.
+    with (
+        jax.enable_x64(False),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
+        exec(code, names)
+    assert names["loss"].shape == names["nats"].shape == (100,)
+    assert names["samples"].shape == names["decoded"].shape == (100, 2)
+    assert np.isfinite(names["nats"]).all()
+
+
+@pytest.mark.parametrize("path", re.findall(r"\]\(([\w./]+)\)", README))
+def test_links_lead_somewhere(path):
+    assert (ROOT / path).exists()
+
+
+def test_all_files_that_the_table_names_exist():
+    for name in re.findall(r"`([a-z_/]+(?:\.py|/))` \|", README):
+        assert (ROOT / "score_sde" / name).exists(), name

@@ -1,0 +1,355 @@
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from score_sde.training.checkpoints import Checkpoints
+from score_sde.training.loop import NonFiniteLossError, Training, train
+from score_sde.training.mesh import make_mesh, put_batch, put_state
+from score_sde.training.optimizer import Optimizer, make_optimizer, make_schedule
+from score_sde.training.run import describe_run, environment
+from score_sde.training.step import (
+    compile_train_step,
+    ema_decay,
+    init_state,
+    make_train_step,
+)
+
+# optax mixes its integer counters with floats.
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+PARAMS = {"w": np.asarray([2.0, -1.0], np.float32)}
+
+
+def quadratic(key, params, batch):
+    """|w - value|^2 per example, with noise from the key."""
+    noise = 0.01 * jax.random.normal(key, batch["values"].shape, jnp.float32)
+    return ((params["w"][None] - batch["values"] - noise) ** 2).sum(1)
+
+
+def batch_of(step):
+    return {
+        "values": np.random.RandomState(step).normal(size=(8, 2)).astype(np.float32)
+    }
+
+
+def prepared(loss=quadratic, **options):
+    mesh = make_mesh()
+    optimizer = make_optimizer(Optimizer(learning_rate=0.05), num_steps=100)
+    step = make_train_step(
+        loss,
+        optimizer,
+        seed=0,
+        **{"ema_halflife_steps": 5.0, "ema_rampup_ratio": math.inf} | options,
+    )
+    return put_state(init_state(PARAMS, optimizer), mesh), step, mesh
+
+
+def run(workdir, num_steps, loss=quadratic, shown=None, **settings):
+    state, step, mesh = prepared(loss)
+    defaults = {"log_every": 2, "sample_every": 4, "checkpoint_every": 3}
+    return train(
+        state,
+        compile_train_step(step, mesh),
+        batch_of,
+        settings=Training(num_steps=num_steps, **defaults | settings),
+        mesh=mesh,
+        workdir=workdir,
+        show_samples=lambda state: (
+            None if shown is None else shown.append(int(state.step))
+        ),
+    )
+
+
+def same(a, b):
+    leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.array_equal(x, y) for x, y in leaves)
+
+
+def test_one_step_is_adams():
+    """Against optax by hand: gradient of the mean, then one AdamW update."""
+    state, step, _ = prepared()
+    new, metrics = step(state, batch_of(0))
+
+    def mean(params):
+        return quadratic(
+            jax.random.fold_in(jax.random.key(0), 0), params, batch_of(0)
+        ).mean()
+
+    value, gradient = jax.value_and_grad(mean)(PARAMS)
+    assert float(metrics["loss"]) == pytest.approx(float(value), rel=1e-6)
+    norm = np.linalg.norm(gradient["w"])
+    assert float(metrics["gradient_norm"]) == pytest.approx(norm, rel=1e-6)
+    # Adam's first step is the learning rate times the sign of the gradient.
+    expected = PARAMS["w"] - 0.05 * np.sign(gradient["w"])
+    np.testing.assert_allclose(new.params["w"], expected, rtol=1e-5)
+
+
+def test_the_average_follows_its_closed_form():
+    """After k steps: sum of 2^(-(k-i)/h) (1 - 2^(-1/h)) w_i, and the rest of w_0."""
+    state, step, _ = prepared(ema_halflife_steps=5.0)
+    decay = 0.5 ** (1 / 5)
+    expected = PARAMS["w"].astype(np.float64)
+    for i in range(7):
+        state, _ = step(state, batch_of(i))
+        expected = decay * expected + (1 - decay) * np.asarray(state.params["w"])
+    np.testing.assert_allclose(state.ema_params["w"], expected, rtol=1e-5)
+
+
+def test_the_half_life_is_a_half_life_and_ramps_up():
+    decay = ema_decay(jnp.asarray(10_000), halflife_steps=100.0, rampup_ratio=math.inf)
+    assert float(decay) ** 100 == pytest.approx(0.5, rel=1e-5)  # float32, 100 times
+    # Early on it is 5 % of the steps taken (Karras et al. 2022).
+    early = ema_decay(jnp.asarray(199), halflife_steps=100.0, rampup_ratio=0.05)
+    assert float(early) ** 10 == pytest.approx(0.5, rel=1e-5)
+
+
+def test_training_is_the_same_on_one_device_and_on_four():
+    states = []
+    for num_devices in (1, 4):
+        state, step, _ = prepared()
+        mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:num_devices]), ("data",))
+        state, compiled = put_state(state, mesh), compile_train_step(step, mesh)
+        for i in range(5):
+            state, _ = compiled(state, put_batch(batch_of(i), mesh))
+        states.append(jax.device_get(state))
+    # Sums over the batch are rounded in another order.
+    np.testing.assert_allclose(states[0].params["w"], states[1].params["w"], rtol=1e-6)
+
+
+def test_one_compilation_serves_a_run(tmp_path):
+    traces = []
+
+    def loss(key, params, batch):
+        traces.append(1)
+        return quadratic(key, params, batch)
+
+    run(tmp_path, 10, loss)
+    assert len(traces) == 1
+
+
+def test_resuming_equals_no_interruption_bit_for_bit(tmp_path):
+    whole = run(tmp_path / "whole", 10)
+    run(tmp_path / "parts", 4)  # checkpoints at steps 3 and 4
+    run(tmp_path / "parts", 7)
+    parts = run(tmp_path / "parts", 10)
+    assert same(whole, parts)
+
+    def rows(name):
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        rows = {row["step"]: row["loss"] for row in map(json.loads, lines)}
+        assert len(rows) == len(lines)  # no step twice
+        return rows
+
+    whole_rows, part_rows = rows("whole"), rows("parts")
+    assert whole_rows.keys() <= part_rows.keys()
+    assert [part_rows[10], part_rows[6]] == [whole_rows[10], whole_rows[6]]
+
+
+def test_a_run_that_is_done_is_done_at_once(tmp_path, capsys):
+    first = run(tmp_path, 4)
+    second = run(tmp_path, 4, loss=lambda *_: pytest.fail("trained again"))
+    assert same(first, second)
+    assert "is trained: 4 steps" in capsys.readouterr().out
+
+
+def test_rows_of_an_interrupted_run_are_written_once(tmp_path):
+    run(tmp_path, 4)
+    path = tmp_path / "metrics.jsonl"
+    with path.open("a") as file:  # a run that was killed after its last checkpoint
+        file.write(json.dumps({"step": 6, "loss": 123.0}) + "\n" + '{"step": 8, "lo')
+    run(tmp_path, 10)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["step"] for row in rows] == sorted({row["step"] for row in rows})
+    assert all(row["loss"] != 123.0 for row in rows)
+
+
+def test_reports_go_to_terminal_file_and_tensorboard(tmp_path, capsys):
+    shown = []
+    run(tmp_path, 8, shown=shown)
+    assert shown == [4, 8]
+    printed = [line for line in capsys.readouterr().out.splitlines() if "step" in line]
+    assert "8/8  loss " in printed[-1]
+    assert "images/s" in printed[-1]
+    assert "left" in printed[-1]
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert rows[-1].keys() == {"step", "loss", "gradient_norm", "images_per_second"}
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    logged = {event.step: event.value for event in events.Scalars("loss")}
+    assert logged[8] == pytest.approx(rows[-1]["loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path, bad):
+    def loss(key, params, batch):
+        broken = (batch["values"] == 77).any()
+        return quadratic(key, params, batch) * jnp.where(broken, bad, 1.0).astype(
+            jnp.float32
+        )
+
+    state, step, mesh = prepared(loss)
+
+    def poisoned(step):
+        return (
+            {"values": np.full((8, 2), 77, np.float32)} if step == 4 else batch_of(step)
+        )
+
+    settings = Training(num_steps=20, log_every=4, checkpoint_every=2, sample_every=50)
+    with pytest.raises(
+        NonFiniteLossError, match=r"(loss|gradient_norm) was (nan|inf) at step 5"
+    ):
+        train(
+            state,
+            compile_train_step(step, mesh),
+            poisoned,
+            settings=settings,
+            mesh=mesh,
+            workdir=tmp_path,
+            show_samples=lambda state: None,
+        )
+    with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.newest_step() == 4
+        like, _, _ = prepared()
+        assert np.isfinite(checkpoints.restore(like).params["w"]).all()
+
+
+def test_checkpoints_of_another_model_are_named(tmp_path):
+    run(tmp_path, 3)
+    optimizer = optax.adam(0.1)
+    other = init_state({"w": jnp.zeros(3, jnp.float32), "b": jnp.zeros(1)}, optimizer)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        with pytest.raises(
+            ValueError, match=r"w: float32\[2\] there, float32\[3\] here"
+        ):
+            checkpoints.restore(other)
+        # Another type would be cast silently by the library below.
+        half = {"w": jax.ShapeDtypeStruct((2,), jnp.bfloat16)}
+        with pytest.raises(
+            ValueError, match=r"w: float32\[2\] there, bfloat16\[2\] here"
+        ):
+            checkpoints.restore_average(half)
+        step, average = checkpoints.restore_average(PARAMS)
+        assert step == 3
+        assert average["w"].shape == (2,)
+
+
+def test_no_checkpoint_is_an_error(tmp_path):
+    with (
+        Checkpoints(tmp_path / "none") as checkpoints,
+        pytest.raises(FileNotFoundError, match="no checkpoint in"),
+    ):
+        checkpoints.restore_average(PARAMS)
+
+
+def test_old_checkpoints_go(tmp_path):
+    run(tmp_path, 12, keep_checkpoints=2)
+    kept = {p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()}
+    assert kept == {"9", "12"}
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    with pytest.raises(
+        ValueError, match="a batch of 6 can't be cut evenly over 4 devices"
+    ):
+        put_batch({"values": np.zeros((6, 2))}, make_mesh())
+
+
+def test_donating_the_state_leaves_the_initial_parameters(tmp_path):
+    params = jax.device_put(PARAMS["w"])
+    mesh = make_mesh()
+    placed = put_state({"w": params}, mesh)
+    jax.jit(lambda s: jax.tree.map(lambda a: a + 1, s), donate_argnums=0)(placed)
+    np.testing.assert_array_equal(params, PARAMS["w"])
+
+
+def test_muon_orthogonalises_matrices_and_leaves_the_rest_to_adam(key):
+    """All singular values of the update are alike; its size is 0.2 of the rate."""
+    shapes = {
+        "conv": {"kernel": (3, 3, 16, 32), "bias": (32,)},
+        "norm": {"scale": (32,)},
+    }
+    is_shape = lambda s: isinstance(s, tuple)  # noqa: E731
+    params = jax.tree.map(lambda s: jnp.zeros(s, jnp.float32), shapes, is_leaf=is_shape)
+    # A gradient of 8 dominant directions out of 32.
+    low_rank = jax.random.normal(key, (144, 8)) @ jax.random.normal(key, (8, 32))
+    gradient = jax.tree.map(jnp.ones_like, params)
+    kernel = low_rank + 0.3 * jax.random.normal(jax.random.key(1), (144, 32))
+    gradient["conv"]["kernel"] = kernel.reshape(3, 3, 16, 32).astype(jnp.float32)
+    settings = Optimizer(method="muon", learning_rate=0.1, adam_learning_rate=0.01)
+    optimizer = make_optimizer(settings, num_steps=10)
+    update, _ = optimizer.update(gradient, optimizer.init(params), params)
+    matrix = np.asarray(update["conv"]["kernel"]).reshape(144, 32)
+    singular = np.linalg.svd(matrix, compute_uv=False)
+    before = np.linalg.svd(kernel, compute_uv=False)
+    assert before[0] / before[-1] > 10
+    # Five steps of Newton-Schulz end between 0.7 and 1.2 (Jordan et al. 2024).
+    assert singular[0] / singular[-1] < 2
+    assert np.sqrt((matrix**2).mean()) == pytest.approx(0.2 * 0.1, rel=0.25)
+    # The first step of Adam with Nesterov momentum (Dozat 2016): b1 / (1 + b1) + 1.
+    first = -0.01 * (0.9 / 1.9 + 1)
+    np.testing.assert_allclose(update["norm"]["scale"], first, rtol=1e-3)
+    np.testing.assert_allclose(update["conv"]["bias"], first, rtol=1e-3)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "inverse_sqrt"])
+def test_schedules(schedule):
+    settings = Optimizer(
+        learning_rate=1.0, warmup_steps=10, schedule=schedule, decay_start_steps=40
+    )
+    rate = [
+        float(make_schedule(settings, num_steps=110)(jnp.asarray(i)))
+        for i in range(110)
+    ]
+    np.testing.assert_allclose(rate[:10], np.arange(1, 11) / 10, rtol=1e-6)
+    after = np.arange(10, 110)
+    expected = {
+        "constant": np.ones(100),
+        "cosine": 0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * (after - 10) / 100)),
+        "inverse_sqrt": 1 / np.sqrt(np.maximum(after / 40, 1)),
+    }[schedule]
+    np.testing.assert_allclose(rate[10:], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Optimizer(learning_rate=-1.0), "0 < learning_rate"),
+        (lambda: Optimizer(learning_rate=float("nan")), "0 < learning_rate"),
+        (lambda: Optimizer(schedule="linear"), "schedule in"),
+        (lambda: Training(num_steps=0), "1 <= num_steps"),
+        (
+            lambda: Training(num_steps=1, ema_halflife_steps=0.0),
+            "0 < ema_halflife_steps",
+        ),
+        (lambda: Training(num_steps=1, log_every=0), "1 <= log_every"),
+    ],
+)
+def test_bad_settings_name_the_rule(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_run_records_its_config_and_environment(tmp_path):
+    config = {
+        "seed": 0,
+        "network": {"name": "mlp", "sizes": (1, 2)},
+        "train": {"num_steps": 5},
+    }
+    describe_run(tmp_path, config)
+    assert json.loads((tmp_path / "config.json").read_text())["network"]["sizes"] == [
+        1,
+        2,
+    ]
+    recorded = json.loads((tmp_path / "environment.json").read_text())
+    assert recorded["packages"]["jax"] == jax.__version__
+    assert recorded.keys() == environment().keys()
+    # More steps are welcome, another network is not.
+    describe_run(tmp_path, config | {"train": {"num_steps": 9}})
+    with pytest.raises(ValueError, match=r"network.name: mlp -> unet"):
+        describe_run(tmp_path, config | {"network": {"name": "unet", "sizes": (1, 2)}})
