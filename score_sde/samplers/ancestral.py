@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
@@ -11,7 +11,8 @@ from score_sde.samplers.steps import (
     Draw,
     Interval,
     Model,
-    count_steps,
+    Sampler,
+    Step,
     present,
     slope,
 )
@@ -32,7 +33,7 @@ def ancestral_levels(
 
 
 @pytree
-class EulerAncestral:
+class EulerAncestral(Sampler):
     """Euler to sigma_down, then noise sigma_up; no noise in the step to sigma = 0."""
 
     eta: float = 1.0
@@ -51,10 +52,12 @@ class EulerAncestral:
     def stochastic(self) -> bool:
         return present(self.eta)
 
-    def step(self, denoise: Model, x: Array, at: Interval, draw: Draw) -> Array:
+    def step(
+        self, denoise: Model, x: Array, at: Interval, draw: Draw, state: Any
+    ) -> Step:
         down, up = ancestral_levels(at.sigma, at.sigma_next, self.eta)
-        x = x + (down - at.sigma) * slope(x, denoise(x, at.sigma), at.sigma)
-        return x + self.s_noise * up * draw(0) if self.stochastic else x
-
-    def num_evals(self, sigmas: Array) -> Array:
-        return count_steps(sigmas)
+        denoised = denoise(x, at.sigma)
+        x = x + (down - at.sigma) * slope(x, denoised, at.sigma)
+        if self.stochastic:
+            x = x + self.s_noise * up * draw(0, at.sigma, at.sigma_next)
+        return Step(x, denoised, state)

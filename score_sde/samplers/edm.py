@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,8 @@ from score_sde.samplers.steps import (
     Draw,
     Interval,
     Model,
-    count_steps,
+    Sampler,
+    Step,
     count_steps_twice,
     present,
     slope,
@@ -21,7 +22,7 @@ from score_sde.types import Array, pytree, require
 
 
 @pytree
-class Churn:
+class Churn(Sampler):
     """Noise added before each step that takes sigma up to sigma (1 + gamma).
 
     gamma = min(s_churn / num_steps, sqrt(2) - 1) where s_tmin <= sigma <= s_tmax,
@@ -56,19 +57,22 @@ class Churn:
         gamma = jnp.where(inside, most, 0.0).astype(x.dtype)
         # sigma^2 ((1 + gamma)^2 - 1), without cancellation.
         added = at.sigma * jnp.sqrt(gamma * (2 + gamma))
-        return x + self.s_noise * added * draw(0), at.sigma * (1 + gamma)
+        return x + self.s_noise * added * draw(0, at.sigma, at.sigma_next), at.sigma * (
+            1 + gamma
+        )
 
 
 @pytree
 class Euler(Churn):
     """First order, one evaluation a step; with eta = 0, DDIM (Song et al. 2020)."""
 
-    def step(self, denoise: Model, x: Array, at: Interval, draw: Draw) -> Array:
+    def step(
+        self, denoise: Model, x: Array, at: Interval, draw: Draw, state: Any
+    ) -> Step:
         x, sigma = self.churned(x, at, draw)
-        return x + (at.sigma_next - sigma) * slope(x, denoise(x, sigma), sigma)
-
-    def num_evals(self, sigmas: Array) -> Array:
-        return count_steps(sigmas)
+        denoised = denoise(x, sigma)
+        d_sigma = at.sigma_next - sigma
+        return Step(x + d_sigma * slope(x, denoised, sigma), denoised, state)
 
 
 @pytree
@@ -78,17 +82,21 @@ class Heun(Churn):
     With the defaults alg. 1, with s_churn > 0 alg. 2 of Karras et al. 2022.
     """
 
-    def step(self, denoise: Model, x: Array, at: Interval, draw: Draw) -> Array:
+    def step(
+        self, denoise: Model, x: Array, at: Interval, draw: Draw, state: Any
+    ) -> Step:
         x, sigma = self.churned(x, at, draw)
         d_sigma = at.sigma_next - sigma
-        first = slope(x, denoise(x, sigma), sigma)
+        denoised = denoise(x, sigma)
+        first = slope(x, denoised, sigma)
         euler = x + d_sigma * first
 
         def corrected() -> Array:
             second = slope(euler, denoise(euler, at.sigma_next), at.sigma_next)
             return x + d_sigma * 0.5 * (first + second)
 
-        return jax.lax.cond(at.sigma_next > 0, corrected, lambda: euler)
+        x = jax.lax.cond(at.sigma_next > 0, corrected, lambda: euler)
+        return Step(x, denoised, state)
 
     def num_evals(self, sigmas: Array) -> Array:
         return count_steps_twice(sigmas)

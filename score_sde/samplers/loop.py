@@ -1,8 +1,8 @@
-"""The one loop: fold a sampler's step over a grid of noise levels."""
+"""`sample`: check the arguments, bind key and condition, run the sampler."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,8 @@ import numpy as np
 from score_sde.arrays import example_keys, per_example
 from score_sde.samplers.ancestral import EulerAncestral
 from score_sde.samplers.edm import Euler, Heun
-from score_sde.samplers.steps import Draw, Interval, Sampler
-from score_sde.types import Array, Denoise, Key
+from score_sde.samplers.steps import Draw, Sampler, SampleResult
+from score_sde.types import Array, Denoise, Key, Scalar
 
 SAMPLERS: dict[str, type[Sampler]] = {
     "euler": Euler,
@@ -21,17 +21,6 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "edm": Heun,
     "euler_ancestral": EulerAncestral,
 }
-
-
-class SampleResult(NamedTuple):
-    """The sample, and what it cost."""
-
-    x: Array
-    """[batch, *dims], at the last noise level."""
-    num_evals: Array
-    """Calls of the denoiser, each on the whole batch."""
-    path: Array | None
-    """[num_steps + 1, batch, *dims], the start included, if it was asked for."""
 
 
 def sample(
@@ -60,6 +49,7 @@ def sample(
             also be given one per example, shape [batch].
         noise: [draws, batch, *dims], used instead of a key: the k-th draw of the
             algorithm is noise[k].
+        return_path: also return x at every level, and each step's prediction of x0.
     Raises: ValueError for an unknown name, a grid that does not decrease, and a
         stochastic sampler without key or noise.
     """
@@ -67,30 +57,38 @@ def sample(
     sigmas = _checked(sigmas, x)
     if sampler.stochastic and key is None and noise is None:
         raise ValueError(f"{sampler} adds noise: give it a key, or the noise itself.")
+
+    def model(x: Array, sigma: Scalar) -> Array:
+        return denoise(x, sigma, cond)
+
+    draw = _from_key(key, x) if noise is None else _from_bank(noise, x)
+    return sampler.run(model, x, sigmas, draw, return_path=return_path)
+
+
+def _from_key(key: Key | None, x: Array) -> Draw:
+    """Independent draws; example i of draw k is a function of (key, k, i)."""
     keys = None if key is None else example_keys(key, x.shape[0])
 
-    def draws_of(step: Array) -> Draw:
-        def draw(k: int) -> Array:
-            index = step * sampler.num_draws + k
-            if noise is not None:
-                # The last step asks for a draw only to multiply it by zero.
-                last = min(noise.shape[0], (len(sigmas) - 1) * sampler.num_draws) - 1
-                return jnp.asarray(noise)[jnp.minimum(index, last)].astype(x.dtype)
-            return per_example(
-                jr.normal, jax.vmap(lambda key: jr.fold_in(key, index))(keys), x
-            )
+    def draw(k: Scalar, sigma: Scalar, sigma_next: Scalar) -> Array:
+        del sigma, sigma_next
+        return per_example(jr.normal, jax.vmap(lambda key: jr.fold_in(key, k))(keys), x)
 
-        return draw
+    return draw
 
-    def body(x: Array, step: Array) -> tuple[Array, Array | None]:
-        at = Interval(sigmas[step], sigmas[step + 1], len(sigmas) - 1)
-        x = sampler.step(lambda x, s: denoise(x, s, cond), x, at, draws_of(step))
-        return x, x if return_path else None
 
-    last, path = jax.lax.scan(body, x, jnp.arange(len(sigmas) - 1))
-    if path is not None:
-        path = jnp.concatenate([x[None], path])
-    return SampleResult(last, sampler.num_evals(sigmas), path)
+def _from_bank(noise: Array, x: Array) -> Draw:
+    """The k-th entry of given noise.
+
+    Past the end the last one is repeated: the last step of a scan asks for a draw only
+    to multiply it by zero.
+    """
+    noise = jnp.asarray(noise)
+
+    def draw(k: Scalar, sigma: Scalar, sigma_next: Scalar) -> Array:
+        del sigma, sigma_next
+        return noise[jnp.minimum(k, len(noise) - 1)].astype(x.dtype)
+
+    return draw
 
 
 def _named(sampler: str | Sampler) -> Sampler:

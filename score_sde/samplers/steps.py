@@ -6,47 +6,125 @@ that the probability flow of every SDE is dx/dsigma = (x - D(x, sigma)) / sigma.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
-from score_sde.types import Array, Scalar
+from score_sde.types import Array, Scalar, pytree
+
+Model = Callable[[Array, Scalar], Array]
+"""(x, sigma) -> x0, the denoiser with its condition bound."""
+
+Draw = Callable[[Scalar, Scalar, Scalar], Array]
+"""(k, sigma, sigma_next) -> standard normal noise, shaped like x.
+
+The k-th draw of whoever calls, for a move from one level to the other: independent
+draws look at k alone, a Brownian path at the levels.
+"""
 
 
 class Interval(NamedTuple):
-    """One step of the grid, and how many the grid has."""
+    """One step of the grid, and where in the grid it is."""
 
-    sigma: Array
-    sigma_next: Array
-    num_steps: int
+    sigmas: Array
+    """The whole grid, num_steps + 1 levels."""
+    number: Array
+    """Which step, from 0."""
+
+    @property
+    def sigma(self) -> Array:
+        return self.sigmas[self.number]
+
+    @property
+    def sigma_next(self) -> Array:
+        return self.sigmas[self.number + 1]
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.sigmas) - 1
 
 
-Model = Callable[[Array, Array], Array]
-"""(x, sigma) -> x0, the denoiser with its condition bound."""
+class Step(NamedTuple):
+    """What one step of the grid leaves."""
 
-Draw = Callable[[int], Array]
-"""k -> the k-th standard normal draw of this step, shaped like x."""
+    x: Array
+    """At the next noise level."""
+    denoised: Array
+    """The prediction of x0 that the step began with."""
+    state: Any = ()
+    """What the next step needs beside x; a multistep method's history."""
 
 
-class Sampler(Protocol):
-    """A step rule; its options are the fields of a frozen dataclass."""
+class SampleResult(NamedTuple):
+    """The sample, and what it cost."""
 
-    num_draws: ClassVar[int]
+    x: Array
+    """[batch, *dims], at the last noise level."""
+    num_evals: Array
+    """Calls of the denoiser, each on the whole batch."""
+    path: Array | None = None
+    """[num_steps + 1, batch, *dims], the start included, if it was asked for."""
+    denoised: Array | None = None
+    """[num_steps, batch, *dims]: the prediction of x0 that each step began with."""
+
+
+@pytree
+class Sampler:
+    """A step rule. Its options are the fields of a subclass."""
+
+    num_draws: ClassVar[int] = 0
     """How many times a step may draw noise."""
 
     @property
     def stochastic(self) -> bool:
         """Whether any step draws noise."""
-        ...
+        return self.num_draws > 0
 
-    def step(self, denoise: Model, x: Array, at: Interval, draw: Draw) -> Array:
-        """X at at.sigma_next, from x at at.sigma."""
-        ...
+    def init(self, x: Array) -> Any:
+        """The state before the first step, of the shapes that `step` returns."""
+        del x
+        return ()
+
+    @abstractmethod
+    def step(
+        self, denoise: Model, x: Array, at: Interval, draw: Draw, state: Any
+    ) -> Step:
+        """From x at at.sigma to at.sigma_next."""
 
     def num_evals(self, sigmas: Array) -> Array:
-        """How often the denoiser is called over a grid."""
-        ...
+        """How often the denoiser is called over a grid: here once a step."""
+        return jnp.asarray(len(sigmas) - 1)
+
+    def run(
+        self,
+        denoise: Model,
+        x: Array,
+        sigmas: Array,
+        draw: Draw,
+        *,
+        return_path: bool,
+    ) -> SampleResult:
+        """Fold `step` over the grid, by one scan."""
+
+        def body(carry: tuple[Array, Any], number: Array) -> Any:
+            x, state = carry
+
+            def draw_now(k: Scalar, sigma: Scalar, sigma_next: Scalar) -> Array:
+                return draw(number * self.num_draws + k, sigma, sigma_next)
+
+            done = self.step(denoise, x, Interval(sigmas, number), draw_now, state)
+            kept = (done.x, done.denoised) if return_path else None
+            return (done.x, done.state), kept
+
+        steps = jnp.arange(len(sigmas) - 1)
+        (last, _), kept = jax.lax.scan(body, (x, self.init(x)), steps)
+        if kept is None:
+            return SampleResult(last, self.num_evals(sigmas))
+        path = jnp.concatenate([x[None], kept[0]])
+        return SampleResult(last, self.num_evals(sigmas), path, kept[1])
 
 
 def slope(x: Array, denoised: Array, sigma: Scalar) -> Array:
@@ -57,11 +135,6 @@ def slope(x: Array, denoised: Array, sigma: Scalar) -> Array:
 def present(value: Scalar) -> bool:
     """Whether an option is switched on; one that is traced may be."""
     return not isinstance(value, (int, float)) or value != 0
-
-
-def count_steps(sigmas: Array) -> Array:
-    """One evaluation per step."""
-    return jnp.asarray(len(sigmas) - 1)
 
 
 def count_steps_twice(sigmas: Array) -> Array:
