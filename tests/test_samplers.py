@@ -253,6 +253,11 @@ def test_the_path_leads_from_start_to_sample(sampler, key):
     assert out.path.shape == (6, 2, 4)
     np.testing.assert_array_equal(out.path[0], x)
     np.testing.assert_array_equal(out.path[-1], out.x)
+    # Progressive generation: the first prediction is that of the starting point.
+    assert out.denoised.shape == (5, 2, 4)
+    if not sampler.stochastic:
+        first = GAUSSIAN.denoise(x, sigmas[0])
+        np.testing.assert_allclose(out.denoised[0], first, rtol=1e-12)
     if not sampler.stochastic:
         np.testing.assert_allclose(out.path[3], draw(sigmas[:4]).x, rtol=1e-12)
 

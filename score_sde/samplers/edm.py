@@ -57,9 +57,8 @@ class Churn(Sampler):
         gamma = jnp.where(inside, most, 0.0).astype(x.dtype)
         # sigma^2 ((1 + gamma)^2 - 1), without cancellation.
         added = at.sigma * jnp.sqrt(gamma * (2 + gamma))
-        return x + self.s_noise * added * draw(0, at.sigma, at.sigma_next), at.sigma * (
-            1 + gamma
-        )
+        noise = draw(0, at.sigma, at.sigma_next)
+        return x + self.s_noise * added * noise, at.sigma * (1 + gamma)
 
 
 @pytree
