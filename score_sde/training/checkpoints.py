@@ -13,6 +13,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from score_sde.training.step import TrainState
+from score_sde.types import UserError
 
 Tree = Any
 ITEMS = ("average", "training")
@@ -58,7 +59,7 @@ class Checkpoints:
     def restore(self, like: TrainState) -> TrainState:
         """The newest state, placed and typed as `like`.
 
-        Raises: FileNotFoundError if there is none, ValueError if its arrays have other
+        Raises: FileNotFoundError if there is none, UserError if its arrays have other
         names, shapes or types than `like`.
         """
         step, items = self._restore(_items(like))
@@ -97,7 +98,7 @@ def _check(path: Path, saved: Tree, target: Tree) -> None:
     ]
     if wrong:
         more = [f"  and {len(wrong) - 10} more"] if len(wrong) > 10 else []
-        raise ValueError(
+        raise UserError(
             "\n".join([f"checkpoint {path} is of another model:", *wrong[:10], *more])
         )
 

@@ -10,6 +10,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from score_sde.types import UserError
+
 DATA_AXIS = "data"
 
 
@@ -51,12 +53,12 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def put_batch(batch: Any, mesh: Mesh) -> Any:
     """Cut the arrays of a pytree over the devices by their first axis.
 
-    Raises: ValueError if that axis does not divide evenly.
+    Raises: UserError if that axis does not divide evenly.
     """
     num_devices = mesh.devices.size
     for leaf in jax.tree.leaves(batch):
         if leaf.shape[0] % num_devices:
-            raise ValueError(
+            raise UserError(
                 f"a batch of {leaf.shape[0]} can't be cut evenly over {num_devices} "
                 f"devices; make it a multiple of {num_devices}."
             )
