@@ -189,7 +189,7 @@ def restore_ema(workdir: Path, experiment: Any, mesh: Any) -> tuple[int, Any]:
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated(mesh)),
         like,
     )
-    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+    with Checkpoints(workdir / "checkpoints", create=False) as checkpoints:
         return checkpoints.restore_average(like)
 
 

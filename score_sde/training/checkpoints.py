@@ -22,18 +22,21 @@ ITEMS = ("average", "training")
 class Checkpoints:
     """The checkpoints of a run: a context manager that finishes writing at its end.
 
-    Saving is asynchronous. The `keep` newest are kept.
+    Saving is asynchronous. The `keep` newest are kept. With create=False, to read from
+    a run, a directory that is not there is an error.
+
+    Raises: FileNotFoundError.
     """
 
-    def __init__(self, directory: Path, *, keep: int = 2, read_only: bool = False):
+    def __init__(self, directory: Path, *, keep: int = 2, create: bool = True):
         self._directory = directory.absolute()
+        if not create and not directory.is_dir():
+            raise FileNotFoundError(f"no checkpoint in {self._directory}.")
         self._manager = ocp.CheckpointManager(
             self._directory,
             # Named, or a manager that has saved nothing can't describe what is there.
             item_handlers={n: ocp.StandardCheckpointHandler() for n in ITEMS},
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, create=not read_only, read_only=read_only
-            ),
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=create),
         )
 
     def __enter__(self) -> Checkpoints:
