@@ -23,8 +23,13 @@ def start_devices() -> None:
     Compiled programs are kept in a private folder, since whoever can write to it can
     make this program run code.
     """
+    cores = len(os.sched_getaffinity(0))
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+        jax.config.update("jax_num_cpu_devices", cores)
+    # A device that waits for another in a collective holds a thread. By default XLA has
+    # one per core, and then the other may wait for that thread for ever (measured:
+    # within 1,000 steps on two busy cores).
+    os.environ.setdefault("PJRT_NPROC", str(4 * cores))
     if not jax.config.values["jax_compilation_cache_dir"]:
         root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         cache = root / "score_sde" / "xla"
