@@ -335,6 +335,11 @@ def _fit_data(
             f"network.num_classes is {classes}; {dataset.name} needs 0 (unconditional) "
             f"or {dataset.num_classes}"
         )
+    if network.get("vector_dims", 0):
+        problems.append(
+            f"network.vector_dims is {network['vector_dims']}; {dataset.name} comes "
+            "without vectors, so it must be 0"
+        )
     if built["likelihood"].num_train > len(dataset.train):
         problems.append(
             f"likelihood.num_train is {built['likelihood'].num_train}; there are "

@@ -133,6 +133,7 @@ BAD = [
         {"network__dropuot": 0.1},
         r"network.dropuot: no such field; did you mean 'dropout'",
     ),
+    ({"network__vector_dims": 3}, r"vector_dims is 3; digits comes without vectors"),
     ({"network__name": "mlp"}, r"network.\w+: no such field"),
     ({"data__name": "digit"}, r"data.name is 'digit'; did you mean 'digits'"),
     ({"data__name": "rings"}, r"data of shape \(2,\) need 'mlp'"),
