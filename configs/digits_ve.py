@@ -13,6 +13,9 @@ def get_config() -> ConfigDict:
     config = digits.get_config().unlock()
     config.sde = {"name": "ve", "sigma_min": 0.005, "sigma_max": 50.0}
     config.precondition = {"name": "ve"}
+    # One period per grey level: here the network sees x itself at low noise.
+    config.network.input_frequencies = (17.0,)
+    config.weight = {"name": "noise"}
     config.noise_levels = {"name": "likelihood_importance", "stratified": True}
     config.grid = {"name": "uniform_time", "num_steps": 100}
     return config.lock()
