@@ -17,12 +17,15 @@ KARRAS = partial(grids.karras, sigma_min=0.002, sigma_max=80.0)
 
 # Every registered sampler, and each with its noise switched on, where it has any.
 VARIANTS = {name: make() for name, make in SAMPLERS.items()}
+# The published tolerances of dpm_adaptive are for pictures.
+PRECISE = {"rtol": 5e-3, "atol": 5e-4}
 VARIANTS |= {
+    "dpm_adaptive": SAMPLERS["dpm_adaptive"](**PRECISE),
     "heun with churn": SAMPLERS["heun"](
         s_churn=20.0, s_tmin=0.05, s_tmax=50.0, s_noise=1.003
     ),
     "dpm_fast with noise": SAMPLERS["dpm_fast"](eta=1.0),
-    "dpm_adaptive with noise": SAMPLERS["dpm_adaptive"](eta=1.0),
+    "dpm_adaptive with noise": SAMPLERS["dpm_adaptive"](eta=1.0, **PRECISE),
 }
 sweep = pytest.mark.parametrize("sampler", VARIANTS.values(), ids=VARIANTS)
 
@@ -254,9 +257,7 @@ def test_tighter_tolerances_are_closer_to_the_flow(key):
     exact = GAUSSIAN.flow(x, sigmas[0], sigmas[-1])
     for rtol in (1e-2, 1e-3, 1e-4):
         sampler = SAMPLERS["dpm_adaptive"](rtol=rtol, atol=rtol / 10)
-        out = jax.jit(lambda x, s: ss.sample(s, GAUSSIAN.denoise, x, sigmas))(
-            x, sampler
-        )
+        out = ss.sample(sampler, GAUSSIAN.denoise, x, sigmas)
         assert out.success.all()
         errors.append(float(np.abs(out.x - exact).max()))
         # A few steps add up, each accepted at some times the tolerance.
@@ -281,7 +282,9 @@ def test_progress_is_reported_from_the_first_level_to_the_last(name, key, capsys
     assert {passed for passed, _ in seen} >= {0, 1, 2, 3, 4}
     assert max(seen) == (4, 4)
     assert "4/4" in capsys.readouterr().err
-    np.testing.assert_array_equal(shown, ss.sample(name, smooth, x, KARRAS(4)).x)
+    # Another program rounds otherwise, which steps of the sampler's own amplify.
+    hidden = ss.sample(name, smooth, x, KARRAS(4)).x
+    np.testing.assert_allclose(shown, hidden, rtol=1e-8)
 
 
 def test_progress_costs_nothing_when_it_is_off(key):
@@ -311,7 +314,7 @@ def test_one_trace_serves_many_calls(key):
         (
             ("eular", KARRAS(3)),
             {},
-            r"unknown sampler 'eular'; choose from \['edm', 'euler'",
+            r"unknown sampler 'eular'; choose from \[.*'edm', .*'euler'",
         ),
         (("euler", KARRAS(3)[::-1]), {}, "sigmas must be finite and decrease"),
         (("euler", jnp.asarray([1.0, jnp.nan])), {}, "must be finite"),

@@ -29,7 +29,14 @@ def ancestral_levels(
     """
     ratio = sigma_next / sigma
     up = sigma_next * jnp.minimum(1.0, eta * jnp.sqrt((1 - ratio) * (1 + ratio)))
-    return jnp.sqrt((sigma_next - up) * (sigma_next + up)), up
+    return remainder(sigma_next, up), up
+
+
+def remainder(whole: Array, part: Array) -> Array:
+    """sqrt(whole^2 - part^2), with derivative 0 where nothing remains."""
+    squared = (whole - part) * (whole + part)
+    some = squared > 0
+    return jnp.where(some, jnp.sqrt(jnp.where(some, squared, 1.0)), 0.0)
 
 
 @pytree

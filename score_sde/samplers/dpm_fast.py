@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from score_sde.samplers.ancestral import Noised, ancestral_levels
+from score_sde.samplers.ancestral import Noised, ancestral_levels, remainder
 from score_sde.samplers.noise_steps import (
     first_order,
     noise_at,
@@ -107,4 +107,4 @@ def levels_above(
     down, _ = ancestral_levels(sigma, sigma_next, eta)
     # Nor above sigma_next, by rounding.
     down = jnp.clip(down, sigma_min, sigma_next)
-    return down, jnp.sqrt((sigma_next - down) * (sigma_next + down))
+    return down, remainder(sigma_next, down)
