@@ -62,7 +62,7 @@ def confidence(digits: Dataset, images: np.ndarray) -> tuple[float, np.ndarray]:
     """(share of images with a class above 0.9, images per class) of a classifier."""
 
     def flat(images: np.ndarray) -> np.ndarray:
-        return images.reshape(len(images), -1) / (digits.num_levels - 1)
+        return 2 * images.reshape(len(images), -1) / (digits.num_levels - 1) - 1
 
     classifier = LogisticRegression(max_iter=5_000)
     classifier.fit(flat(digits.train), digits.train_labels)

@@ -109,10 +109,22 @@ class LogUniform(NoiseLevels):
         return jnp.full_like(sigma, 1 / jnp.log(self.sigma_max / self.sigma_min))
 
 
-def likelihood_importance(sde: SDE, *, stratified: bool = False) -> LogUniform:
-    """Importance sampling for the likelihood weighting of `sde`: uniform log sigma."""
-    low, high = sde.sigma(sde.t_min), sde.sigma(sde.t_max)
-    return LogUniform(low, high, stratified=stratified)
+@pytree
+class LikelihoodImportance(NoiseLevels):
+    """Importance sampling for the likelihood weighting of an SDE: a LogUniform."""
+
+    sde: SDE
+
+    def _log_uniform(self) -> LogUniform:
+        # Not before it is asked for: a config is built without touching a device.
+        sde = self.sde
+        return LogUniform(sde.sigma(sde.t_min), sde.sigma(sde.t_max))
+
+    def quantile(self, u: Array) -> Array:
+        return self._log_uniform().quantile(u)
+
+    def density(self, sigma: Array) -> Array:
+        return self._log_uniform().density(sigma)
 
 
 @pytree

@@ -1,4 +1,6 @@
 import copy
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -42,6 +44,20 @@ def test_every_config_builds(path):
     assert repr(
         build.build(full)._replace(network=None, dataset=None, grid=None)
     ) == repr(experiment._replace(network=None, dataset=None, grid=None))
+
+
+def test_building_touches_no_device():
+    """Or the number of CPU devices could not be set any more."""
+    code = (
+        "from pathlib import Path\n"
+        "from experiments.launch import _load\n"
+        "from score_sde.build import build\n"
+        "from score_sde.training.mesh import start_devices\n"
+        f"for path in {[str(p) for p in CONFIGS]}:\n"
+        "    build(_load(path, Path()))\n"
+        "start_devices()"  # raises if it comes too late
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=CONFIGS[0].parents[1], check=True)
 
 
 def test_every_piece_of_the_library_can_be_named():
