@@ -1,5 +1,7 @@
 """Samplers against the published programs, number for number."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -11,6 +13,7 @@ import score_sde as ss
 from score_sde.samplers import SAMPLERS, BrownianPath
 from score_sde.samplers.ancestral import ancestral_levels
 from score_sde.samplers.lms import adams_weights
+from score_sde.types import pytree, static
 
 CASES, ARRAYS = golden("k_diffusion")
 EDM_CASES, EDM_ARRAYS = golden("edm")
@@ -161,6 +164,138 @@ def test_edm_is_its_authors_sampler(case, name):
     assert out.num_evals == case["out"]["nfe"]
     expected = EDM_ARRAYS[case["out"]["x"][1:]]
     assert close(out.x, expected, case["tol"]["x"]["f64"])
+
+
+@pytree
+class Ablated(ss.SDE):
+    """The schedules and scalings of Karras et al. 2022, in all combinations."""
+
+    schedule: ss.SDE = ss.EDM()
+    scaled: bool = static(default=False)
+
+    def sigma(self, t):
+        return self.schedule.sigma(t)
+
+    def log_alpha(self, t):
+        return -0.5 * jnp.log1p(self.sigma(t) ** 2) if self.scaled else 0.0 * t
+
+    def t_from_sigma(self, sigma):
+        return self.schedule.t_from_sigma(sigma)
+
+
+@pytree
+class RootOfTime(ss.SDE):
+    """What the paper calls VE."""
+
+    def sigma(self, t):
+        return jnp.sqrt(t)
+
+    def log_alpha(self, t):
+        return 0.0 * t
+
+    def t_from_sigma(self, sigma):
+        return sigma**2
+
+
+@pytree
+class BetweenLevels(ss.SDE):
+    """VP from a level at t_min to one at t = 1; its beta(0) may be negative."""
+
+    low: float = 0.002
+    high: float = 80.0
+
+    def betas(self):
+        """Beta at t = 0, and its slope."""
+        low, high = (math.log1p(level**2) for level in (self.low, self.high))
+        slope = 2 * (low / self.t_min - high) / (self.t_min - 1)
+        return high - slope / 2, slope
+
+    def sigma(self, t):
+        start, slope = self.betas()
+        return jnp.sqrt(jnp.expm1(start * t + slope * t**2 / 2))
+
+    def log_alpha(self, t):
+        return 0.0 * t
+
+    def t_from_sigma(self, sigma):
+        start, slope = self.betas()
+        return (jnp.sqrt(start**2 + 2 * slope * jnp.log1p(sigma**2)) - start) / slope
+
+
+def ablated(inputs):
+    """(the SDE, the levels) that a case names."""
+    num_steps, kind = inputs["num_steps"], inputs["discretization"]
+    low, high = (
+        default if given is None else given
+        for given, default in zip(
+            (inputs["sigma_min"], inputs["sigma_max"]), ENDS[kind], strict=True
+        )
+    )
+    vp = BetweenLevels(low, high, t_min=inputs["epsilon_s"])
+    schedule = {"linear": ss.EDM(), "ve": RootOfTime(), "vp": vp}[inputs["schedule"]]
+    if kind == "vp":
+        levels = vp.sigma(jnp.linspace(1.0, inputs["epsilon_s"], num_steps))
+    elif kind == "iddpm":
+        table = ss.precondition.iddpm_levels(inputs["M"], inputs["C_1"], inputs["C_2"])
+        table = np.sort(table[(low <= table) & (table <= high)])[::-1]
+        index = np.arange(num_steps) * (len(table) - 1) / (num_steps - 1)
+        levels = table[np.round(index).astype(int)]
+    else:
+        grid = {"edm": ss.grids.karras, "ve": ss.grids.exponential}[kind]
+        levels = grid(num_steps, sigma_min=low, sigma_max=high)[:-1]
+    return Ablated(schedule, scaled=inputs["scaling"] == "vp"), levels
+
+
+PUBLISHED_VP = ss.VP(beta_min=0.1, beta_max=20.0)
+ENDS = {
+    "vp": tuple(float(PUBLISHED_VP.sigma(t)) for t in (1e-3, 1.0)),
+    "ve": (0.02, 100.0),
+    "iddpm": (0.002, 81.0),
+    "edm": (0.002, 80.0),
+}
+ABLATIONS = [c for c in EDM_CASES if c["function"] == "edm.ablation_sampler"]
+
+
+def check_ablation(case):
+    inputs = {
+        k: EDM_ARRAYS[v[1:]] if str(v)[0] == "@" else v for k, v in case["in"].items()
+    }
+    sde, levels = ablated(inputs)
+    sigmas = jnp.append(levels, 0.0)
+    sampler = SAMPLERS["edm_ablation"](
+        s_churn=float(inputs["S_churn"]),
+        s_tmin=float(inputs["S_min"]),
+        s_tmax=float(inputs["S_max"]),
+        s_noise=float(inputs["S_noise"]),
+        sde=sde,
+        order={"euler": 1, "heun": 2}[inputs["solver"]],
+        alpha=float(inputs["alpha"]),
+    )
+    x = sigmas[0] * jnp.asarray(inputs["latents"])
+    denoise = problems()[case["problem"]].denoise
+    with jax.disable_jit():
+        out = ss.sample(sampler, denoise, x, sigmas, noise=inputs.get("noise"))
+    assert out.num_evals == case["out"]["nfe"]
+    expected = EDM_ARRAYS[case["out"]["x"][1:]]
+    assert close(out.x, expected, case["tol"]["x"]["f64"])
+
+
+def first_ablations():
+    """One of each schedule, scaling and solver, and all that are special."""
+    keys = ("schedule", "scaling", "solver", "alpha", "S_churn")
+    chosen = {tuple(c["in"][k] for k in keys): c for c in reversed(ABLATIONS)}
+    return list(chosen.values())
+
+
+@pytest.mark.parametrize("case", first_ablations(), ids=lambda c: c["id"])
+def test_edm_in_other_variables_is_its_authors_ablation(case):
+    check_ablation(case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ABLATIONS, ids=lambda c: c["id"])
+def test_all_ablations_of_edm(case):
+    check_ablation(case)
 
 
 def test_ancestral_levels_are_those_of_a_peer():

@@ -15,6 +15,7 @@ from score_sde.samplers.dpm_fast import DPMFast
 from score_sde.samplers.dpmpp_multi import DPMpp2M, DPMpp2MSDE, DPMpp3MSDE
 from score_sde.samplers.dpmpp_single import DPMpp2SAncestral, DPMppSDE
 from score_sde.samplers.edm import EDMStochastic, Euler, Heun
+from score_sde.samplers.edm_ablation import EDMAblation
 from score_sde.samplers.lms import LMS
 from score_sde.samplers.noise import BrownianPath, from_bank, from_key
 from score_sde.samplers.progress import Report, report_end, reporting
@@ -37,6 +38,7 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "dpm_adaptive": DPMAdaptive,
     "edm": Heun,
     "edm_stochastic": EDMStochastic,
+    "edm_ablation": EDMAblation,
 }
 
 
