@@ -6,5 +6,7 @@ from score_sde.samplers.continuous import solve_ode as solve_ode
 from score_sde.samplers.continuous import solve_sde as solve_sde
 from score_sde.samplers.loop import SAMPLERS as SAMPLERS
 from score_sde.samplers.loop import sample as sample
+from score_sde.samplers.noise import BrownianPath as BrownianPath
+from score_sde.samplers.progress import progress_bar as progress_bar
 from score_sde.samplers.steps import Sampler as Sampler
 from score_sde.samplers.steps import SampleResult as SampleResult

@@ -29,12 +29,22 @@ def ancestral_levels(
     """
     ratio = sigma_next / sigma
     up = sigma_next * jnp.minimum(1.0, eta * jnp.sqrt((1 - ratio) * (1 + ratio)))
-    return jnp.sqrt((sigma_next - up) * (sigma_next + up)), up
+    return remainder(sigma_next, up), up
+
+
+def remainder(whole: Array, part: Array) -> Array:
+    """sqrt(whole^2 - part^2), with derivative 0 where nothing remains."""
+    squared = (whole - part) * (whole + part)
+    some = squared > 0
+    return jnp.where(some, jnp.sqrt(jnp.where(some, squared, 1.0)), 0.0)
 
 
 @pytree
-class EulerAncestral(Sampler):
-    """Euler to sigma_down, then noise sigma_up; no noise in the step to sigma = 0."""
+class Noised(Sampler):
+    """A sampler that adds noise below each level: none at eta = 0, all at eta = 1.
+
+    s_noise multiplies that noise, without being made up for.
+    """
 
     eta: float = 1.0
     s_noise: float = 1.0
@@ -52,12 +62,27 @@ class EulerAncestral(Sampler):
     def stochastic(self) -> bool:
         return present(self.eta)
 
+    def noised(self, x: Array, std: Array, at: Interval, draw: Draw) -> Array:
+        """X with s_noise std eps added, eps being the first draw of the step."""
+        if not self.stochastic:
+            return x
+        return x + self.s_noise * std * draw(0, at.sigma, at.sigma_next)
+
+
+@pytree
+class EulerAncestral(Noised):
+    """Euler to sigma_down, then noise sigma_up; no noise in the step to sigma = 0."""
+
     def step(
         self, denoise: Model, x: Array, at: Interval, draw: Draw, state: Any
     ) -> Step:
         down, up = ancestral_levels(at.sigma, at.sigma_next, self.eta)
         denoised = denoise(x, at.sigma)
         x = x + (down - at.sigma) * slope(x, denoised, at.sigma)
-        if self.stochastic:
-            x = x + self.s_noise * up * draw(0, at.sigma, at.sigma_next)
-        return Step(x, denoised, state)
+        return Step(self.noised(x, up, at, draw), denoised, state)
+
+
+def count_steps_down_twice(sigmas: Array, eta: Scalar) -> Array:
+    """Two evaluations per step, but one where it ends at sigma_down = 0."""
+    down, _ = ancestral_levels(sigmas[:-1], sigmas[1:], eta)
+    return len(sigmas) - 1 + (down > 0).sum()

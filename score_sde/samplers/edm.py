@@ -99,3 +99,16 @@ class Heun(Churn):
 
     def num_evals(self, sigmas: Array) -> Array:
         return count_steps_twice(sigmas)
+
+
+@pytree
+class EDMStochastic(Heun):
+    """Heun with churn, by default that of ImageNet-64 (Karras et al. 2022, table 5).
+
+    For other data other churn is best: the paper's CIFAR-10 models need none.
+    """
+
+    s_churn: float = 40.0
+    s_tmin: float = 0.05
+    s_tmax: float = 50.0
+    s_noise: float = 1.003

@@ -6,20 +6,39 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 
-from score_sde.arrays import example_keys, per_example
 from score_sde.samplers.ancestral import EulerAncestral
-from score_sde.samplers.edm import Euler, Heun
-from score_sde.samplers.steps import Draw, Sampler, SampleResult
+from score_sde.samplers.dpm_2 import DPM2, DPM2Ancestral
+from score_sde.samplers.dpm_adaptive import DPMAdaptive
+from score_sde.samplers.dpm_fast import DPMFast
+from score_sde.samplers.dpmpp_multi import DPMpp2M, DPMpp2MSDE, DPMpp3MSDE
+from score_sde.samplers.dpmpp_single import DPMpp2SAncestral, DPMppSDE
+from score_sde.samplers.edm import EDMStochastic, Euler, Heun
+from score_sde.samplers.edm_ablation import EDMAblation
+from score_sde.samplers.lms import LMS
+from score_sde.samplers.noise import BrownianPath, from_bank, from_key
+from score_sde.samplers.progress import Report, report_end, reporting
+from score_sde.samplers.steps import Sampler, SampleResult
 from score_sde.types import Array, Denoise, Key, Scalar
 
 SAMPLERS: dict[str, type[Sampler]] = {
     "euler": Euler,
-    "heun": Heun,
-    "edm": Heun,
     "euler_ancestral": EulerAncestral,
+    "heun": Heun,
+    "dpm_2": DPM2,
+    "dpm_2_ancestral": DPM2Ancestral,
+    "lms": LMS,
+    "dpmpp_2s_ancestral": DPMpp2SAncestral,
+    "dpmpp_2m": DPMpp2M,
+    "dpmpp_sde": DPMppSDE,
+    "dpmpp_2m_sde": DPMpp2MSDE,
+    "dpmpp_3m_sde": DPMpp3MSDE,
+    "dpm_fast": DPMFast,
+    "dpm_adaptive": DPMAdaptive,
+    "edm": Heun,
+    "edm_stochastic": EDMStochastic,
+    "edm_ablation": EDMAblation,
 }
 
 
@@ -30,9 +49,10 @@ def sample(
     sigmas: Array,
     *,
     key: Key | None = None,
-    noise: Array | None = None,
+    noise: Array | BrownianPath | None = None,
     cond: Any = None,
     return_path: bool = False,
+    progress: Report | None = None,
 ) -> SampleResult:
     """Carry x from noise level sigmas[0] down to sigmas[-1].
 
@@ -48,10 +68,14 @@ def sample(
             (key, step, i), so that a sample doesn't depend on its batch; keys may
             also be given one per example, shape [batch].
         noise: [draws, batch, *dims], used instead of a key: the k-th draw of the
-            algorithm is noise[k].
+            algorithm is noise[k]. Or a `BrownianPath`, for samples that converge when
+            the grid is refined.
         return_path: also return x at every level, and each step's prediction of x0.
-    Raises: ValueError for an unknown name, a grid that does not decrease, and a
-        stochastic sampler without key or noise.
+        progress: called on the host as progress(levels passed, levels);
+            `progress_bar` draws a bar.
+    Raises: ValueError for an unknown name, a grid that does not decrease or begins
+        above the Brownian path, noise of another shape than x, and a stochastic
+        sampler without key or noise.
     """
     sampler = _named(sampler)
     sigmas = _checked(sigmas, x)
@@ -61,34 +85,17 @@ def sample(
     def model(x: Array, sigma: Scalar) -> Array:
         return denoise(x, sigma, cond)
 
-    draw = _from_key(key, x) if noise is None else _from_bank(noise, x)
-    return sampler.run(model, x, sigmas, draw, return_path=return_path)
-
-
-def _from_key(key: Key | None, x: Array) -> Draw:
-    """Independent draws; example i of draw k is a function of (key, k, i)."""
-    keys = None if key is None else example_keys(key, x.shape[0])
-
-    def draw(k: Scalar, sigma: Scalar, sigma_next: Scalar) -> Array:
-        del sigma, sigma_next
-        return per_example(jr.normal, jax.vmap(lambda key: jr.fold_in(key, k))(keys), x)
-
-    return draw
-
-
-def _from_bank(noise: Array, x: Array) -> Draw:
-    """The k-th entry of given noise.
-
-    Past the end the last one is repeated: the last step of a scan asks for a draw only
-    to multiply it by zero.
-    """
-    noise = jnp.asarray(noise)
-
-    def draw(k: Scalar, sigma: Scalar, sigma_next: Scalar) -> Array:
-        del sigma, sigma_next
-        return noise[jnp.minimum(k, len(noise) - 1)].astype(x.dtype)
-
-    return draw
+    if isinstance(noise, BrownianPath):
+        _check_reach(noise, sigmas)
+        draw = noise.like(x)
+    else:
+        draw = from_key(key, x) if noise is None else from_bank(noise, x)
+    if progress is None:
+        return sampler.run(model, x, sigmas, draw, return_path=return_path)
+    observed = reporting(model, sigmas, progress)
+    result = sampler.run(observed, x, sigmas, draw, return_path=return_path)
+    report_end(result, sigmas, progress)
+    return result
 
 
 def _named(sampler: str | Sampler) -> Sampler:
@@ -113,3 +120,15 @@ def _checked(sigmas: Array, x: Array) -> Array:
         if values[-1] < 0:
             raise ValueError(f"sigmas must not be negative, got {values[-1]}.")
     return jnp.asarray(sigmas, x.dtype)
+
+
+def _check_reach(path: BrownianPath, sigmas: Array) -> None:
+    ends = (path.sigma_max, sigmas[0])
+    if any(isinstance(a, jax.core.Tracer) for a in ends):
+        return
+    sigma_max, first = (float(a) for a in ends)
+    if first > sigma_max:
+        raise ValueError(
+            f"the Brownian path begins at sigma_max {sigma_max}, below the first level "
+            f"{first}."
+        )

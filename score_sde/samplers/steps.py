@@ -6,9 +6,8 @@ that the probability flow of every SDE is dx/dsigma = (x - D(x, sigma)) / sigma.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +17,19 @@ from score_sde.types import Array, Scalar, pytree
 Model = Callable[[Array, Scalar], Array]
 """(x, sigma) -> x0, the denoiser with its condition bound."""
 
-Draw = Callable[[Scalar, Scalar, Scalar], Array]
-"""(k, sigma, sigma_next) -> standard normal noise, shaped like x.
 
-The k-th draw of whoever calls, for a move from one level to the other: independent
-draws look at k alone, a Brownian path at the levels.
-"""
+class Draw(Protocol):
+    """The k-th standard normal noise of whoever calls, shaped like x.
+
+    It is for a move from one level to the other: independent draws look at k alone, a
+    Brownian path at the levels. Draw k may pass a level where draw k - 1 ended (`via`):
+    the two are then correlated, as overlapping parts of one path are. k and the levels
+    are scalars or [batch].
+    """
+
+    def __call__(
+        self, k: Scalar, sigma: Scalar, sigma_next: Scalar, via: Scalar | None = None, /
+    ) -> Array: ...
 
 
 class Interval(NamedTuple):
@@ -64,11 +70,17 @@ class SampleResult(NamedTuple):
     x: Array
     """[batch, *dims], at the last noise level."""
     num_evals: Array
-    """Calls of the denoiser, each on the whole batch."""
+    """Calls of the denoiser, on the whole batch; [batch] if every example has its own
+    number."""
     path: Array | None = None
     """[num_steps + 1, batch, *dims], the start included, if it was asked for."""
     denoised: Array | None = None
     """[num_steps, batch, *dims]: the prediction of x0 that each step began with."""
+    num_accepted: Array | None = None
+    """Steps that an adaptive sampler took, [batch], and those it took back."""
+    num_rejected: Array | None = None
+    success: Array | None = None
+    """False where an adaptive sampler gave up or x is not finite, [batch]."""
 
 
 @pytree
@@ -88,11 +100,11 @@ class Sampler:
         del x
         return ()
 
-    @abstractmethod
     def step(
         self, denoise: Model, x: Array, at: Interval, draw: Draw, state: Any
     ) -> Step:
-        """From x at at.sigma to at.sigma_next."""
+        """From x at at.sigma to at.sigma_next; not for a class with its own `run`."""
+        raise NotImplementedError(f"{type(self).__name__} has no step.")
 
     def num_evals(self, sigmas: Array) -> Array:
         """How often the denoiser is called over a grid: here once a step."""
@@ -112,8 +124,8 @@ class Sampler:
         def body(carry: tuple[Array, Any], number: Array) -> Any:
             x, state = carry
 
-            def draw_now(k: Scalar, sigma: Scalar, sigma_next: Scalar) -> Array:
-                return draw(number * self.num_draws + k, sigma, sigma_next)
+            def draw_now(k: Scalar, *levels: Any) -> Array:
+                return draw(number * self.num_draws + k, *levels)
 
             done = self.step(denoise, x, Interval(sigmas, number), draw_now, state)
             kept = (done.x, done.denoised) if return_path else None

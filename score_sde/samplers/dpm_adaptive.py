@@ -1,0 +1,211 @@
+"""DPM-Solver-12 and -23: step sizes from the difference of two orders."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from score_sde.arrays import expand_like, mean_over_data
+from score_sde.integrate import MAX_STEPS
+from score_sde.samplers.ancestral import Noised
+from score_sde.samplers.dpm_fast import levels_above, positive_ends
+from score_sde.samplers.noise_steps import (
+    first_order,
+    noise_at,
+    noise_of,
+    second_order,
+    third_order,
+)
+from score_sde.samplers.steps import Draw, Model, SampleResult
+from score_sde.types import Array, pytree, require, static
+
+
+class Control(NamedTuple):
+    """What the step-size controller remembers, [batch] each."""
+
+    h: Array
+    """The next step, in log sigma."""
+    inverse: Array
+    """1 / error of the last accepted step, and of the one before."""
+    inverse_before: Array
+    started: Array
+    """Whether there was an error yet."""
+
+
+class Progress(NamedTuple):
+    """Where each example is; all but x and low are [batch]."""
+
+    x: Array
+    low: Array
+    """The lower order's x at the last accepted step; it scales the tolerance."""
+    log_sigma: Array
+    control: Control
+    accepted: Array
+    rejected: Array
+
+
+@pytree
+class DPMAdaptive(Noised):
+    """Every example takes steps of its own, from sigmas[0] to the last level above 0.
+
+    Of a step of order 2 (3) the error is the root mean square over the example of the
+    difference to order 1 (2), in units of max(atol, rtol |x|) (Lu et al. 2022, arXiv
+    2206.00927, app. C). A step size is multiplied by 1 + atan(f - 1), where
+    f = e0^b0 e1^b1 e2^b2 of the inverse errors of now and of the last two accepted
+    steps, b = (p + i + d, -(p + 2 d), d) / order; a step with a factor below
+    accept_safety is taken back.
+
+    Of the grid the ends alone matter. It stops at the last level above 0, without a
+    last denoising. Evaluations, steps and success are reported per example; the loop
+    ends with the slowest. `jax.shard_map` keeps devices from waiting for each other.
+    Published code has one step size for the whole batch: give it as one example,
+    [1, batch, *dims], to have that.
+
+    Differentiable in forward mode. With eta > 0 a step goes further down and adds
+    noise; a step that is taken back draws none.
+
+    Args: `order`, 2 or 3; `h_init`, the first step in log sigma.
+    """
+
+    eta: float = 0.0
+    order: int = static(default=3)
+    rtol: float = 0.05
+    atol: float = 0.0078
+    h_init: float = 0.05
+    pcoeff: float = 0.0
+    icoeff: float = 1.0
+    dcoeff: float = 0.0
+    accept_safety: float = 0.81
+
+    # Near enough to the end, in log sigma.
+    margin: ClassVar[float] = 1e-5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self,
+            ("order in (2, 3)", lambda s: s.order in (2, 3)),
+            ("0 <= rtol", lambda s: 0 <= s.rtol < math.inf),
+            ("0 < atol", lambda s: 0 < s.atol < math.inf),
+            ("0 < h_init", lambda s: 0 < s.h_init < math.inf),
+            ("0 < accept_safety", lambda s: 0 < s.accept_safety < math.inf),
+        )
+
+    def num_evals(self, sigmas: Array) -> Array:
+        del sigmas
+        raise ValueError(
+            "dpm_adaptive takes as many evaluations as each example needs; `sample` "
+            "reports them."
+        )
+
+    def run(
+        self,
+        denoise: Model,
+        x: Array,
+        sigmas: Array,
+        draw: Draw,
+        *,
+        return_path: bool,
+    ) -> SampleResult:
+        if return_path:
+            raise ValueError(
+                "dpm_adaptive has no path: every example takes steps of its own."
+            )
+        sigma_max, sigma_min = positive_ends(sigmas)
+        end = jnp.log(sigma_min)
+        batch = x.shape[:1]
+
+        def unfinished(now: Progress) -> Array:
+            # A step size that is not finite never reaches the end.
+            attempts = now.accepted + now.rejected
+            going = (now.log_sigma > end + self.margin) & (attempts < MAX_STEPS)
+            return going & jnp.isfinite(now.control.h)
+
+        def attempt(now: Progress) -> Progress:
+            log_next = jnp.maximum(end, now.log_sigma - now.control.h)
+            sigma, sigma_next = jnp.exp(now.log_sigma), jnp.exp(log_next)
+            down, up = levels_above(sigma, sigma_next, self.eta, jnp.exp(end))
+            low, high = self.pair(denoise, now.x, sigma, down)
+            size = jnp.maximum(jnp.abs(low), jnp.abs(now.low))
+            scaled = (low - high) / jnp.maximum(self.atol, self.rtol * size)
+            error = jnp.sqrt(mean_over_data(scaled**2))
+            accept, control = self.propose(now.control, error)
+            if self.stochastic:
+                noise = draw(now.accepted, sigma, sigma_next)
+                high = high + expand_like(self.s_noise * up, x) * noise
+            going = unfinished(now)
+            took = going & accept
+            return Progress(
+                x=_where(took, high, now.x),
+                low=_where(took, low, now.low),
+                log_sigma=jnp.where(took, log_next, now.log_sigma),
+                control=jax.tree.map(
+                    lambda new, old: jnp.where(going, new, old), control, now.control
+                ),
+                accepted=jnp.where(took, now.accepted + 1, now.accepted),
+                rejected=jnp.where(going & ~accept, now.rejected + 1, now.rejected),
+            )
+
+        start = Progress(
+            x=x,
+            low=x,
+            log_sigma=jnp.broadcast_to(jnp.log(sigma_max), batch),
+            control=self.controller(batch, x.dtype),
+            accepted=jnp.zeros(batch, jnp.int32),
+            rejected=jnp.zeros(batch, jnp.int32),
+        )
+        last = jax.lax.while_loop(lambda now: unfinished(now).any(), attempt, start)
+        finite = jnp.isfinite(last.x.reshape(*batch, -1)).all(1)
+        return SampleResult(
+            last.x,
+            num_evals=self.order * (last.accepted + last.rejected),
+            num_accepted=last.accepted,
+            num_rejected=last.rejected,
+            success=finite & (last.log_sigma <= end + self.margin),
+        )
+
+    def pair(
+        self, denoise: Model, x: Array, sigma: Array, target: Array
+    ) -> tuple[Array, Array]:
+        """X at the target, by the lower and by the higher order."""
+        eps = noise_of(x, denoise(x, sigma), sigma)
+        r = 1 / self.order
+        eps_r = noise_at(denoise, x, eps, sigma, target, r)
+        second = second_order(x, eps, eps_r, sigma, target, r)
+        if self.order == 2:
+            return first_order(x, eps, sigma, target), second
+        return second, third_order(denoise, x, eps, eps_r, sigma, target)
+
+    def controller(self, batch: tuple[int, ...], dtype: Any) -> Control:
+        """The controller before the first step."""
+        one = jnp.ones(batch, dtype)
+        return Control(self.h_init * one, one, one, jnp.zeros(batch, bool))
+
+    def propose(self, control: Control, error: Array) -> tuple[Array, Control]:
+        """Whether to accept a step of that error, [batch], and what to try next."""
+        # The strong order of additive noise replaces the order of the flow.
+        order = 1.5 if self.stochastic else self.order
+        inverse = 1 / (error + 1e-8)
+        before = jnp.where(control.started, control.inverse, inverse)
+        earlier = jnp.where(control.started, control.inverse_before, inverse)
+        factor = (
+            inverse ** ((self.pcoeff + self.icoeff + self.dcoeff) / order)
+            * before ** (-(self.pcoeff + 2 * self.dcoeff) / order)
+            * earlier ** (self.dcoeff / order)
+        )
+        factor = 1 + jnp.arctan(factor - 1)
+        accept = factor >= self.accept_safety
+        return accept, Control(
+            control.h * factor,
+            jnp.where(accept, inverse, before),
+            jnp.where(accept, before, earlier),
+            jnp.ones_like(control.started),
+        )
+
+
+def _where(mask: Array, new: Array, old: Array) -> Array:
+    """By example: `mask` [batch], the others [batch, *dims]."""
+    return jnp.where(mask.reshape(mask.shape + (1,) * (new.ndim - 1)), new, old)

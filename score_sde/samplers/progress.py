@@ -1,0 +1,50 @@
+"""A progress bar for long runs: of the levels of the grid, how many are behind."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from score_sde.samplers.steps import Model, SampleResult
+from score_sde.types import Array, Scalar
+
+Report = Callable[[int, int], object]
+"""(levels passed, levels) -> anything; called on the host."""
+
+
+def progress_bar(passed: int, total: int) -> None:
+    """Draw a bar on stderr, over the last one."""
+    width = 30
+    filled = width * passed // total
+    end = "\n" if passed == total else ""
+    bar = "#" * filled + "." * (width - filled)
+    print(f"\r[{bar}] {passed}/{total}", end=end, file=sys.stderr, flush=True)
+
+
+def reporting(model: Model, sigmas: Array, report: Report) -> Model:
+    """The model, which also reports how far the grid was when it was called."""
+
+    def on_host(sigma: np.ndarray, sigmas: np.ndarray) -> None:
+        # A sampler may reach a level with some rounding.
+        passed = (sigmas[:-1] > sigma.max() * (1 + 1e-5)).sum()
+        report(int(passed), len(sigmas) - 1)
+
+    def observed(x: Array, sigma: Scalar) -> Array:
+        jax.debug.callback(on_host, sigma, sigmas)
+        return model(x, sigma)
+
+    return observed
+
+
+def report_end(result: SampleResult, sigmas: Array, report: Report) -> None:
+    """Report all levels, once the sample is there."""
+    total = len(sigmas) - 1
+
+    def on_host(_: np.ndarray) -> None:
+        report(total, total)
+
+    # With a value of the sample, or it may be called before there is one.
+    jax.debug.callback(on_host, result.x.ravel()[0])
