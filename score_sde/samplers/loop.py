@@ -10,9 +10,18 @@ import jax.random as jr
 import numpy as np
 
 from score_sde.arrays import example_keys, per_example
+from score_sde.samplers.adaptive_sde import AdaptiveSDE
 from score_sde.samplers.ancestral import EulerAncestral
+from score_sde.samplers.ddim import DDIM
+from score_sde.samplers.ddpm import DDPM
+from score_sde.samplers.deis import DEIS
+from score_sde.samplers.dpm_solver import DPMSolver1, DPMSolver2, DPMSolver3
 from score_sde.samplers.edm import Euler, Heun
+from score_sde.samplers.langevin import Langevin
+from score_sde.samplers.plms import PLMS
+from score_sde.samplers.predictor_corrector import PredictorCorrector
 from score_sde.samplers.steps import Draw, Sampler, SampleResult
+from score_sde.samplers.unipc import UniPC
 from score_sde.types import Array, Denoise, Key, Scalar
 
 SAMPLERS: dict[str, type[Sampler]] = {
@@ -20,6 +29,17 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "heun": Heun,
     "edm": Heun,
     "euler_ancestral": EulerAncestral,
+    "ddpm": DDPM,
+    "ddim": DDIM,
+    "plms": PLMS,
+    "unipc": UniPC,
+    "deis": DEIS,
+    "dpm_solver_1": DPMSolver1,
+    "dpm_solver_2": DPMSolver2,
+    "dpm_solver_3": DPMSolver3,
+    "langevin": Langevin,
+    "predictor_corrector": PredictorCorrector,
+    "adaptive_sde": AdaptiveSDE,
 }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -69,14 +69,18 @@ class SampleResult(NamedTuple):
     """[num_steps + 1, batch, *dims], the start included, if it was asked for."""
     denoised: Array | None = None
     """[num_steps, batch, *dims]: the prediction of x0 that each step began with."""
+    success: Array | None = None
+    """[batch], of adaptive samplers: False where x is not a sample."""
 
 
 @pytree
 class Sampler:
     """A step rule. Its options are the fields of a subclass."""
 
-    num_draws: ClassVar[int] = 0
-    """How many times a step may draw noise."""
+    @property
+    def num_draws(self) -> int:
+        """How many times a step may draw noise."""
+        return 0
 
     @property
     def stochastic(self) -> bool:
@@ -94,8 +98,8 @@ class Sampler:
     ) -> Step:
         """From x at at.sigma to at.sigma_next."""
 
-    def num_evals(self, sigmas: Array) -> Array:
-        """How often the denoiser is called over a grid: here once a step."""
+    def num_evals(self, sigmas: Array) -> Array | None:
+        """How often the denoiser is called over a grid, if that says it: once a step."""
         return jnp.asarray(len(sigmas) - 1)
 
     def run(
@@ -119,12 +123,14 @@ class Sampler:
             kept = (done.x, done.denoised) if return_path else None
             return (done.x, done.state), kept
 
+        num_evals = self.num_evals(sigmas)
+        assert num_evals is not None
         steps = jnp.arange(len(sigmas) - 1)
         (last, _), kept = jax.lax.scan(body, (x, self.init(x)), steps)
         if kept is None:
-            return SampleResult(last, self.num_evals(sigmas))
+            return SampleResult(last, num_evals)
         path = jnp.concatenate([x[None], kept[0]])
-        return SampleResult(last, self.num_evals(sigmas), path, kept[1])
+        return SampleResult(last, num_evals, path, kept[1])
 
 
 def slope(x: Array, denoised: Array, sigma: Scalar) -> Array:
