@@ -41,7 +41,7 @@ class _Progress(NamedTuple):
 
 @pytree
 class AdaptiveSDE(Sampler):
-    """Euler-Maruyama and a stochastic improved Euler step, whose difference is an error.
+    """Steps of Euler-Maruyama and improved Euler, whose difference is the error.
 
     Both use one draw and together two evaluations. With x' the first and x'' the mean
     of both, the error is the root mean square of (x' - x'') / max(atol, rtol |x'|),

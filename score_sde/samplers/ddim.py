@@ -21,8 +21,8 @@ from score_sde.types import Array, pytree, require
 class DDIM(Sampler):
     """Eta = 0 follows the probability flow, eta = 1 is the DDPM chain.
 
-    Their eq. 12 and 16: the noise that is added has eta times the standard deviation of
-    the chain's posterior, and x moves along eps to the level below which it leaves room.
+    Their eq. 12 and 16: x moves along eps to the level that leaves room for noise of
+    eta times the standard deviation of the chain's posterior.
     """
 
     eta: float = 0.0

@@ -23,10 +23,10 @@ class DDPM(Sampler):
             of the step, the variance that it added to xt of a variance-preserving
             process, alpha^2 = 1 / (1 + sigma^2), whatever the SDE; "learned", between
             the two.
-        learned: for "learned", (x, sigma) -> v in [-1, 1], shaped like x or to broadcast
-            against it: log variance = (v + 1)/2 log large + (1 - v)/2 log small
-            (Nichol and Dhariwal 2021, eq. 15). If v comes from the network that
-            denoises, with the same inputs, the compiler evaluates that network once.
+        learned: for "learned", (x, sigma) -> v in [-1, 1], shaped to multiply x, with
+            log variance = (v + 1)/2 log large + (1 - v)/2 log small (Nichol and
+            Dhariwal 2021, eq. 15). If v comes from the network that denoises, and from
+            the same inputs, the compiler evaluates that network once.
     """
 
     variance: str = static(default="fixed_small")

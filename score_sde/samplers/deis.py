@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from score_sde.samplers.dpm_solver import multistep_orders
-from score_sde.samplers.exponential import advance, for_noise, interpolant
+from score_sde.samplers.exponential import advance, for_noise, interpolant, of_order
 from score_sde.samplers.steps import Draw, Interval, Model, Sampler, Step, slope
 from score_sde.types import Array, pytree, require, static
 
@@ -18,8 +16,8 @@ from score_sde.types import Array, pytree, require, static
 class DEIS(Sampler):
     """Eps a polynomial of log sigma through the last levels, integrated over sigma.
 
-    One evaluation a step. With the polynomial in sigma it would be Adams and Bashforth's
-    method, with log sigma it is the variant named logrho.
+    One evaluation a step. A polynomial in sigma would make it the method of Adams and
+    Bashforth; this is the variant named logrho.
 
     Args:
         order: number of levels, 1 to 4; the first steps, which have fewer behind them,
@@ -46,7 +44,7 @@ class DEIS(Sampler):
             self.order, at.num_steps, lower_order_final=self.lower_order_final
         )
 
-        def of_order(p: int) -> Array:
+        def advanced(p: int) -> Array:
             h = jnp.log(at.sigma / at.sigma_next)
             nodes = tuple(
                 jnp.log(at.sigma / at.sigmas[at.number - j]) / h for j in range(p)
@@ -54,11 +52,6 @@ class DEIS(Sampler):
             coefficients = for_noise(at.sigma, at.sigma_next, p)
             return advance(x, coefficients, interpolant(values[:p], nodes))
 
-        branches = [
-            lambda: denoised,
-            *(partial(of_order, p + 1) for p in range(self.order)),
-        ]
-        chosen = jnp.where(at.sigma_next > 0, jnp.asarray(orders)[at.number], 0)
-        return Step(
-            jax.lax.switch(chosen, branches), denoised, values[: self.order - 1]
-        )
+        order = jnp.where(at.sigma_next > 0, jnp.asarray(orders)[at.number], 0)
+        x_next = of_order(order, self.order, advanced, denoised)
+        return Step(x_next, denoised, values[: self.order - 1])

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -21,6 +20,7 @@ from score_sde.samplers.exponential import (
     for_data,
     for_noise,
     interpolant,
+    of_order,
 )
 from score_sde.samplers.steps import Draw, Interval, Model, Sampler, Step, slope
 from score_sde.types import Array, pytree, require, static
@@ -117,15 +117,12 @@ class DPMSolver(Sampler):
         order = jnp.asarray(self.orders(at.num_steps))[at.number]
         start = x if self.method == "multistep" else jnp.where(order == 1, x, start)
 
-        def to_zero() -> Array:
-            return denoised
-
-        def of_order(p: int) -> Array:
+        def advanced(p: int) -> Array:
             return self.advanced(p, start, values[:p], at)
 
-        branches = [to_zero, *(partial(of_order, p + 1) for p in range(self.order))]
-        chosen = jnp.where(at.sigma_next > 0, order, 0)
-        x = jax.lax.switch(chosen, branches)
+        # The best point at sigma = 0 is the prediction itself.
+        order = jnp.where(at.sigma_next > 0, order, 0)
+        x = of_order(order, self.order, advanced, denoised)
         if self.stochastic:
             x = x + self.noise_level(at) * draw(0, at.sigma, at.sigma_next)
         return Step(x, denoised, (start, values[: self.order - 1]))
@@ -133,9 +130,7 @@ class DPMSolver(Sampler):
     def orders(self, num_steps: int) -> np.ndarray:
         """The order of each step of the grid."""
         make = multistep_orders if self.method == "multistep" else singlestep_orders
-        orders = make(
-            self.order, num_steps, lower_order_final=self.lower_order_final
-        )
+        orders = make(self.order, num_steps, lower_order_final=self.lower_order_final)
         if self.euler_at_final:
             orders[-1] = 1
         return orders
@@ -143,7 +138,7 @@ class DPMSolver(Sampler):
     def advanced(
         self, order: int, start: Array, values: tuple[Array, ...], at: Interval
     ) -> Array:
-        """One step of an order, from the predictions at as many levels, newest first."""
+        """One step of an order, by the predictions at as many levels, newest first."""
         first = at.number if self.method == "multistep" else at.number - (order - 1)
         begin, end = at.sigmas[first], at.sigma_next
         h = jnp.log(begin / end)

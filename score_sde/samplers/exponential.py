@@ -19,8 +19,11 @@ them: there h is infinite, and the best point is D.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from score_sde.types import Array, Scalar
@@ -86,6 +89,14 @@ def interpolant(values: tuple[Array, ...], nodes: tuple[Scalar, ...]) -> list[Ar
             )
         ]
     return terms
+
+
+def of_order(
+    order: Array, highest: int, step: Callable[[int], Array], otherwise: Array
+) -> Array:
+    """step(order), for an order that is known at run time; `otherwise` if it is 0."""
+    steps = [partial(step, p) for p in range(1, highest + 1)]
+    return jax.lax.switch(order, [lambda: otherwise, *steps])
 
 
 def phi(k: int, z: Array) -> Array:

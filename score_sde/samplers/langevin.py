@@ -24,7 +24,7 @@ StepSize = Callable[[Array, Array, Scalar, Scalar], Array]
 
 
 def by_norms(score: Array, z: Array, sigma: Scalar, snr: Scalar) -> Array:
-    """e = 2 (snr |z| / |score|)^2, for each example by itself.
+    """Step size 2 (snr |z| / |score|)^2, for each example by itself.
 
     Song et al. 2021, alg. 4 and 5, average the norms over the batch, which makes a
     sample depend on those drawn beside it.
@@ -34,10 +34,10 @@ def by_norms(score: Array, z: Array, sigma: Scalar, snr: Scalar) -> Array:
 
 
 def by_level(score: Array, z: Array, sigma: Scalar, snr: Scalar) -> Array:
-    """e = 2 (snr sigma)^2: annealed Langevin dynamics.
+    """Step size 2 (snr sigma)^2: annealed Langevin dynamics.
 
-    Song and Ermon 2019, alg. 1, in whose letters e = alpha_i / 2, snr = sqrt(epsilon) /
-    (2 sigma_L).
+    That of Song and Ermon 2019, alg. 1, is written alpha_i / 2, and snr is
+    sqrt(epsilon) / (2 sigma_L).
     """
     del score, z
     return jnp.asarray(2 * (snr * sigma) ** 2)
@@ -74,9 +74,9 @@ def equilibrate(
     step_size: str,
     scale: Scalar = 1.0,
 ) -> tuple[Array, Array]:
-    """(x, the first prediction of x0) after n_steps at level sigma; step k takes draw k.
+    """(x, the first prediction of x0) after n_steps at level sigma.
 
-    Args: `step_size`, a name of `STEP_SIZES`.
+    Args: `step_size`, a name of `STEP_SIZES`. Step k takes draw k.
     """
 
     def step(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:

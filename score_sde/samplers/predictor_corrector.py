@@ -1,8 +1,8 @@
 """Predictor-corrector sampling of any SDE (Song et al. 2021, alg. 1 to 5, app. E to G).
 
-Between two levels of the grid, s < t, the SDE scales xs by a = alpha_t / alpha_s and
-adds noise of variance v = alpha_t^2 (sigma_t^2 - sigma_s^2). A predictor steps back over
-that interval; the corrector first makes Langevin steps at level t.
+From one level to a noisier one, s < t, the SDE scales xs by a = alpha_t / alpha_s and
+adds noise of variance v = alpha_t^2 (sigma_t^2 - sigma_s^2). A predictor steps back
+over such an interval; before it, the corrector makes Langevin steps at level t.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from score_sde.samplers.langevin import LANGEVIN_RULES, STEP_SIZES, equilibrate
 from score_sde.samplers.steps import Draw, Interval, Model, Sampler, Step
 from score_sde.sde import SDE, VE
-from score_sde.types import Array, Scalar, pytree, require, static
+from score_sde.types import Array, pytree, require, static
 
 
 class Prediction(NamedTuple):
@@ -33,7 +32,7 @@ Predictor = Callable[[SDE, Array, Array, Array, Array], Prediction]
 def reverse_diffusion(
     sde: SDE, x: Array, denoised: Array, sigma: Array, sigma_next: Array
 ) -> Prediction:
-    """xs = (2 - a) xt + v score + sqrt(v) z: the forward step, reversed (app. E).
+    """The forward step, reversed: xs = (2 - a) xt + v score + sqrt(v) z (app. E).
 
     With the exact a and v of any SDE; for VP they make the step of the DDPM chain, for
     VE that of SMLD. For sub-VP the paper takes Euler's step instead.
@@ -47,7 +46,7 @@ def reverse_diffusion(
 def ancestral_sampling(
     sde: SDE, x: Array, denoised: Array, sigma: Array, sigma_next: Array
 ) -> Prediction:
-    """Mean and variance of q(xs given xt, x0 = D), on every SDE (app. F; Ho 2020, eq. 7).
+    """Mean and variance of q(xs given xt, x0 = D), on every SDE (app. F).
 
     For VP the paper takes the variance v in place of the posterior's; that sampler is
     `DDPM(variance="fixed_large")`.
@@ -61,7 +60,7 @@ def ancestral_sampling(
 def euler_maruyama(
     sde: SDE, x: Array, denoised: Array, sigma: Array, sigma_next: Array
 ) -> Prediction:
-    """xs = xt - (f xt - g^2 score) dt + g sqrt(dt) z, dt = t - s (alg. 2 and 3 of EM).
+    """Euler's step: xs = xt - (f xt - g^2 score) dt + g sqrt(dt) z, dt = t - s.
 
     An SDE need not reach sigma = 0; the step there is D itself, without noise.
     """

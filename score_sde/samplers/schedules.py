@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+
 def linear(
     num_train_timesteps: int, beta_start: float = 1e-4, beta_end: float = 0.02
 ) -> np.ndarray:
@@ -74,7 +75,7 @@ def leading(num_steps: int, num_train_timesteps: int) -> np.ndarray:
 
 
 def trailing(num_steps: int, num_train_timesteps: int) -> np.ndarray:
-    """Every (T / num_steps)-th timestep from the last one, rounded (Lin et al. 2023)."""
+    """Every (T / num_steps)-th timestep from the last, rounded (Lin et al. 2023)."""
     stride = num_train_timesteps / num_steps
     return np.round(num_train_timesteps - stride * np.arange(num_steps)).astype(int) - 1
 

@@ -99,7 +99,7 @@ class Sampler:
         """From x at at.sigma to at.sigma_next."""
 
     def num_evals(self, sigmas: Array) -> Array | None:
-        """How often the denoiser is called over a grid, if that says it: once a step."""
+        """How often the denoiser is called, once a step; None if no grid can tell."""
         return jnp.asarray(len(sigmas) - 1)
 
     def run(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -15,6 +13,7 @@ from score_sde.samplers.exponential import (
     for_data,
     for_noise,
     interpolant,
+    of_order,
 )
 from score_sde.samplers.steps import Draw, Interval, Model, Sampler, Step, slope
 from score_sde.types import Array, pytree, require, static
@@ -47,7 +46,10 @@ class UniPC(Sampler):
         require(
             self,
             ("order in [1, 2, 3]", lambda s: s.order in (1, 2, 3)),
-            ("solver_type in ['bh1', 'bh2']", lambda s: s.solver_type in ("bh1", "bh2")),
+            (
+                "solver_type in ['bh1', 'bh2']",
+                lambda s: s.solver_type in ("bh1", "bh2"),
+            ),
         )
 
     def init(self, x: Array) -> Any:
@@ -66,31 +68,23 @@ class UniPC(Sampler):
         def predicted(p: int) -> Array:
             return self.advanced(x, values[:p], range(0, -p, -1), at)
 
-        branches = [
-            lambda: denoised,
-            *(partial(predicted, p + 1) for p in range(self.order)),
-        ]
-        chosen = jnp.where(at.sigma_next > 0, orders[at.number], 0)
-        return Step(
-            jax.lax.switch(chosen, branches), denoised, (x, values[: self.order])
-        )
+        order = jnp.where(at.sigma_next > 0, orders[at.number], 0)
+        x_next = of_order(order, self.order, predicted, denoised)
+        return Step(x_next, denoised, (x, values[: self.order]))
 
     def corrected(
         self, x: Array, value: Array, at: Interval, start: Array, past: Any
     ) -> Array:
         """X again, now from the prediction that was made there; in the first step x."""
-        orders = jnp.asarray([0, *self.orders(at.num_steps)])
-        skipped = jnp.asarray([n - 1 in self.disable_corrector for n in _steps(at)])
+        orders = [0, *self.orders(at.num_steps)]
+        for number in self.disable_corrector:
+            orders[number + 1] = 0
         before = at._replace(number=at.number - 1)
 
-        def from_before(p: int) -> Array:
-            return self.advanced(
-                start, (value, *past[:p]), range(1, -p, -1), before
-            )
+        def again(p: int) -> Array:
+            return self.advanced(start, (value, *past[:p]), range(1, -p, -1), before)
 
-        branches = [lambda: x, *(partial(from_before, p + 1) for p in range(self.order))]
-        chosen = jnp.where(skipped[at.number], 0, orders[at.number])
-        return jax.lax.switch(chosen, branches)
+        return of_order(jnp.asarray(orders)[at.number], self.order, again, x)
 
     def orders(self, num_steps: int) -> np.ndarray:
         """The order of each step of the grid."""
@@ -118,7 +112,3 @@ class UniPC(Sampler):
             chosen = exponential if self.solver_type == "bh2" else linear
             weights = (weights[0], 0.5 * chosen)
         return advance(start, Coefficients(carry, weights), interpolant(values, nodes))
-
-
-def _steps(at: Interval) -> range:
-    return range(at.num_steps)
