@@ -53,15 +53,25 @@ def parse(description: str, argv: list[str] | None = None) -> Command:
 
 
 def run(main: Callable[[Command], None], description: str) -> None:
-    """Parse and call main; a user's mistake is answered by its message alone."""
+    """Parse and call main; a user's mistake is answered by its message alone.
+
+    Exit codes: 2 for a mistake in config or command, 1 for files and for training that
+    diverged, 130 for Ctrl-C.
+    """
     command = parse(description)
-    from score_sde.build import ConfigError
     from score_sde.training.loop import NonFiniteLossError
+    from score_sde.types import UserError
 
     try:
         main(command)
-    except (ConfigError, NonFiniteLossError, FileNotFoundError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    except (NonFiniteLossError, OSError) as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from the last checkpoint.")
+        sys.exit(130)
 
 
 def _overrides(parser: argparse.ArgumentParser, rest: list[str]) -> dict[str, str]:
@@ -179,7 +189,7 @@ def restore_ema(workdir: Path, experiment: Any, mesh: Any) -> tuple[int, Any]:
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated(mesh)),
         like,
     )
-    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+    with Checkpoints(workdir / "checkpoints", create=False) as checkpoints:
         return checkpoints.restore_average(like)
 
 

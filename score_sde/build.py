@@ -27,6 +27,7 @@ from score_sde.networks.blocks import EMBEDDINGS
 from score_sde.samplers import SAMPLERS, grids
 from score_sde.training.loop import Training
 from score_sde.training.optimizer import Optimizer
+from score_sde.types import UserError
 
 SDES: dict[str, Callable[..., Any]] = {
     "vp": sde.VP,
@@ -98,7 +99,7 @@ RULES: dict[str, tuple[str, Holds]] = {
 """What a field of a network or a function must be; dataclasses check their own."""
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """All that is wrong with a config, a line each."""
 
     def __init__(self, problems: list[str]):

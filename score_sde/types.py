@@ -44,6 +44,10 @@ def static(*, default: Any, kw_only: bool = False) -> Any:
     )
 
 
+class UserError(ValueError):
+    """A mistake that the user can mend: programs print its message alone."""
+
+
 T = TypeVar("T")
 
 

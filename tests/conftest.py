@@ -1,10 +1,14 @@
 """Numerics that let no mistake pass: float64, strict ranks and types, many devices."""
 
+import os
+
 import jax
 import jax.random as jr
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 4)
+# See `training.mesh.start_devices`: collectives hang if threads are few.
+os.environ.setdefault("PJRT_NPROC", "16")
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -128,10 +128,6 @@ def test_a_dry_run_prints_and_writes_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            ["--config=configs/digits.py", "--config.sde.name=vpsde"],
-            "sde.name is 'vpsde'",
-        ),
         (["--config=configs/digits.py", "--config.train.num_step=3"], "num_step"),
         (
             ["--config=configs/digits.py", "--config.data.batch_size=x"],
@@ -164,6 +160,34 @@ def test_sampling_without_a_checkpoint_says_so(tmp_path):
         code=1,
     )
     assert "no checkpoint in" in out
+
+
+def test_all_mistakes_in_a_config_come_in_one_report_without_a_traceback(tmp_path):
+    out = program(
+        "train",
+        "--config=configs/digits.py",
+        f"--workdir={tmp_path / 'none'}",
+        "--config.sde.name=vpsde",
+        "--config.network.channels=-8",
+        code=2,
+    )
+    assert "2 problems in the config:" in out
+    assert "sde.name is 'vpsde'; choose from" in out
+    assert not (tmp_path / "none").exists()
+
+
+def test_training_on_with_another_model_is_refused(trained):
+    out = program(
+        "train", f"--workdir={trained}", "--config.network.channels=16", code=2
+    )
+    assert "network.channels: 8 -> 16" in out
+
+
+def test_a_workdir_that_is_a_file_is_named(tmp_path):
+    path = tmp_path / "file"
+    path.touch()
+    out = program("train", "--config=configs/digits.py", f"--workdir={path}", code=1)
+    assert str(path) in out
 
 
 def test_overrides_are_typed_and_names_reset_their_section(tmp_path):

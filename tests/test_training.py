@@ -213,7 +213,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path, bad):
             workdir=tmp_path,
             show_samples=lambda state: None,
         )
-    with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
+    with Checkpoints(tmp_path / "checkpoints", create=False) as checkpoints:
         assert checkpoints.newest_step() == 4
         like, _, _ = prepared()
         assert np.isfinite(checkpoints.restore(like).params["w"]).all()

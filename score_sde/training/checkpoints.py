@@ -13,6 +13,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from score_sde.training.step import TrainState
+from score_sde.types import UserError
 
 Tree = Any
 ITEMS = ("average", "training")
@@ -21,18 +22,21 @@ ITEMS = ("average", "training")
 class Checkpoints:
     """The checkpoints of a run: a context manager that finishes writing at its end.
 
-    Saving is asynchronous. The `keep` newest are kept.
+    Saving is asynchronous. The `keep` newest are kept. With create=False, to read from
+    a run, a directory that is not there is an error.
+
+    Raises: FileNotFoundError.
     """
 
-    def __init__(self, directory: Path, *, keep: int = 2, read_only: bool = False):
+    def __init__(self, directory: Path, *, keep: int = 2, create: bool = True):
         self._directory = directory.absolute()
+        if not create and not directory.is_dir():
+            raise FileNotFoundError(f"no checkpoint in {self._directory}.")
         self._manager = ocp.CheckpointManager(
             self._directory,
             # Named, or a manager that has saved nothing can't describe what is there.
             item_handlers={n: ocp.StandardCheckpointHandler() for n in ITEMS},
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, create=not read_only, read_only=read_only
-            ),
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=create),
         )
 
     def __enter__(self) -> Checkpoints:
@@ -58,7 +62,7 @@ class Checkpoints:
     def restore(self, like: TrainState) -> TrainState:
         """The newest state, placed and typed as `like`.
 
-        Raises: FileNotFoundError if there is none, ValueError if its arrays have other
+        Raises: FileNotFoundError if there is none, UserError if its arrays have other
         names, shapes or types than `like`.
         """
         step, items = self._restore(_items(like))
@@ -97,7 +101,7 @@ def _check(path: Path, saved: Tree, target: Tree) -> None:
     ]
     if wrong:
         more = [f"  and {len(wrong) - 10} more"] if len(wrong) > 10 else []
-        raise ValueError(
+        raise UserError(
             "\n".join([f"checkpoint {path} is of another model:", *wrong[:10], *more])
         )
 

@@ -10,6 +10,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from score_sde.types import UserError
+
 DATA_AXIS = "data"
 
 
@@ -21,8 +23,13 @@ def start_devices() -> None:
     Compiled programs are kept in a private folder, since whoever can write to it can
     make this program run code.
     """
+    cores = len(os.sched_getaffinity(0))
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+        jax.config.update("jax_num_cpu_devices", cores)
+    # A device that waits for another in a collective holds a thread. By default XLA has
+    # one per core, and then the other may wait for that thread for ever (measured:
+    # within 1,000 steps on two busy cores).
+    os.environ.setdefault("PJRT_NPROC", str(4 * cores))
     if not jax.config.values["jax_compilation_cache_dir"]:
         root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         cache = root / "score_sde" / "xla"
@@ -51,12 +58,12 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def put_batch(batch: Any, mesh: Mesh) -> Any:
     """Cut the arrays of a pytree over the devices by their first axis.
 
-    Raises: ValueError if that axis does not divide evenly.
+    Raises: UserError if that axis does not divide evenly.
     """
     num_devices = mesh.devices.size
     for leaf in jax.tree.leaves(batch):
         if leaf.shape[0] % num_devices:
-            raise ValueError(
+            raise UserError(
                 f"a batch of {leaf.shape[0]} can't be cut evenly over {num_devices} "
                 f"devices; make it a multiple of {num_devices}."
             )

@@ -9,6 +9,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from score_sde.types import UserError
+
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "diffrax", "numpy")
 
 
@@ -23,7 +25,7 @@ def write_json(path: Path, content: Any) -> None:
 def describe_run(workdir: Path, config: dict[str, Any]) -> None:
     """Write config.json and environment.json into workdir.
 
-    Raises: ValueError, with a table, if the run there was trained with a config that
+    Raises: UserError, with a table, if the run there was trained with a config that
     differs in more than the section `train` and the evaluation's.
     """
     path = workdir / "config.json"
@@ -77,7 +79,7 @@ def _refuse_change(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> N
         for field, was, now in _differences(old.get(section), new.get(section))
     ]
     if rows:
-        raise ValueError(
+        raise UserError(
             f"the run in {workdir} was trained with another config; use another "
             "--workdir, or the old values:\n" + "\n".join(rows)
         )
