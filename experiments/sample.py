@@ -40,18 +40,11 @@ def main(command: launch.Command) -> None:
     )
     np.savez_compressed(command.workdir / "samples.npz", **arrays)
     save_samples(picture, levels[:144], num_levels=experiment.dataset.num_levels)
-    num_evals = experiment.sampler.num_evals(experiment.grid())
-    write_json(
-        report,
-        made_by
-        | {
-            "num_evals": None if num_evals is None else int(num_evals),
-            "seconds": round(seconds, 1),
-        },
-    )
+    num_evals = int(experiment.sampler.num_evals(experiment.grid()))
+    write_json(report, made_by | {"num_evals": num_evals, "seconds": round(seconds, 1)})
     print(
         f"{picture}: {len(levels):,} samples of {command.config['sampler']['name']}, "
-        f"{num_evals or 'varying'} evaluations each, {seconds:.1f} s"
+        f"{num_evals} evaluations each, {seconds:.1f} s"
     )
 
 

@@ -7,36 +7,30 @@ dx = 2 (D - x) ds + sqrt(2) sigma dW.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from score_sde.arrays import expand_like, mean_over_data
-from score_sde.samplers.steps import (
-    Draw,
-    Interval,
-    Model,
-    Sampler,
-    SampleResult,
-    Step,
-)
+from score_sde.samplers.steps import Draw, Model, Sampler, SampleResult
 from score_sde.types import Array, pytree, require, static
 
 
-class _Progress(NamedTuple):
-    """Where each example is. All but x, before and number are [batch]."""
+class Progress(NamedTuple):
+    """Where each example is; all but x, euler and attempts are [batch]."""
 
     x: Array
-    before: Array
-    """The Euler step that was last accepted: a scale for the error."""
+    euler: Array
+    """The Euler step that was last accepted; it scales the tolerance."""
     left: Array
     """Log sigma that is left to pass."""
     h: Array
     """The next step."""
-    finite: Array
-    number: Array
-    """Attempts so far, the same for all."""
+    accepted: Array
+    rejected: Array
+    attempts: Array
+    """Of all examples."""
 
 
 @pytree
@@ -49,10 +43,10 @@ class AdaptiveSDE(Sampler):
     the next step is h <- safety h error^(-exponent). A rejected step is drawn anew, as
     published, which favours small noise a little.
 
-    Only the ends of the grid count; if the last level is 0, the step to it is D. Each
-    example has steps of its own, and the loop ends with the slowest: on many devices,
-    map it over them with `jax.shard_map`, so that none waits for another. Loops
-    that end so have no reverse-mode gradient, and there is no path on the grid.
+    Of the grid the ends alone matter; a last level 0 is reached by D. Evaluations,
+    steps and success are reported per example; an x that has not arrived is NaN. The
+    loop ends with the slowest; `jax.shard_map` keeps devices from waiting for each
+    other. Differentiable in forward mode.
 
     Args:
         atol: absolute tolerance; published for data in [-1, 1], one of 256 levels.
@@ -75,18 +69,16 @@ class AdaptiveSDE(Sampler):
             ("1 <= max_steps", lambda s: s.max_steps >= 1),
         )
 
+    def num_evals(self, sigmas: Array) -> Array:
+        del sigmas
+        raise ValueError(
+            "adaptive_sde takes as many evaluations as each example needs; `sample` "
+            "reports them."
+        )
+
     @property
     def num_draws(self) -> int:
         return self.max_steps
-
-    def step(
-        self, denoise: Model, x: Array, at: Interval, draw: Draw, state: Any
-    ) -> Step:
-        raise NotImplementedError("an adaptive sampler has no steps on a grid")
-
-    def num_evals(self, sigmas: Array) -> None:
-        """None: it depends on the examples."""
-        del sigmas
 
     def run(
         self,
@@ -97,53 +89,65 @@ class AdaptiveSDE(Sampler):
         *,
         return_path: bool,
     ) -> SampleResult:
-        """A while loop from the first level to the last above 0.
-
-        Raises: ValueError for return_path.
-        """
         if return_path:
-            raise ValueError("AdaptiveSDE has no path: it takes steps of its own.")
+            raise ValueError(
+                "adaptive_sde has no path: every example takes steps of its own."
+            )
         end = jnp.where(sigmas[-1] > 0, sigmas[-1], sigmas[-2])
         left = jnp.full(x.shape[0], jnp.log(sigmas[0] / end))
-        start = _Progress(
-            x, x, left, left / 100, jnp.isfinite(mean_over_data(x)), jnp.asarray(0)
-        )
+        none = jnp.zeros(x.shape[0], jnp.int32)
+        start = Progress(x, x, left, left / 100, none, none, jnp.asarray(0))
 
-        def underway(now: _Progress) -> Array:
-            active = (now.left > 0) & now.finite
-            return active.any() & (now.number < self.max_steps)
+        def unfinished(now: Progress) -> Array:
+            return (now.left > 0) & jnp.isfinite(now.h)
+
+        def attempt(now: Progress) -> Progress:
+            return self.attempted(denoise, draw, end, now, unfinished(now))
 
         last = jax.lax.while_loop(
-            underway, lambda now: self._attempt(denoise, draw, end, now), start
+            lambda now: unfinished(now).any() & (now.attempts < self.max_steps),
+            attempt,
+            start,
         )
-        denoised = jax.lax.cond(
-            sigmas[-1] > 0, lambda: last.x, lambda: denoise(last.x, end)
+        to_zero = sigmas[-1] == 0
+        x = jax.lax.cond(to_zero, lambda: denoise(last.x, end), lambda: last.x)
+        arrived = last.left == 0
+        return SampleResult(
+            jnp.where(_by_example(arrived, x), x, jnp.nan),
+            num_evals=2 * (last.accepted + last.rejected) + to_zero.astype(jnp.int32),
+            num_accepted=last.accepted,
+            num_rejected=last.rejected,
+            success=arrived & jnp.isfinite(mean_over_data(x)),
         )
-        num_evals = 2 * last.number + (sigmas[-1] == 0)
-        success = (last.left == 0) & last.finite
-        return SampleResult(denoised, num_evals, success=success)
 
-    def _attempt(
-        self, denoise: Model, draw: Draw, end: Array, now: _Progress
-    ) -> _Progress:
-        h, x = expand_like(now.h, now.x), now.x
+    def attempted(
+        self, denoise: Model, draw: Draw, end: Array, now: Progress, going: Array
+    ) -> Progress:
+        """One more attempt by the examples that are going."""
+        x, h = now.x, expand_like(now.h, now.x)
         sigma, sigma_next = end * jnp.exp(now.left), end * jnp.exp(now.left - now.h)
-        noise = jnp.sqrt(2 * h) * draw(now.number, sigma, sigma_next)
+        noise = jnp.sqrt(2 * h) * draw(now.attempts, sigma, sigma_next)
         euler = x + 2 * h * (denoise(x, sigma) - x) + expand_like(sigma, x) * noise
         second = x + 2 * h * (denoise(euler, sigma_next) - euler)
         improved = 0.5 * (euler + second + expand_like(sigma_next, x) * noise)
 
-        size = jnp.maximum(jnp.abs(euler), jnp.abs(now.before))
-        tolerance = jnp.maximum(self.atol, self.rtol * size)
-        error = jnp.sqrt(mean_over_data(((euler - improved) / tolerance) ** 2))
-        accepted = (error <= 1) & (now.left > 0)
-        left = jnp.where(accepted, now.left - now.h, now.left)
-        moved = expand_like(accepted, x).astype(bool)
-        return _Progress(
-            x=jnp.where(moved, improved, x),
-            before=jnp.where(moved, euler, now.before),
+        size = jnp.maximum(jnp.abs(euler), jnp.abs(now.euler))
+        scaled = (euler - improved) / jnp.maximum(self.atol, self.rtol * size)
+        error = jnp.sqrt(mean_over_data(scaled**2))
+        took = going & (error <= 1)
+        left = jnp.where(took, now.left - now.h, now.left)
+        h_next = jnp.minimum(left, self.safety * now.h * error**-self.exponent)
+        return Progress(
+            x=jnp.where(_by_example(took, x), improved, x),
+            euler=jnp.where(_by_example(took, x), euler, now.euler),
             left=left,
-            h=jnp.minimum(left, self.safety * now.h * error**-self.exponent),
-            finite=now.finite & (jnp.isfinite(error) | (now.left == 0)),
-            number=now.number + 1,
+            h=jnp.where(going, h_next, now.h),
+            accepted=jnp.where(took, now.accepted + 1, now.accepted),
+            rejected=jnp.where(going & ~took, now.rejected + 1, now.rejected),
+            attempts=now.attempts + 1,
         )
+
+
+def _by_example(mask: Array, x: Array) -> Array:
+    """[batch], shaped to choose among examples of x, [batch, *dims]."""
+    return mask.reshape(mask.shape + (1,) * (x.ndim - 1))

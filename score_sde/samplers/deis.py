@@ -6,8 +6,13 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from score_sde.samplers.dpm_solver import multistep_orders
-from score_sde.samplers.exponential import advance, for_noise, interpolant, of_order
+from score_sde.samplers.multistep import (
+    advance,
+    for_noise,
+    interpolant,
+    multistep_orders,
+    of_order,
+)
 from score_sde.samplers.steps import Draw, Interval, Model, Sampler, Step, slope
 from score_sde.types import Array, pytree, require, static
 

@@ -6,7 +6,6 @@ that the probability flow of every SDE is dx/dsigma = (x - D(x, sigma)) / sigma.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -64,13 +63,17 @@ class SampleResult(NamedTuple):
     x: Array
     """[batch, *dims], at the last noise level."""
     num_evals: Array
-    """Calls of the denoiser, each on the whole batch."""
+    """Calls of the denoiser, on the whole batch; [batch] if every example has its own
+    number."""
     path: Array | None = None
     """[num_steps + 1, batch, *dims], the start included, if it was asked for."""
     denoised: Array | None = None
     """[num_steps, batch, *dims]: the prediction of x0 that each step began with."""
+    num_accepted: Array | None = None
+    """Steps that an adaptive sampler took, [batch], and those it took back."""
+    num_rejected: Array | None = None
     success: Array | None = None
-    """[batch], of adaptive samplers: False where x is not a sample."""
+    """False where an adaptive sampler gave up or x is not finite, [batch]."""
 
 
 @pytree
@@ -92,14 +95,14 @@ class Sampler:
         del x
         return ()
 
-    @abstractmethod
     def step(
         self, denoise: Model, x: Array, at: Interval, draw: Draw, state: Any
     ) -> Step:
-        """From x at at.sigma to at.sigma_next."""
+        """From x at at.sigma to at.sigma_next; not for a class with its own `run`."""
+        raise NotImplementedError(f"{type(self).__name__} has no step.")
 
-    def num_evals(self, sigmas: Array) -> Array | None:
-        """How often the denoiser is called, once a step; None if no grid can tell."""
+    def num_evals(self, sigmas: Array) -> Array:
+        """How often the denoiser is called over a grid: here once a step."""
         return jnp.asarray(len(sigmas) - 1)
 
     def run(
@@ -123,14 +126,12 @@ class Sampler:
             kept = (done.x, done.denoised) if return_path else None
             return (done.x, done.state), kept
 
-        num_evals = self.num_evals(sigmas)
-        assert num_evals is not None
         steps = jnp.arange(len(sigmas) - 1)
         (last, _), kept = jax.lax.scan(body, (x, self.init(x)), steps)
         if kept is None:
-            return SampleResult(last, num_evals)
+            return SampleResult(last, self.num_evals(sigmas))
         path = jnp.concatenate([x[None], kept[0]])
-        return SampleResult(last, num_evals, path, kept[1])
+        return SampleResult(last, self.num_evals(sigmas), path, kept[1])
 
 
 def slope(x: Array, denoised: Array, sigma: Scalar) -> Array:

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde.samplers.exponential import (
+from score_sde.samplers.multistep import (
     Coefficients,
     advance,
     for_data,

@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from score_sde.types import Array, Scalar
 
@@ -89,6 +90,20 @@ def interpolant(values: tuple[Array, ...], nodes: tuple[Scalar, ...]) -> list[Ar
             )
         ]
     return terms
+
+
+# Below this many steps a multistep method ends with steps of lower order.
+FEW_STEPS = 15
+
+
+def multistep_orders(
+    order: int, num_steps: int, *, lower_order_final: bool
+) -> np.ndarray:
+    """1, 2, ..., order, order, ...; of few steps the last are of order 2 and 1."""
+    orders = np.minimum(np.arange(1, num_steps + 1), order)
+    if lower_order_final and num_steps < FEW_STEPS:
+        orders = np.minimum(orders, np.arange(num_steps, 0, -1))
+    return orders
 
 
 def of_order(
