@@ -77,10 +77,6 @@ def test_schedules_and_posteriors_are_those_of_another_peer(case):
     betas = schedules.BETA_SCHEDULES[kind](num_steps, scale * 1e-4, scale * 0.02)
     sigmas = schedules.levels(betas)
     before = np.append(0.0, sigmas[:-1])
-    small, large = (
-        SAMPLERS["ddpm"](variance=v) for v in ("fixed_small", "fixed_large")
-    )
-    del small, large
     posterior = (alpha(before) * before) ** 2 * (1 - (before / sigmas) ** 2)
     for name, value in (
         ("betas", betas),
@@ -91,11 +87,9 @@ def test_schedules_and_posteriors_are_those_of_another_peer(case):
         assert close(value, expected, case["tol"][name]["f64"])
 
 
-@of(DIFFUSERS, "diff.ddpm", "diff.ddim")
+@of([c for c in DIFFUSERS if "timesteps" in c["out"]], "diff.ddpm", "diff.ddim")
 def test_timesteps_are_those_of_a_peer(case):
     given = case["in"]
-    if "timesteps" not in case["out"]:
-        pytest.skip("not recorded")
     space = schedules.TIMESTEP_SPACINGS[given["timestep_spacing"]]
     timesteps = space(given["num_steps"], 1000) + given.get("steps_offset", 0)
     expected = array(DIFFUSERS_ARRAYS, case["out"]["timesteps"])
@@ -383,9 +377,7 @@ def test_correctors_are_those_of_the_ancestor(case):
             of_means = jnp.linalg.norm(z, axis=1).mean() / (
                 jnp.linalg.norm(score, axis=1).mean()
             )
-            # Per example the norms are those of x, which is scaled by its own alpha.
-            snr = snr * of_means / (ratio * scale) * scale / scale
-            snr = snr * jnp.ones_like(level)
+            snr = snr * of_means / ratio
         x, mean = langevin.langevin_step(
             x,
             denoised,
@@ -428,3 +420,271 @@ def test_predictors_alone_are_the_ancestors_sampler(case):
     assert out.num_evals == case["out"]["n_noise"]
     expected = array(arrays, case["out"]["x"])
     assert close(out.x, expected, case["tol"]["x"]["f64"])
+
+
+# Exponential integrators.
+
+
+@pytest.mark.parametrize("rate", [1, 2])
+@pytest.mark.parametrize("make", [multistep.for_data, multistep.for_noise])
+def test_coefficients_are_the_integrals_of_the_reverse_process(make, rate):
+    """Of polynomials in the passed log sigma, by quadrature over it."""
+    sigma, sigma_next = jnp.asarray(3.0), jnp.asarray(0.7)
+    carry, weights = make(sigma, sigma_next, 4, rate=rate)
+    h = float(np.log(sigma / sigma_next))
+    for k, weight in enumerate(weights):
+        if make is multistep.for_data:
+            expected_carry = np.exp(-rate * h)
+            integrand = lambda s, k=k: rate * np.exp(-rate * (h - s)) * (s / h) ** k
+        else:
+            expected_carry = 1.0
+            integrand = lambda s, k=k: -rate * 3.0 * np.exp(-s) * (s / h) ** k
+        expected, _ = scipy.integrate.quad(integrand, 0, h, epsabs=1e-13)
+        assert float(weight) == pytest.approx(expected, rel=1e-10)
+        assert float(carry) == pytest.approx(expected_carry, rel=1e-12)
+
+
+def test_phi_does_not_cancel_in_float32():
+    z = np.concatenate([-np.geomspace(1e-6, 8, 60), np.geomspace(1e-6, 8, 60)])
+    for k in (1, 2, 3, 4):
+        ours = multistep.phi(k, jnp.asarray(z, jnp.float32))
+        exact = [
+            scipy.integrate.quad(
+                lambda u, z=z, k=k: np.exp(z * (1 - u)) * u ** (k - 1), 0, 1
+            )[0]
+            for z in np.float64(np.float32(z))
+        ]
+        exact = np.asarray(exact) / float(np.prod(np.arange(1, k)))
+        # Rounding of float32, times 4! where the recursion divides by z near 1.
+        np.testing.assert_allclose(ours, exact, rtol=3e-6)
+
+
+def log_grid(num_steps):
+    return jnp.exp(jnp.linspace(jnp.log(300.0), jnp.log(0.05), num_steps + 1))
+
+
+def even_grid(num_steps):
+    return jnp.linspace(5.0, 0.5, num_steps + 1)
+
+
+def orders():
+    """(id, sampler, published order, grid), of every deterministic option."""
+    yield "ddim", SAMPLERS["ddim"](), 1, log_grid
+    # Adams and Bashforth's four weights are for even steps.
+    yield "plms", SAMPLERS["plms"](), 4, even_grid
+    for order in (1, 2, 3, 4):
+        yield f"deis {order}", SAMPLERS["deis"](order=order), order, log_grid
+    full = {"lower_order_final": False}
+    for order in (1, 2, 3):
+        # The corrector adds an order.
+        unipc = SAMPLERS["unipc"](order=order, **full)
+        yield f"unipc {order}", unipc, order + 1, log_grid
+    noise = SAMPLERS["unipc"](solver_type="bh1", predict_x0=False, **full)
+    yield "unipc bh1 of noise", noise, 3, log_grid
+    for order in (1, 2, 3):
+        make = SAMPLERS[f"dpm_solver_{order}"]
+        # The published third-order multistep method is of second order.
+        yield f"dpm_solver_{order}", make(**full), min(order, 2), log_grid
+        options = {"algorithm_type": "dpmsolver", "solver_type": "heun", **full}
+        sampler = make(method="singlestep", **options)
+        yield f"dpm_solver_{order} singlestep", sampler, order, log_grid
+        sampler = make(method="singlestep", **full)
+        yield f"dpm_solver_{order} singlestep of x0", sampler, order, log_grid
+
+
+ORDERS = list(orders())
+
+
+@pytest.mark.parametrize("case", ORDERS, ids=[c[0] for c in ORDERS])
+def test_observed_order_is_the_published_one(case, key):
+    """On a grid that starts where the flow is straight: there the first steps of a
+    multistep method, which are of lower order, cost nothing. Steps in multiples of the
+    groups of a singlestep method."""
+    _, sampler, order, grid = case
+    errors = []
+    for num_steps in (120, 240):
+        sigmas = grid(num_steps)
+        x = sigmas[0] * jr.normal(key, (10, 4))
+        draw = jax.jit(partial(ss.sample, sampler, GAUSSIAN.denoise))
+        out = draw(x, sigmas)
+        errors.append(np.abs(out.x - GAUSSIAN.flow(x, sigmas[0], sigmas[-1])).max())
+    assert np.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.3)
+
+
+# Laws.
+
+
+def test_annealed_langevin_has_the_law_of_its_recursion(key):
+    """On Gaussian data a step is affine: mean and covariance are known exactly."""
+    sigmas = jnp.asarray([4.0, 2.0, 1.0, 0.5, 0.0])
+    sampler = SAMPLERS["langevin"](snr=0.3, n_steps=5)
+    num = 100_000
+    x = sigmas[0] * jr.normal(key, (num, 4))
+    out = jax.jit(partial(ss.sample, sampler, GAUSSIAN.denoise))(
+        x, sigmas, key=jr.key(1)
+    )
+    data_mean, data_covariance = GAUSSIAN.mean(), np.asarray(GAUSSIAN.covariance())
+    mean, covariance = np.zeros(4), 16.0 * np.eye(4)
+    for level in (2.0, 1.0, 0.5):
+        precision = np.linalg.inv(data_covariance + level**2 * np.eye(4))
+        e = 2 * (0.3 * level) ** 2
+        for _ in range(5):
+            matrix = np.eye(4) - e * precision
+            mean = data_mean + matrix @ (mean - data_mean)
+            covariance = matrix @ covariance @ matrix.T + 2 * e * np.eye(4)
+    shrink = data_covariance @ np.linalg.inv(data_covariance + 0.25 * np.eye(4))
+    mean = data_mean + shrink @ (mean - data_mean)
+    covariance = shrink @ covariance @ shrink.T
+    scale = np.sqrt(np.diag(covariance))
+    # Five standard errors.
+    assert (np.abs(out.x.mean(0) - mean) < 5 * scale / np.sqrt(num)).all()
+    bound = 5 * np.sqrt(2 / num) * np.outer(scale, scale)
+    assert (np.abs(np.cov(out.x.T) - covariance) < bound).all()
+
+
+def test_a_langevin_step_by_norms_is_the_annealed_one_in_many_dimensions(key):
+    """Far from the data the score is noise over sigma, and |score| = sqrt(d) / sigma."""
+    x, z = 10.0 * jr.normal(key, (3, 100_000)), jr.normal(jr.key(1), (3, 100_000))
+    score = -x / 100.0
+    by_norms, by_level = (
+        langevin.STEP_SIZES[name](score, z, 10.0, 0.16) for name in ("langevin", "ald")
+    )
+    # Norms of 100,000 numbers vary by 0.3 %, and enter squared.
+    np.testing.assert_allclose(by_norms, by_level, rtol=0.03)
+
+
+@pytest.mark.parametrize("predictor", pc.PREDICTORS)
+@pytest.mark.parametrize("sde", ALL_SDES, ids=name_of)
+def test_predictors_of_every_sde_step_along_its_reverse_process(sde, predictor, key):
+    """The mean of a short step is that of the reverse SDE: -2 (D - x) in log sigma."""
+    t = sde.t_from_sigma(jnp.asarray(0.8))
+    gaps = []
+    for dt in (1e-3, 1e-4):
+        sigma, sigma_next = sde.sigma(t), sde.sigma(t * (1 - dt))
+        x = jr.normal(key, (2, 4))
+        denoised = GAUSSIAN.denoise(x, sigma)
+        mean, std = pc.PREDICTORS[predictor](sde, x, denoised, sigma, sigma_next)
+        passed = jnp.log(sigma / sigma_next)
+        drift, level = (mean - x) / passed, std / jnp.sqrt(passed)
+        gaps.append(
+            max(
+                float(jnp.abs(drift - 2 * (denoised - x)).max()),
+                float(jnp.abs(level - np.sqrt(2) * sigma)),
+            )
+        )
+    # An error of first order: a tenth of the step, a tenth of the gap.
+    assert gaps[1] < 0.11 * gaps[0]
+
+
+@pytest.mark.parametrize("corrector", ["none", "ald", "langevin"])
+def test_correctors_keep_the_law(corrector, key):
+    sigmas = grids.karras(60, sigma_min=0.01, sigma_max=50.0)
+    sampler = SAMPLERS["predictor_corrector"](
+        predictor="ancestral_sampling", corrector=corrector, snr=0.1, sde=ss.SubVP()
+    )
+    x = sigmas[0] * jr.normal(key, (20_000, 2))
+    out = jax.jit(partial(ss.sample, sampler, MIXTURE.denoise))(
+        x, sigmas, key=jr.key(1)
+    )
+    share = np.bincount(np.argmax(MIXTURE.log_joint(out.x, 0.05), axis=1), minlength=3)
+    weights = np.asarray(MIXTURE.weights)
+    # Five standard errors, and 2 % for the steps.
+    error = 5 * np.sqrt(weights * (1 - weights) / 20_000) + 0.02
+    assert (np.abs(share / 20_000 - weights) < error).all()
+
+
+# The adaptive sampler.
+
+ISOTROPIC = ss.oracles.Gaussian(jnp.asarray([0.5]), jnp.asarray([[0.04]]))
+
+
+def adaptive(sampler, x, sigmas, denoise=ISOTROPIC.denoise):
+    draw = jax.jit(partial(ss.sample, sampler, denoise, key=jr.key(1)))
+    return draw(x, sigmas)
+
+
+def test_the_adaptive_sampler_has_the_right_law_and_fewer_steps_where_it_may(key):
+    sigmas = jnp.asarray([10.0, 0.01, 0.0])
+    x = sigmas[0] * jr.normal(key, (4_000, 1))
+    evals = {}
+    for rtol, atol in ((0.05, 0.0078), (0.01, 0.002)):
+        sampler = SAMPLERS["adaptive_sde"](rtol=rtol, atol=atol)
+        out = adaptive(sampler, x, sigmas)
+        assert out.success.all()
+        steps = out.num_accepted + out.num_rejected
+        np.testing.assert_array_equal(out.num_evals, 2 * steps + 1)
+        evals[rtol] = float(out.num_evals.mean())
+    assert evals[0.05] < 0.8 * evals[0.01]
+    # Five standard errors, and 2 % of the spread for the tolerance.
+    assert abs(float(out.x.mean()) - 0.5) < 0.2 * (5 / np.sqrt(4_000) + 0.02)
+    assert float(out.x.std()) == pytest.approx(0.2, rel=5 / np.sqrt(8_000) + 0.02)
+
+
+def test_an_example_that_fails_leaves_the_others_alone(key):
+    sigmas = jnp.asarray([10.0, 0.01, 0.0])
+    x = sigmas[0] * jr.normal(key, (4, 1))
+    sampler = SAMPLERS["adaptive_sde"]()
+    whole = adaptive(sampler, x, sigmas)
+    broken = adaptive(sampler, x.at[2].set(jnp.nan), sigmas)
+    np.testing.assert_array_equal(broken.success, [True, True, False, True])
+    assert np.isnan(broken.x[2]).all()
+    kept = np.asarray([0, 1, 3])
+    np.testing.assert_allclose(broken.x[kept], whole.x[kept], rtol=1e-12)
+    alone = adaptive(sampler, x[:1], sigmas)
+    np.testing.assert_allclose(alone.x, whole.x[:1], rtol=1e-9)
+    hurried = adaptive(SAMPLERS["adaptive_sde"](max_steps=3), x, sigmas)
+    assert not hurried.success.any()
+    assert np.isnan(hurried.x).all()
+
+
+# Conversions.
+
+
+@pytest.mark.parametrize("sde", ALL_SDES, ids=name_of)
+def test_a_network_of_one_sde_is_sampled_under_any_other(sde, key):
+    """The denoiser of a VP network that predicts noise, and the score it has there.
+
+    DDIM's step in xt of the other SDE, written with the noise that the score gives.
+    """
+
+    def network(x, noise, cond=None):
+        return jnp.tanh(x) * noise[:, None]
+
+    denoise = ss.make_denoiser(network, ss.precondition.vp)
+    score = ss.make_score(denoise, sde)
+    sigmas = jnp.asarray([3.0, 1.0, 0.3])
+    times = sde.t_from_sigma(sigmas)
+    x = sigmas[0] * jr.normal(key, (3, 4))
+    xt = sde.alpha(times[0]) * x
+    for t, t_next in zip(times[:-1], times[1:], strict=True):
+        eps = -sde.std(t) * score(xt, t)
+        x0 = (xt - sde.std(t) * eps) / sde.alpha(t)
+        xt = sde.alpha(t_next) * x0 + sde.std(t_next) * eps
+    ours = ss.sample("ddim", denoise, x, sigmas).x
+    np.testing.assert_allclose(ours, xt / sde.alpha(times[-1]), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: SAMPLERS["ddim"](eta=1.5),
+        lambda: SAMPLERS["ddpm"](variance="large"),
+        lambda: SAMPLERS["ddpm"](variance="learned"),
+        lambda: SAMPLERS["unipc"](order=4),
+        lambda: SAMPLERS["unipc"](solver_type="heun"),
+        lambda: SAMPLERS["deis"](order=0),
+        lambda: SAMPLERS["dpm_solver_2"](algorithm_type="ddim"),
+        lambda: SAMPLERS["dpm_solver_2"](
+            method="singlestep", algorithm_type="sde-dpmsolver++"
+        ),
+        lambda: SAMPLERS["langevin"](step_size="norm"),
+        lambda: SAMPLERS["langevin"](n_steps=0),
+        lambda: SAMPLERS["predictor_corrector"](predictor="heun"),
+        lambda: SAMPLERS["predictor_corrector"](corrector="heun"),
+        lambda: SAMPLERS["predictor_corrector"](snr=-1.0),
+        lambda: SAMPLERS["adaptive_sde"](atol=0.0),
+    ],
+)
+def test_bad_options_are_refused(make):
+    with pytest.raises(ValueError, match="needs"):
+        make()

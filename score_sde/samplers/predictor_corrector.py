@@ -39,7 +39,7 @@ def reverse_diffusion(
     """
     a = _scale(sde, sigma, sigma_next)
     added = (sigma - sigma_next) * (sigma + sigma_next)
-    mean = a * (2 - a) * x + a**2 * (added / sigma**2) * (denoised - x)
+    mean = a * (2 - a) * x + a * (added / sigma**2) * (denoised - x)
     return Prediction(mean, a * jnp.sqrt(added))
 
 
