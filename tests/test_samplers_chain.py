@@ -572,12 +572,13 @@ def test_predictors_of_every_sde_step_along_its_reverse_process(sde, predictor, 
                 float(jnp.abs(level - np.sqrt(2) * sigma)),
             )
         )
-    # An error of first order: a tenth of the step, a tenth of the gap.
-    assert gaps[1] < 0.11 * gaps[0]
+    # An error of first order: a tenth of the step, a tenth of the gap; or rounding.
+    assert gaps[1] < 0.11 * gaps[0] + 1e-9
 
 
-@pytest.mark.parametrize("corrector", ["none", "ald", "langevin"])
+@pytest.mark.parametrize("corrector", ["none", "ald"])
 def test_correctors_keep_the_law(corrector, key):
+    """Not so the step size by norms, in two dimensions; see its docstring."""
     sigmas = grids.karras(60, sigma_min=0.01, sigma_max=50.0)
     sampler = SAMPLERS["predictor_corrector"](
         predictor="ancestral_sampling", corrector=corrector, snr=0.1, sde=ss.SubVP()
@@ -595,34 +596,54 @@ def test_correctors_keep_the_law(corrector, key):
 
 # The adaptive sampler.
 
-ISOTROPIC = ss.oracles.Gaussian(jnp.asarray([0.5]), jnp.asarray([[0.04]]))
+
+def isotropic(x, sigma, cond=None):
+    """The denoiser of N(0.5, 0.2^2), at a level for each example."""
+    level = jnp.broadcast_to(jnp.asarray(sigma), x.shape[:1])[:, None]
+    return 0.5 + 0.04 / (0.04 + level**2) * (x - 0.5)
 
 
-def adaptive(sampler, x, sigmas, denoise=ISOTROPIC.denoise):
-    draw = jax.jit(partial(ss.sample, sampler, denoise, key=jr.key(1)))
+def adaptive(sampler, x, sigmas):
+    draw = jax.jit(partial(ss.sample, sampler, isotropic, key=jr.key(1)))
     return draw(x, sigmas)
 
 
 def test_the_adaptive_sampler_has_the_right_law_and_fewer_steps_where_it_may(key):
     sigmas = jnp.asarray([10.0, 0.01, 0.0])
-    x = sigmas[0] * jr.normal(key, (4_000, 1))
-    evals = {}
-    for rtol, atol in ((0.05, 0.0078), (0.01, 0.002)):
+    x = sigmas[0] * jr.normal(key, (500, 64))
+    evals = []
+    for rtol, atol in ((0.05, 0.0078), (0.02, 0.004)):
         sampler = SAMPLERS["adaptive_sde"](rtol=rtol, atol=atol)
         out = adaptive(sampler, x, sigmas)
         assert out.success.all()
         steps = out.num_accepted + out.num_rejected
         np.testing.assert_array_equal(out.num_evals, 2 * steps + 1)
-        evals[rtol] = float(out.num_evals.mean())
-    assert evals[0.05] < 0.8 * evals[0.01]
-    # Five standard errors, and 2 % of the spread for the tolerance.
-    assert abs(float(out.x.mean()) - 0.5) < 0.2 * (5 / np.sqrt(4_000) + 0.02)
-    assert float(out.x.std()) == pytest.approx(0.2, rel=5 / np.sqrt(8_000) + 0.02)
+        evals.append(float(out.num_evals.mean()))
+        # Five standard errors of 32,000 draws, and 2 % of the spread for the tolerance.
+        assert abs(float(out.x.mean()) - 0.5) < 0.2 * (5 / np.sqrt(32_000) + 0.02)
+        spread = 5 / np.sqrt(64_000) + 0.02
+        assert float(out.x.std()) == pytest.approx(0.2, rel=spread)
+    assert evals[0] < 0.7 * evals[1]
+
+
+def test_adaptive_evaluations_are_counted_exactly(key):
+    calls = []
+
+    def denoise(x, sigma, cond=None):
+        jax.debug.callback(lambda: calls.append(1))
+        return isotropic(x, sigma)
+
+    sigmas = jnp.asarray([10.0, 0.1])
+    x = sigmas[0] * jr.normal(key, (3, 8))
+    out = jax.jit(partial(ss.sample, "adaptive_sde", denoise, key=key))(x, sigmas)
+    jax.block_until_ready(out)
+    jax.effects_barrier()
+    assert len(calls) == out.num_evals.max()
 
 
 def test_an_example_that_fails_leaves_the_others_alone(key):
     sigmas = jnp.asarray([10.0, 0.01, 0.0])
-    x = sigmas[0] * jr.normal(key, (4, 1))
+    x = sigmas[0] * jr.normal(key, (4, 8))
     sampler = SAMPLERS["adaptive_sde"]()
     whole = adaptive(sampler, x, sigmas)
     broken = adaptive(sampler, x.at[2].set(jnp.nan), sigmas)

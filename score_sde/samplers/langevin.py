@@ -27,7 +27,9 @@ def by_norms(score: Array, z: Array, sigma: Scalar, snr: Scalar) -> Array:
     """Step size 2 (snr |z| / |score|)^2, for each example by itself.
 
     Song et al. 2021, alg. 4 and 5, average the norms over the batch, which makes a
-    sample depend on those drawn beside it.
+    sample depend on those drawn beside it. Both are for data of many dimensions: a step
+    that depends on its own noise doesn't keep the law, and in two dimensions the
+    proportions of a mixture were off by 0.04 (measured; by_level: below 0.01).
     """
     del sigma
     return 2 * snr**2 * sum_over_data(z**2) / sum_over_data(score**2)
