@@ -73,10 +73,15 @@ def require(instance: Any, *rules: Rule) -> None:
     Raises: ValueError.
     """
     values = (getattr(instance, f.name) for f in dataclasses.fields(instance))
-    if not all(isinstance(v, (int, float, str, tuple, type(None))) for v in values):
+    if not all(map(_has_a_value, values)):
         return
     broken = [text for text, holds in rules if not holds(instance)]
     if broken:
         raise ValueError(
             f"{type(instance).__name__} needs {' and '.join(broken)}, got {instance}."
         )
+
+
+def _has_a_value(field: Any) -> bool:
+    literal = isinstance(field, (int, float, str, tuple, type(None)))
+    return literal or dataclasses.is_dataclass(field) or callable(field)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from score_sde.sde import SDE
+from score_sde.samplers import schedules
+from score_sde.sde import SDE, VP
 from score_sde.types import Array, Scalar
 
 
@@ -38,6 +39,49 @@ def uniform_time(num_steps: int, *, sde: SDE) -> Array:
     return _with_zero(sde.sigma(jnp.linspace(sde.t_max, sde.t_min, num_steps)))
 
 
+def vp(
+    num_steps: int,
+    *,
+    beta_d: float = 19.9,
+    beta_min: float = 0.1,
+    eps_s: float = 1e-3,
+) -> Array:
+    """Sigma of a VP process at even times from 1 to eps_s (Karras 2022, table 1)."""
+    sde = VP(beta_min=beta_min, beta_max=beta_min + beta_d, t_min=eps_s)
+    return uniform_time(num_steps, sde=sde)
+
+
+def ddpm(
+    num_steps: int,
+    *,
+    beta_schedule: str = "linear",
+    num_train_timesteps: int = 1000,
+    beta_start: float = 1e-4,
+    beta_end: float = 0.02,
+    timestep_spacing: str = "leading",
+    steps_offset: int = 0,
+) -> Array:
+    """Levels of a discrete chain, at num_steps of its timesteps (Ho et al. 2020).
+
+    Args:
+        beta_schedule, timestep_spacing: names of `schedules.BETA_SCHEDULES` and
+            `schedules.TIMESTEP_SPACINGS`. For any other timesteps, take them from
+            `schedules.levels`.
+        steps_offset: added to every timestep.
+    Raises: ValueError for an unknown name and for timesteps that the chain lacks.
+    """
+    sigmas = schedules.levels_at(
+        num_steps,
+        beta_schedule=beta_schedule,
+        num_train_timesteps=num_train_timesteps,
+        beta_start=beta_start,
+        beta_end=beta_end,
+        timestep_spacing=timestep_spacing,
+        steps_offset=steps_offset,
+    )
+    return _with_zero(jnp.asarray(sigmas))
+
+
 def _with_zero(sigmas: Array) -> Array:
     return jnp.append(sigmas, jnp.zeros_like(sigmas[:1]))
 
@@ -46,5 +90,8 @@ GRIDS: dict[str, Callable[..., Array]] = {
     "karras": karras,
     "exponential": exponential,
     "polyexponential": polyexponential,
+    "log_snr": exponential,  # even in log SNR = -2 log sigma
     "uniform_time": uniform_time,
+    "vp": vp,
+    "ddpm": ddpm,
 }

@@ -8,18 +8,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from score_sde.samplers.adaptive_sde import AdaptiveSDE
 from score_sde.samplers.ancestral import EulerAncestral
+from score_sde.samplers.ddim import DDIM
+from score_sde.samplers.ddpm import DDPM
+from score_sde.samplers.deis import DEIS
 from score_sde.samplers.dpm_2 import DPM2, DPM2Ancestral
 from score_sde.samplers.dpm_adaptive import DPMAdaptive
 from score_sde.samplers.dpm_fast import DPMFast
+from score_sde.samplers.dpm_solver import DPMSolver1, DPMSolver2, DPMSolver3
 from score_sde.samplers.dpmpp_multi import DPMpp2M, DPMpp2MSDE, DPMpp3MSDE
 from score_sde.samplers.dpmpp_single import DPMpp2SAncestral, DPMppSDE
 from score_sde.samplers.edm import EDMStochastic, Euler, Heun
 from score_sde.samplers.edm_ablation import EDMAblation
+from score_sde.samplers.langevin import Langevin
 from score_sde.samplers.lms import LMS
 from score_sde.samplers.noise import BrownianPath, from_bank, from_key
+from score_sde.samplers.plms import PLMS
+from score_sde.samplers.predictor_corrector import PredictorCorrector
 from score_sde.samplers.progress import Report, report_end, reporting
 from score_sde.samplers.steps import Sampler, SampleResult
+from score_sde.samplers.unipc import UniPC
 from score_sde.types import Array, Denoise, Key, Scalar
 
 SAMPLERS: dict[str, type[Sampler]] = {
@@ -39,6 +48,17 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "edm": Heun,
     "edm_stochastic": EDMStochastic,
     "edm_ablation": EDMAblation,
+    "ddpm": DDPM,
+    "ddim": DDIM,
+    "plms": PLMS,
+    "unipc": UniPC,
+    "deis": DEIS,
+    "dpm_solver_1": DPMSolver1,
+    "dpm_solver_2": DPMSolver2,
+    "dpm_solver_3": DPMSolver3,
+    "langevin": Langevin,
+    "predictor_corrector": PredictorCorrector,
+    "adaptive_sde": AdaptiveSDE,
 }
 
 

@@ -7,7 +7,7 @@ that the probability flow of every SDE is dx/dsigma = (x - D(x, sigma)) / sigma.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -87,8 +87,10 @@ class SampleResult(NamedTuple):
 class Sampler:
     """A step rule. Its options are the fields of a subclass."""
 
-    num_draws: ClassVar[int] = 0
-    """How many times a step may draw noise."""
+    @property
+    def num_draws(self) -> int:
+        """How many times a step may draw noise."""
+        return 0
 
     @property
     def stochastic(self) -> bool:

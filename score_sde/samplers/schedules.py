@@ -1,0 +1,128 @@
+"""Discrete chains: their betas, their noise levels, and which of them are visited.
+
+    abar_t = prod_(s <= t) (1 - beta_s)          sigma_t^2 = (1 - abar_t) / abar_t
+
+A chain of `num_train_timesteps` steps is a table, made on the host in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+
+def linear(
+    num_train_timesteps: int, beta_start: float = 1e-4, beta_end: float = 0.02
+) -> np.ndarray:
+    """Evenly spaced (Ho et al. 2020, sec. 4)."""
+    return np.linspace(beta_start, beta_end, num_train_timesteps)
+
+
+def scaled_linear(
+    num_train_timesteps: int, beta_start: float = 1e-4, beta_end: float = 0.02
+) -> np.ndarray:
+    """Evenly spaced in sqrt(beta) (Rombach et al. 2022)."""
+    ends = math.sqrt(beta_start), math.sqrt(beta_end)
+    return np.linspace(*ends, num_train_timesteps) ** 2
+
+
+def cosine(
+    num_train_timesteps: int, beta_start: float = 1e-4, beta_end: float = 0.02
+) -> np.ndarray:
+    """Those of abar(u) = cos^2(pi/2 (u + s) / (1 + s)), u from 0 to 1, s = 0.008.
+
+    Clipped at 0.999, so that abar of the chain, the product of its 1 - beta, is not
+    quite the cosine (Nichol and Dhariwal 2021, eq. 17). The ends are not used.
+    """
+    del beta_start, beta_end
+    u = np.arange(num_train_timesteps + 1) / num_train_timesteps
+    abar = np.cos(0.5 * math.pi * (u + 0.008) / 1.008) ** 2
+    return np.minimum(1 - abar[1:] / abar[:-1], 0.999)
+
+
+def sigmoid(
+    num_train_timesteps: int, beta_start: float = 1e-4, beta_end: float = 0.02
+) -> np.ndarray:
+    """From one end to the other along a sigmoid on [-6, 6] (Xu et al. 2022)."""
+    ramp = 1 / (1 + np.exp(-np.linspace(-6, 6, num_train_timesteps)))
+    return ramp * (beta_end - beta_start) + beta_start
+
+
+BETA_SCHEDULES: dict[str, Callable[..., np.ndarray]] = {
+    "linear": linear,
+    "scaled_linear": scaled_linear,
+    "cosine": cosine,
+    "sigmoid": sigmoid,
+}
+
+
+def alphas_cumprod(betas: np.ndarray) -> np.ndarray:
+    """abar, the squared scale of the data after each step."""
+    return np.exp(np.cumsum(np.log1p(-betas)))
+
+
+def levels(betas: np.ndarray) -> np.ndarray:
+    """Sigma after each step of the chain, ascending."""
+    return np.sqrt(np.expm1(-np.cumsum(np.log1p(-betas))))
+
+
+def leading(num_steps: int, num_train_timesteps: int) -> np.ndarray:
+    """Every (T // num_steps)-th timestep from 0; the last ones are not visited."""
+    return np.arange(num_steps)[::-1] * (num_train_timesteps // num_steps)
+
+
+def trailing(num_steps: int, num_train_timesteps: int) -> np.ndarray:
+    """Every (T / num_steps)-th timestep from the last, rounded (Lin et al. 2023)."""
+    stride = num_train_timesteps / num_steps
+    return np.round(num_train_timesteps - stride * np.arange(num_steps)).astype(int) - 1
+
+
+def linspace(num_steps: int, num_train_timesteps: int) -> np.ndarray:
+    """From the last timestep to the first, evenly, rounded (Nichol 2021, sec. 4)."""
+    return np.round(np.linspace(num_train_timesteps - 1, 0, num_steps)).astype(int)
+
+
+TIMESTEP_SPACINGS: dict[str, Callable[[int, int], np.ndarray]] = {
+    "leading": leading,
+    "trailing": trailing,
+    "linspace": linspace,
+}
+"""Which timesteps of a chain are visited, in descending order."""
+
+
+def levels_at(
+    num_steps: int,
+    *,
+    beta_schedule: str = "linear",
+    num_train_timesteps: int = 1000,
+    beta_start: float = 1e-4,
+    beta_end: float = 0.02,
+    timestep_spacing: str = "leading",
+    steps_offset: int = 0,
+) -> np.ndarray:
+    """Sigma at num_steps timesteps of a chain, descending, without a final 0.
+
+    Raises: ValueError for an unknown name and for timesteps that the chain lacks.
+    """
+    make = _named("beta_schedule", beta_schedule, BETA_SCHEDULES)
+    space = _named("timestep_spacing", timestep_spacing, TIMESTEP_SPACINGS)
+    if not 1 <= num_steps <= num_train_timesteps:
+        raise ValueError(
+            f"num_steps is {num_steps}; the chain has {num_train_timesteps} timesteps."
+        )
+    timesteps = space(num_steps, num_train_timesteps) + steps_offset
+    if timesteps[0] >= num_train_timesteps or timesteps[-1] < 0:
+        raise ValueError(
+            f"steps_offset is {steps_offset}; it leads out of the chain, to timesteps "
+            f"from {timesteps[-1]} to {timesteps[0]} of {num_train_timesteps}."
+        )
+    return levels(make(num_train_timesteps, beta_start, beta_end))[timesteps]
+
+
+def _named(field: str, value: str, choices: dict[str, Any]) -> Any:
+    if value not in choices:
+        raise ValueError(f"{field} is {value!r}; choose from {sorted(choices)}.")
+    return choices[value]
