@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from types import UnionType
 from typing import Any, get_type_hints
@@ -25,6 +25,7 @@ from score_sde.experiment import Data, Experiment, Loss
 from score_sde.networks import MLP, Network, UNet, from_linen
 from score_sde.networks.blocks import EMBEDDINGS
 from score_sde.samplers import SAMPLERS, grids
+from score_sde.samplers.schedules import BETA_SCHEDULES, TIMESTEP_SPACINGS
 from score_sde.training.loop import Training
 from score_sde.training.optimizer import Optimizer
 from score_sde.types import UserError
@@ -83,18 +84,29 @@ POSITIVES: tuple[str, Holds] = (
     "one or more numbers > 0",
     lambda v: len(v) > 0 and all(0 < a < math.inf for a in v),
 )
+
+
+def _one_of(choices: Collection[str]) -> tuple[str, Holds]:
+    return f"one of {list(choices)}", lambda v: v in choices
+
+
 RULES: dict[str, tuple[str, Holds]] = {
     **dict.fromkeys(("channels", "width", "depth", "blocks_per_level"), POSITIVE),
     **dict.fromkeys(("num_heads", "gamma", "rho", "num_steps"), POSITIVE),
     **dict.fromkeys(("sigma_min", "sigma_max", "beta_min", "beta_max"), POSITIVE),
     **dict.fromkeys(("c_1", "c_2"), POSITIVE),
     **dict.fromkeys(("num_classes", "vector_dims"), COUNT),
+    **dict.fromkeys(("beta_start", "beta_end", "beta_d", "eps_s"), POSITIVE),
+    "num_train_timesteps": POSITIVE,
+    "steps_offset": COUNT,
+    "beta_schedule": _one_of(BETA_SCHEDULES),
+    "timestep_spacing": _one_of(TIMESTEP_SPACINGS),
     "multipliers": POSITIVES,
     "attention_resolutions": ("numbers > 0", lambda v: all(a > 0 for a in v)),
     "input_frequencies": ("finite numbers", lambda v: all(map(math.isfinite, v))),
     "bias": ("finite", math.isfinite),
     "dropout": (">= 0 and < 1", lambda v: 0 <= v < 1),
-    "embedding": (f"one of {list(EMBEDDINGS)}", lambda v: v in EMBEDDINGS),
+    "embedding": _one_of(EMBEDDINGS),
 }
 """What a field of a network or a function must be; dataclasses check their own."""
 

@@ -97,6 +97,13 @@ def test_another_alternative_keeps_what_it_needs_and_has_its_own_defaults():
     assert build.complete({"sde": sde})["sde"]["t_max"] == 1.0
 
 
+def test_the_chain_of_a_grid_is_checked():
+    config = digits()
+    config["grid"] = {"name": "ddpm", "num_steps": 5, "beta_schedule": "cosin"}
+    with pytest.raises(build.ConfigError, match=r"grid.beta_schedule is 'cosin'; it"):
+        build.build(config)
+
+
 BAD = [
     ({"sde__name": "vpsde"}, r"sde.name is 'vpsde'; choose from \['cosine_vp', 'edm'"),
     ({"sde__t_min": -1.0}, r"sde: EDM needs 0 < t_min < t_max, got EDM\(t_min=-1.0"),

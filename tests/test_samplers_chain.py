@@ -356,7 +356,7 @@ def test_predictors_are_those_of_the_ancestor(case):
 
 @of(ANCESTOR, "pc.corrector_step")
 def test_correctors_are_those_of_the_ancestor(case):
-    """Which takes one step size for the batch, by mean norms: here as an snr each."""
+    """Which takes one step size for a batch, of the mean norms: here an snr each."""
     given, arrays = case["in"], ANCESTOR_ARRAYS
     oracle, sde = problems()[case["problem"]], ancestor_sde(given)
     t, zs = (jnp.asarray(array(arrays, given[k])) for k in ("t", "z"))
@@ -543,7 +543,7 @@ def test_annealed_langevin_has_the_law_of_its_recursion(key):
 
 
 def test_a_langevin_step_by_norms_is_the_annealed_one_in_many_dimensions(key):
-    """Far from the data the score is noise / sigma, and |score| = sqrt(d) / sigma."""
+    """Far from the data the score is noise over sigma: |score| = sqrt(d) / sigma."""
     x, z = 10.0 * jr.normal(key, (3, 100_000)), jr.normal(jr.key(1), (3, 100_000))
     score = -x / 100.0
     by_norms, by_level = (

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from score_sde.samplers.exponential import phi
 from score_sde.types import Array, Scalar
 
 
@@ -112,20 +113,3 @@ def of_order(
     """step(order), for an order that is known at run time; `otherwise` if it is 0."""
     steps = [partial(step, p) for p in range(1, highest + 1)]
     return jax.lax.switch(order, [lambda: otherwise, *steps])
-
-
-def phi(k: int, z: Array) -> Array:
-    """phi_k(z) = sum_n z^n / (n + k)!, k >= 1, without cancellation.
-
-    By phi_k(z) = (phi_(k-1)(z) - 1 / (k-1)!) / z, phi_0 = exp, for |z| > 1.
-    """
-    small = jnp.abs(z) <= 1
-    inside = jnp.where(small, z, 0.0)
-    series = jnp.zeros_like(z)
-    for n in reversed(range(18)):  # 1 / 19! is below the rounding of float64
-        series = series * inside + 1 / math.factorial(n + k)
-    outside = jnp.where(small, 1.0, z)
-    recursive = jnp.expm1(outside) / outside
-    for j in range(1, k):
-        recursive = (recursive - 1 / math.factorial(j)) / outside
-    return jnp.where(small, series, recursive)
