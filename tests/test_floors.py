@@ -19,7 +19,7 @@ FLOORS = [
         "data",
         "noise_levels",
     },
-    {"losses", "samplers", "likelihood"},
+    {"losses", "samplers", "likelihood", "elbo"},
     {"evaluation"},
     {"training"},
     {"experiment"},

@@ -15,7 +15,7 @@ from score_sde.likelihood import DIVERGENCES
 from score_sde.precondition import PRECONDITIONERS
 
 CASES, ARRAYS = golden("k_diffusion")
-SDE_CASES, SDE_ARRAYS = golden("score_sde")
+SDE_CASES, SDE_ARRAYS = golden("score_sde_likelihood")
 sweep = pytest.mark.parametrize("sde", ALL_SDES, ids=name_of)
 
 
