@@ -19,7 +19,7 @@ FLOORS = [
         "data",
         "noise_levels",
     },
-    {"losses", "samplers", "likelihood", "elbo"},
+    {"losses", "samplers", "likelihood", "elbo", "dequantisation"},
     {"evaluation"},
     {"training"},
     {"experiment"},
