@@ -140,7 +140,7 @@ def _tangents(drift: Drift, x: Array, v: Array) -> tuple[Array, Array]:
     return jax.vmap(lambda v: jax.jvp(drift, (x,), (v,)), out_axes=(None, 0))(v)
 
 
-DIVERGENCES: dict[str, Divergence] = {
+DIVERGENCES: dict[str, Callable[..., tuple[Array, Array]]] = {
     "exact": exact,
     "hutchinson": hutchinson,
     "hutchinson_gaussian": hutchinson_gaussian,
@@ -158,8 +158,8 @@ def log_prob(
     divergence: str | Divergence = "hutchinson",
     solver: diffrax.AbstractSolver | None = None,
     times: Array | None = None,
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
+    rtol: Scalar = 1e-5,
+    atol: Scalar = 1e-5,
     prior: Callable[[Array], Array] | None = None,
     cond: Any = None,
 ) -> LogProb:

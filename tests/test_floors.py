@@ -23,7 +23,7 @@ FLOORS = [
     {"evaluation"},
     {"training"},
     {"experiment"},
-    {"build", "jobs"},
+    {"build", "jobs", "scoring"},
 ]
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
 # On the ground floor, in this order.
