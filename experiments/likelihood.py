@@ -18,7 +18,7 @@ def main(command: launch.Command) -> None:
     from score_sde.build import build
     from score_sde.evaluation.pictures import save_bound
     from score_sde.evaluation.report import bound_by_level, table
-    from score_sde.scoring import parts_of, score_split
+    from score_sde.scoring import compile_programs, parts_of, score_split
     from score_sde.training.mesh import make_mesh, start_devices
     from score_sde.training.run import write_json
 
@@ -35,6 +35,7 @@ def main(command: launch.Command) -> None:
         print(table(json.loads(report.read_text())["splits"]))
         return
     parts = parts_of(command.workdir / "likelihood_parts", made_by)
+    programs = compile_programs(experiment, mesh)
     arrays: dict[str, Any] = {}
     rows = {}
     for split, count in (
@@ -43,7 +44,7 @@ def main(command: launch.Command) -> None:
     ):
         if count:
             scores, rows[split] = score_split(
-                experiment, params, split, count, mesh, parts
+                experiment, programs, params, split, count, mesh, parts
             )
             arrays |= {f"{split}_{name}": a for name, a in scores.items()}
             if split == "test":

@@ -46,20 +46,18 @@ class Pass(NamedTuple):
     tolerance: float = 1.0
 
 
-def score_split(
-    experiment: Experiment,
-    params: Params,
-    split: str,
-    count: int,
-    mesh: Mesh,
-    folder: Path,
-) -> tuple[Arrays, dict[str, Any]]:
-    """(per-example arrays, their summary) of the first `count` examples of a split.
+class Programs(NamedTuple):
+    """What is compiled, once for all passes and splits."""
 
-    Each device solves for its share by itself: no collective is inside the solver.
-    """
-    settings, everyone = experiment.likelihood, PartitionSpec()
-    row = PartitionSpec(DATA_AXIS)
+    solve: Callable[..., Any]
+    """(params, keys_data, keys_probe, values, labels, tolerance) -> LogProb."""
+    bound: Callable[..., Any]
+    """(params, keys_data, keys_noise, values, labels) -> Bound."""
+
+
+def compile_programs(experiment: Experiment, mesh: Mesh) -> Programs:
+    """Each device solves for its share by itself: no collective is in the solver."""
+    everyone, row = PartitionSpec(), PartitionSpec(DATA_AXIS)
 
     def compiled(function: Any, *specs: PartitionSpec) -> Any:
         return jax.jit(
@@ -72,11 +70,24 @@ def score_split(
             )
         )
 
-    solve, bound = compiled(score_examples, everyone), compiled(bound_examples)
+    return Programs(compiled(score_examples, everyone), compiled(bound_examples))
+
+
+def score_split(
+    experiment: Experiment,
+    programs: Programs,
+    params: Params,
+    split: str,
+    count: int,
+    mesh: Mesh,
+    folder: Path,
+) -> tuple[Arrays, dict[str, Any]]:
+    """(per-example arrays, their summary) of the first `count` examples of a split."""
+    settings = experiment.likelihood
 
     def solved(which: Pass) -> ScoreBatch:
         tolerance = jnp.asarray(which.tolerance, jnp.float32)
-        return lambda keys, values, labels: solve(
+        return lambda keys, values, labels: programs.solve(
             params,
             _keys(keys, which.points, 0),
             _keys(keys, which.probes, 1),
@@ -86,7 +97,9 @@ def score_split(
         )
 
     def bounded(keys: Key, values: Any, labels: Any) -> Any:
-        return bound(params, _keys(keys, 0, 0), _keys(keys, 0, 2), values, labels)
+        return programs.bound(
+            params, _keys(keys, 0, 0), _keys(keys, 0, 2), values, labels
+        )
 
     values, labels = experiment.dataset.split(split)
     run = partial(
@@ -130,7 +143,7 @@ def _run(
     path: Path,
 ) -> Arrays:
     """One pass over the first `count` examples; each batch is a file that begins so."""
-    size = divisible(min(experiment.likelihood.batch_size, count), mesh)
+    size = divisible(experiment.likelihood.batch_size, mesh)
     files = [
         path.with_name(f"{path.name}_{number:06d}.npz")
         for number in range(-(-count // size))

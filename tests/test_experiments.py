@@ -26,7 +26,7 @@ TINY = {
     "likelihood.rtol": 0.01,
     "likelihood.atol": 0.01,
     "likelihood.num_train": 4,
-    "likelihood.batch_size": 360,
+    "likelihood.batch_size": 120,
     "likelihood.num_checked": 4,
     "likelihood.bound_draws": 2,
 }

@@ -1,3 +1,6 @@
+from collections import namedtuple
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from cases import GAUSSIAN
@@ -5,7 +8,8 @@ from cases import GAUSSIAN
 from score_sde import elbo
 from score_sde.evaluation.pictures import save_bound
 from score_sde.evaluation.report import bits, bound_by_level, error_budget, summary
-from score_sde.scoring import batches_of, parts_of
+from score_sde.scoring import _run, batches_of, parts_of
+from score_sde.training.mesh import make_mesh
 
 STD = {"data": 0.3, "dequantisation": 0.2, "probe": 0.1}
 SHIFT = 0.01
@@ -83,6 +87,30 @@ def test_every_batch_is_one_hosts():
     for hosts in (1, 2, 3):
         shares = [list(batches_of(7, host, hosts)) for host in range(hosts)]
         assert sorted(sum(shares, [])) == list(range(7))
+
+
+def test_an_interrupted_job_goes_on_and_scores_every_example_once(tmp_path):
+    Scores = namedtuple("Scores", ["value"])
+    experiment = SimpleNamespace(seed=0, likelihood=SimpleNamespace(batch_size=4))
+    values, calls = np.arange(10), []
+
+    def score(keys, values, labels, stop_at=None):
+        if len(calls) == stop_at:
+            raise KeyboardInterrupt
+        calls.append(values)
+        return Scores(2 * values)
+
+    def run(score):
+        return _run(experiment, values, None, make_mesh(), score, 10, tmp_path / "part")
+
+    with pytest.raises(KeyboardInterrupt):
+        run(lambda *batch: score(*batch, stop_at=2))
+    out = run(score)
+    assert [len(batch) for batch in calls] == [4, 4, 4]  # the last one padded
+    np.testing.assert_array_equal(out["value"], 2 * values)
+    assert out["seconds"].shape == (10,)
+    assert len(run(score)["value"]) == 10
+    assert len(calls) == 3
 
 
 def test_parts_of_another_job_are_dropped(tmp_path):
