@@ -42,7 +42,7 @@ NOISE_LEVELS: dict[str, Callable[..., Any]] = {
     "log_normal": noise_levels.LogNormal,
     "log_uniform": noise_levels.LogUniform,
     "ladder": noise_levels.Ladder,
-    "likelihood_importance": noise_levels.likelihood_importance,
+    "likelihood_importance": noise_levels.LikelihoodImportance,
 }
 
 CLASSES: dict[str, Mapping[str, Callable[..., Any]]] = {

@@ -109,10 +109,26 @@ class LogUniform(NoiseLevels):
         return jnp.full_like(sigma, 1 / jnp.log(self.sigma_max / self.sigma_min))
 
 
-def likelihood_importance(sde: SDE, *, stratified: bool = False) -> LogUniform:
-    """Importance sampling for the likelihood weighting of `sde`: uniform log sigma."""
-    low, high = sde.sigma(sde.t_min), sde.sigma(sde.t_max)
-    return LogUniform(low, high, stratified=stratified)
+@pytree
+class LikelihoodImportance(NoiseLevels):
+    """Importance sampling for the likelihood weighting of an SDE: uniform log sigma.
+
+    Between the ends of the SDE, which are computed when they are needed: a config is
+    built before any device is touched.
+    """
+
+    sde: SDE
+
+    def quantile(self, u: Array) -> Array:
+        return self._between().quantile(u)
+
+    def density(self, sigma: Array) -> Array:
+        return self._between().density(sigma)
+
+    def _between(self) -> LogUniform:
+        return LogUniform(
+            self.sde.sigma(self.sde.t_min), self.sde.sigma(self.sde.t_max)
+        )
 
 
 @pytree

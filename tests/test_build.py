@@ -1,4 +1,6 @@
 import copy
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -196,3 +198,19 @@ def test_all_mistakes_are_reported_together_before_any_device_work(monkeypatch):
 def test_data_of_the_config_is_the_data_set():
     assert build.build(digits()).dataset.name == "digits"
     assert set(data.DATASETS) >= {"digits", "patches", "rings"}
+
+
+def test_building_touches_no_device():
+    """Or the program could no longer choose how many devices there are."""
+    code = (
+        "import importlib, pathlib, jax\n"
+        "from score_sde.build import build\n"
+        "for path in sorted(pathlib.Path('configs').glob('*.py')):\n"
+        "    module = importlib.import_module(f'configs.{path.stem}')\n"
+        "    if hasattr(module, 'get_config'):\n"
+        "        build(module.get_config())\n"
+        "jax.config.update('jax_num_cpu_devices', 2)\n"
+        "assert len(jax.devices()) == 2"
+    )
+    root = Path(__file__).parents[1]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
