@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from score_sde import data, losses, sde
+from score_sde import data, elbo, losses, sde
 from score_sde.arrays import example_keys, per_example
+from score_sde.dequantisation import DEQUANTISERS, Dequantised
 from score_sde.evaluation.settings import Sampling, Scoring
-from score_sde.likelihood import LogProb, log_prob
+from score_sde.likelihood import DIVERGENCES, LogProb, exact, log_prob
 from score_sde.networks import LogVariance, Network
 from score_sde.noise_levels import NoiseLevels
 from score_sde.precondition import Precondition, make_denoiser, make_score
@@ -31,6 +32,7 @@ from score_sde.training.optimizer import Optimizer
 from score_sde.types import Array, Denoise, Key, require
 
 Params = Any
+POINTS = ("uniform", "centres")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,19 +40,22 @@ class Data:
     """Which data, and how they are fed.
 
     sigma_data is the standard deviation of the scaled data, which EDM's preconditioner
-    and weight need.
+    and weight need. Training sees each level as a point drawn from its bin, 'uniform',
+    or as the centre of its bin, 'centres'.
     """
 
     name: str
     batch_size: int = 128
     random_flip: bool = False
     sigma_data: float = 0.5
+    points: str = "uniform"
 
     def __post_init__(self) -> None:
         require(
             self,
             ("1 <= batch_size", lambda d: d.batch_size >= 1),
             ("0 < sigma_data", lambda d: 0 < d.sigma_data < math.inf),
+            (f"points in {POINTS}", lambda d: d.points in POINTS),
         )
 
 
@@ -111,7 +116,10 @@ def batch_loss(experiment: Experiment, key: Key, params: Params, batch: Any) -> 
     """One loss per example of a batch of `data.batch_at`."""
     key_data, key_flip, key_loss, key_dropout = jr.split(key, 4)
     levels = experiment.dataset.num_levels
-    x0 = data.dequantise(key_data, batch["values"], num_levels=levels)
+    if experiment.data.points == "centres":
+        x0 = data.centres(batch["values"], num_levels=levels)
+    else:
+        x0 = data.dequantise(key_data, batch["values"], num_levels=levels)
     if experiment.data.random_flip:
         x0 = data.flip_at_random(key_flip, x0)
     log_variance = None
@@ -150,23 +158,77 @@ def draw_samples(
 def score_examples(
     experiment: Experiment,
     params: Params,
-    keys: Key,
+    keys_data: Key,
+    keys_probe: Key,
     values: Array,
     labels: Array | None,
+    tolerance: Array,
 ) -> LogProb:
-    """Log-densities of dequantised examples; example i is a function of keys[i]."""
-    settings = experiment.likelihood
-    keys_data, keys_probe = jax.vmap(jr.split, out_axes=1)(keys)
-    levels = experiment.dataset.num_levels
-    return log_prob(
-        data.dequantise(keys_data, values, num_levels=levels),
-        sde=experiment.sde,
-        score=make_score(denoiser(experiment, params), experiment.sde),
+    """Log-probabilities of examples: log p(x) - log q(x given levels), in nats.
+
+    The point x of example i is a function of keys_data[i], its probes one of
+    keys_probe[i]. Args: `tolerance`, times that of the settings.
+    """
+    settings, sde = experiment.likelihood, experiment.sde
+    divergence = DIVERGENCES[settings.divergence]
+    if divergence is not exact:
+        divergence = partial(divergence, num_probes=settings.num_probes)
+    points = _points(experiment, keys_data, values)
+    log_alpha = jnp.asarray(sde.log_alpha(sde.t_min), points.x.dtype)
+    out = log_prob(
+        jnp.exp(log_alpha) * points.x,
+        sde=sde,
+        score=make_score(denoiser(experiment, params), sde),
         key=keys_probe,
-        divergence=settings.divergence,
-        rtol=settings.rtol,
-        atol=settings.atol,
+        divergence=divergence,
+        rtol=settings.rtol * tolerance,
+        atol=settings.atol * tolerance,
         cond=condition(experiment, labels),
+    )
+    num_dims = math.prod(experiment.dataset.shape)
+    return out._replace(nats=out.nats + num_dims * log_alpha - points.log_density)
+
+
+def bound_examples(
+    experiment: Experiment,
+    params: Params,
+    keys_data: Key,
+    keys_noise: Key,
+    values: Array,
+    labels: Array | None,
+) -> elbo.Bound:
+    """The bound of the reverse SDE on -log P of examples, in nats.
+
+    Of the same points as `score_examples` if they are uniform on their bins; of models
+    trained on centres, by the discretised decoder, without points.
+    """
+    settings, sde = experiment.likelihood, experiment.sde
+    levels = experiment.dataset.num_levels
+    decoder: elbo.Decoder = elbo.gaussian_decoder
+    points = _points(experiment, keys_data, values)
+    if settings.dequantisation != "uniform" and levels is not None:
+        decoder = elbo.discretised_decoder(2 / levels)
+        x0 = data.centres(values, num_levels=levels)
+        points = Dequantised(x0, jnp.zeros_like(points.log_density))
+    bound = elbo.continuous_bound(
+        keys_noise,
+        denoiser(experiment, params),
+        points.x,
+        sigma_min=sde.sigma(sde.t_min),
+        sigma_max=sde.sigma(sde.t_max),
+        decoder=decoder,
+        num_draws=settings.bound_draws,
+        cond=condition(experiment, labels),
+    )
+    return bound._replace(decoder=bound.decoder + points.log_density)
+
+
+def _points(experiment: Experiment, keys: Key, values: Array) -> Dequantised:
+    return DEQUANTISERS[experiment.likelihood.dequantisation](
+        keys,
+        values,
+        num_levels=experiment.dataset.num_levels,
+        sigma=experiment.sde.sigma(experiment.sde.t_min),
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from score_sde.types import Array
+from score_sde.types import Array, Scalar
 
 if TYPE_CHECKING:
     import diffrax
@@ -38,8 +38,8 @@ def integrate(
     *,
     solver: diffrax.AbstractSolver,
     adaptive: bool,
-    rtol: float,
-    atol: float,
+    rtol: Scalar,
+    atol: Scalar,
     norm: Callable[[Any], Array] | None = None,
     gains: tuple[float, float] = (0.3, 0.4),
 ) -> tuple[Any, Stats]:

@@ -111,20 +111,24 @@ class LogUniform(NoiseLevels):
 
 @pytree
 class LikelihoodImportance(NoiseLevels):
-    """Importance sampling for the likelihood weighting of an SDE: a LogUniform."""
+    """Importance sampling for the likelihood weighting of an SDE: uniform log sigma.
+
+    Between the ends of the SDE, which are computed when they are needed: a config is
+    built before any device is touched.
+    """
 
     sde: SDE
 
-    def _log_uniform(self) -> LogUniform:
-        # Not before it is asked for: a config is built without touching a device.
-        sde = self.sde
-        return LogUniform(sde.sigma(sde.t_min), sde.sigma(sde.t_max))
-
     def quantile(self, u: Array) -> Array:
-        return self._log_uniform().quantile(u)
+        return self._between().quantile(u)
 
     def density(self, sigma: Array) -> Array:
-        return self._log_uniform().density(sigma)
+        return self._between().density(sigma)
+
+    def _between(self) -> LogUniform:
+        return LogUniform(
+            self.sde.sigma(self.sde.t_min), self.sde.sigma(self.sde.t_max)
+        )
 
 
 @pytree

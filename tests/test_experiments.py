@@ -26,7 +26,9 @@ TINY = {
     "likelihood.rtol": 0.01,
     "likelihood.atol": 0.01,
     "likelihood.num_train": 4,
-    "likelihood.batch_size": 360,
+    "likelihood.batch_size": 120,
+    "likelihood.num_checked": 4,
+    "likelihood.bound_draws": 2,
 }
 
 
@@ -110,7 +112,19 @@ def test_every_test_image_is_scored_once(trained):
     assert row["standard_error"] == pytest.approx(
         values.std(ddof=1) / np.sqrt(360), rel=1e-5
     )
-    assert program("likelihood", f"--workdir={trained}") == out  # at once, the same
+    assert set(row["errors"]) == {"data", "dequantisation", "probe", "solver"}
+    bound = scores["test_bound"]
+    assert row["bound"] == pytest.approx(bound.mean(), rel=1e-6)
+    assert row["bound_above"] == (bound.mean() >= values.mean())
+    for name in ("loss_by_level.png", "rate_distortion.png"):
+        with Image.open(trained / name) as picture:
+            assert picture.size[0] > 100
+    assert not (trained / "likelihood_parts").exists()
+    again = program("likelihood", f"--workdir={trained}")  # at once, the same
+    assert (
+        again.splitlines() == [line for line in out.splitlines() if "absl" not in line]
+        or again == out
+    )
 
 
 def test_a_dry_run_prints_and_writes_nothing(tmp_path):

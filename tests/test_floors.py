@@ -19,11 +19,11 @@ FLOORS = [
         "data",
         "noise_levels",
     },
-    {"losses", "samplers", "likelihood"},
+    {"losses", "samplers", "likelihood", "elbo", "dequantisation"},
     {"evaluation"},
     {"training"},
     {"experiment"},
-    {"build", "jobs"},
+    {"build", "jobs", "scoring"},
 ]
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
 # On the ground floor, in this order.

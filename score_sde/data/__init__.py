@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from score_sde.data.dataset import Dataset as Dataset
 from score_sde.data.dataset import batch_at as batch_at
+from score_sde.data.dataset import centres as centres
 from score_sde.data.dataset import dequantise as dequantise
 from score_sde.data.dataset import flip_at_random as flip_at_random
 from score_sde.data.dataset import to_levels as to_levels

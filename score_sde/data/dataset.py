@@ -59,6 +59,12 @@ def dequantise(key: Key, values: Array, *, num_levels: int | None) -> Array:
     return 2 * (x + noise) / num_levels - 1
 
 
+def centres(values: Array, *, num_levels: int | None) -> Array:
+    """Levels to the centres of their bins in [-1, 1]; points pass unchanged."""
+    x = values.astype(jnp.float32)
+    return x if num_levels is None else (2 * x + 1) / num_levels - 1
+
+
 def to_levels(x: Array, *, num_levels: int | None) -> Array:
     """The level whose bin holds x, clipped to the range: the inverse of dequantise."""
     if num_levels is None:

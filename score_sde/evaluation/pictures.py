@@ -23,6 +23,46 @@ def save_samples(path: Path, samples: np.ndarray, *, num_levels: int | None) -> 
     partial.rename(path)
 
 
+def save_bound(folder: Path, levels: dict[str, np.ndarray]) -> None:
+    """loss_by_level.png and rate_distortion.png of `report.bound_by_level`.
+
+    Where in the noise the bits are, and how good x0 is after how many of them (Ho et
+    al. 2020, fig. 5), in the scale of the data.
+    """
+    _curves(
+        folder / "loss_by_level.png",
+        [("sigma", "noise level", "loss", "bits/dim per unit of log sigma")],
+        levels,
+    )
+    _curves(
+        folder / "rate_distortion.png",
+        [
+            ("sigma", "noise level", "distortion", "root mean squared error of x0"),
+            ("sigma", "noise level", "rate", "bits/dim received"),
+            ("rate", "bits/dim received", "distortion", "root mean squared error"),
+        ],
+        levels,
+    )
+
+
+def _curves(
+    path: Path, panels: list[tuple[str, str, str, str]], values: dict[str, np.ndarray]
+) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5 * len(panels), 3.5), layout="constrained")
+    for axes, (x, x_label, y, y_label) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+    ):
+        axes.plot(values[x], values[y], marker=".")
+        axes.set(xlabel=x_label, ylabel=y_label)
+        if x == "sigma":
+            axes.set_xscale("log")
+    partial = path.with_name(f".{path.name}")
+    figure.savefig(partial, format="png", dpi=120)
+    partial.rename(path)
+
+
 def _grid(path: Path, levels: np.ndarray, num_levels: int) -> None:
     from PIL import Image
 

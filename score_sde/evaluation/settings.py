@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from score_sde.dequantisation import DEQUANTISERS
 from score_sde.likelihood import DIVERGENCES
 from score_sde.types import require
 
@@ -27,14 +28,24 @@ class Sampling:
 class Scoring:
     """How log-likelihoods are computed.
 
+    dequantisation: truncated_normal is for models trained on centres, uniform for the
+        others. repeats: passes over the data, each with fresh points and probes.
+    num_checked: how many examples are solved three times more, with fresh points, with
+        fresh probes and at a tenth of the tolerance, to split the error.
+    bound_draws: noise levels at which each example's variational bound is measured.
     num_train: how many training examples to score beside all test examples, to see
-    how far the model fits one better than the other.
+        how far the model fits one better than the other.
     """
 
     divergence: str = "hutchinson"
+    num_probes: int = 1
+    dequantisation: str = "uniform"
     rtol: float = 1e-5
     atol: float = 1e-5
     batch_size: int = 60
+    repeats: int = 1
+    num_checked: int = 60
+    bound_draws: int = 32
     num_train: int = 0
 
     def __post_init__(self) -> None:
@@ -44,8 +55,16 @@ class Scoring:
                 f"divergence in {sorted(DIVERGENCES)}",
                 lambda s: s.divergence in DIVERGENCES,
             ),
+            ("1 <= num_probes", lambda s: s.num_probes >= 1),
+            (
+                f"dequantisation in {sorted(DEQUANTISERS)}",
+                lambda s: s.dequantisation in DEQUANTISERS,
+            ),
             ("0 < rtol < 1", lambda s: 0 < s.rtol < 1),
             ("0 < atol < 1", lambda s: 0 < s.atol < 1),
             ("1 <= batch_size", lambda s: s.batch_size >= 1),
+            ("1 <= repeats", lambda s: s.repeats >= 1),
+            ("2 <= num_checked", lambda s: s.num_checked >= 2),
+            ("1 <= bound_draws", lambda s: s.bound_draws >= 1),
             ("0 <= num_train", lambda s: s.num_train >= 0),
         )

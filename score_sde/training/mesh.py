@@ -55,6 +55,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
 
+def divisible(batch_size: int, mesh: Mesh) -> int:
+    """The batch size, rounded up to a multiple of the number of devices."""
+    return -(-batch_size // mesh.devices.size) * mesh.devices.size
+
+
 def put_batch(batch: Any, mesh: Mesh) -> Any:
     """Cut the arrays of a pytree over the devices by their first axis.
 

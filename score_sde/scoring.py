@@ -1,0 +1,213 @@
+"""Score a data set: every example once a pass, batch by batch, each kept in a file.
+
+A job that was interrupted goes on where it ended. With several hosts, and a folder that
+all of them see, each scores every n-th batch. Example i is a function of (seed, i),
+whatever the size of the batches and the number of devices and hosts.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from score_sde.evaluation.report import bits, summary
+from score_sde.experiment import (
+    Experiment,
+    bound_examples,
+    sample_keys,
+    score_examples,
+)
+from score_sde.training.mesh import DATA_AXIS, divisible
+from score_sde.training.run import write_json
+from score_sde.types import Key
+
+Params = Any
+Arrays = dict[str, np.ndarray]
+ScoreBatch = Callable[[Key, Any, Any], Any]
+"""(keys, values, labels) -> a named tuple of arrays [batch, ...]."""
+
+
+class Pass(NamedTuple):
+    """Which points and which probes of an example, and the tolerance."""
+
+    name: str
+    points: int
+    probes: int
+    tolerance: float = 1.0
+
+
+class Programs(NamedTuple):
+    """What is compiled, once for all passes and splits."""
+
+    solve: Callable[..., Any]
+    """(params, keys_data, keys_probe, values, labels, tolerance) -> LogProb."""
+    bound: Callable[..., Any]
+    """(params, keys_data, keys_noise, values, labels) -> Bound."""
+
+
+def compile_programs(experiment: Experiment, mesh: Mesh) -> Programs:
+    """Each device solves for its share by itself: no collective is in the solver."""
+    everyone, row = PartitionSpec(), PartitionSpec(DATA_AXIS)
+
+    def compiled(function: Any, *specs: PartitionSpec) -> Any:
+        return jax.jit(
+            jax.shard_map(
+                partial(function, experiment),
+                mesh=mesh,
+                in_specs=(everyone, row, row, row, row, *specs),
+                out_specs=row,
+                check_vma=False,
+            )
+        )
+
+    return Programs(compiled(score_examples, everyone), compiled(bound_examples))
+
+
+def score_split(
+    experiment: Experiment,
+    programs: Programs,
+    params: Params,
+    split: str,
+    count: int,
+    mesh: Mesh,
+    folder: Path,
+) -> tuple[Arrays, dict[str, Any]]:
+    """(per-example arrays, their summary) of the first `count` examples of a split."""
+    settings = experiment.likelihood
+
+    def solved(which: Pass) -> ScoreBatch:
+        tolerance = jnp.asarray(which.tolerance, jnp.float32)
+        return lambda keys, values, labels: programs.solve(
+            params,
+            _keys(keys, which.points, 0),
+            _keys(keys, which.probes, 1),
+            values,
+            labels,
+            tolerance,
+        )
+
+    def bounded(keys: Key, values: Any, labels: Any) -> Any:
+        return programs.bound(
+            params, _keys(keys, 0, 0), _keys(keys, 0, 2), values, labels
+        )
+
+    values, labels = experiment.dataset.split(split)
+    run = partial(
+        _run, experiment, values, labels if experiment.num_classes else None, mesh
+    )
+    repeats, checked = settings.repeats, min(settings.num_checked, count)
+    passes = [Pass(f"repeat{r}", r, r) for r in range(repeats)]
+    checks = [
+        Pass("fresh_points", repeats, repeats),
+        Pass("fresh_probes", 0, repeats),
+        Pass("tight", 0, 0, tolerance=0.1),
+    ]
+    found = {
+        p.name: run(solved(p), number, folder / f"{split}_{p.name}")
+        for group, number in ((passes, count), (checks, checked))
+        for p in group
+    }
+    terms = run(bounded, count, folder / f"{split}_bound")
+    num_dims = int(np.prod(experiment.dataset.shape))
+    scores = _gather(found, terms, [p.name for p in passes], num_dims)
+    return scores, summary(
+        scores,
+        {p.name: found[p.name] for p in checks},
+        num_dims=num_dims,
+        is_exact=settings.divergence == "exact",
+    ) | {"seconds": round(sum(a["seconds"].sum() for a in found.values()), 1)}
+
+
+def _keys(keys: Key, draw: int, stream: int) -> Key:
+    """The keys of one draw of the points (stream 0), probes (1) or noise (2)."""
+    return jax.vmap(lambda k: jr.fold_in(jr.fold_in(k, stream), draw))(keys)
+
+
+def _run(
+    experiment: Experiment,
+    values: np.ndarray,
+    labels: np.ndarray | None,
+    mesh: Mesh,
+    score: ScoreBatch,
+    count: int,
+    path: Path,
+) -> Arrays:
+    """One pass over the first `count` examples; each batch is a file that begins so."""
+    size = divisible(experiment.likelihood.batch_size, mesh)
+    files = [
+        path.with_name(f"{path.name}_{number:06d}.npz")
+        for number in range(-(-count // size))
+    ]
+    for number in batches_of(len(files), jax.process_index(), jax.process_count()):
+        if files[number].exists():
+            continue
+        start, first = time.monotonic(), number * size
+        # Past the end the first examples are repeated, and dropped from the result.
+        index = np.arange(first, first + size) % count
+        result = jax.device_get(
+            score(
+                sample_keys(experiment.seed, first, size),
+                values[index],
+                None if labels is None else labels[index],
+            )
+        )
+        kept = {n: np.asarray(a)[: count - first] for n, a in result._asdict().items()}
+        share = np.full(min(size, count - first), (time.monotonic() - start) / size)
+        _save(files[number], kept | {"seconds": share})
+    if jax.process_count() > 1:
+        from jax.experimental.multihost_utils import sync_global_devices
+
+        sync_global_devices(str(path))
+    parts = [dict(np.load(file)) for file in files]
+    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+
+def batches_of(num_batches: int, host: int, num_hosts: int) -> range:
+    """The batches that a host scores: each batch is one host's."""
+    return range(host, num_batches, num_hosts)
+
+
+def _save(path: Path, arrays: Arrays) -> None:
+    """Whole or not at all."""
+    partial_path = path.with_name(f".{path.name}")
+    with partial_path.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+    partial_path.rename(path)
+
+
+def _gather(
+    found: dict[str, Arrays], terms: Arrays, repeats: list[str], num_dims: int
+) -> Arrays:
+    first = found[repeats[0]]
+    nats = np.stack([found[name]["nats"] for name in repeats])
+    bound = terms["prior"] + terms["steps"].sum(1) + terms["decoder"]
+    return {
+        "nats": nats.mean(0),
+        "bits_per_dim": bits(nats.mean(0), num_dims),
+        "repeats": bits(nats, num_dims),
+        "success": np.stack([found[name]["success"] for name in repeats]).all(0),
+        "bound": bits(-bound, num_dims),
+        **{name: first[name] for name in first if name not in ("nats", "success")},
+        **{f"bound_{name}": a for name, a in terms.items() if name != "seconds"},
+    }
+
+
+def parts_of(folder: Path, made_by: dict[str, Any]) -> Path:
+    """The folder for the parts of a job, emptied if another one left them."""
+    import json
+
+    label = folder / "made_by.json"
+    if not label.exists() or json.loads(label.read_text()) != made_by:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(label, made_by)
+    return folder

@@ -1,0 +1,141 @@
+from collections import namedtuple
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from cases import GAUSSIAN
+
+from score_sde import elbo
+from score_sde.evaluation.pictures import save_bound
+from score_sde.evaluation.report import bits, bound_by_level, error_budget, summary
+from score_sde.scoring import _run, batches_of, parts_of
+from score_sde.training.mesh import make_mesh
+
+STD = {"data": 0.3, "dequantisation": 0.2, "probe": 0.1}
+SHIFT = 0.01
+
+
+def solved(random, count, num_repeats, num_checked):
+    """Scores with known variances of data, points and probes."""
+    draw = lambda name, *shape: STD[name] * random.normal(size=shape)  # noqa: E731
+    data = 2 + draw("data", count)
+    points = draw("dequantisation", num_repeats, count)
+    repeats = data[None] + points + draw("probe", num_repeats, count)
+    some = slice(num_checked)
+    return repeats, {
+        "fresh_points": data[some]
+        + draw("dequantisation", num_checked)
+        + draw("probe", num_checked),
+        "fresh_probes": data[some] + points[0, some] + draw("probe", num_checked),
+        "tight": repeats[0, some] - SHIFT,
+    }
+
+
+@pytest.mark.parametrize("num_repeats", [1, 4])
+def test_the_error_budget_finds_each_source(num_repeats):
+    count = 20_000
+    repeats, checks = solved(np.random.RandomState(0), count, num_repeats, count)
+    values = repeats.mean(0)
+    errors = error_budget(values, repeats[0], num_repeats=num_repeats, **checks)
+    for name, std in STD.items():
+        expected = std / np.sqrt(count)
+        if name != "data":
+            expected /= np.sqrt(num_repeats)
+        # Variances of 20,000 numbers are known to 1 %, differences of them to 5 %.
+        assert errors[name] == pytest.approx(expected, rel=0.05)
+    assert errors["solver"] == pytest.approx(SHIFT, rel=1e-9)
+    total = np.sqrt(sum(errors[name] ** 2 for name in STD))
+    assert total == pytest.approx(values.std() / np.sqrt(count), rel=1e-3)
+
+
+def arrays(nats, success=None):
+    success = np.ones(len(nats), bool) if success is None else success
+    return {"nats": nats, "success": success}
+
+
+def test_failures_are_left_out_and_exact_repeats_are_weighted():
+    """Importance weights: the mean of the probabilities, here of 1/2 and 1/8."""
+    num_dims, count = 2, 6
+    repeats = np.tile(np.asarray([[0.5], [1.5]]), (1, count))  # bits/dim
+    success = np.arange(count) != 1
+    scores = {
+        "bits_per_dim": repeats.mean(0) + np.where(success, 0, np.nan),
+        "repeats": repeats,
+        "success": success,
+        "bound": np.full(count, 1.2),
+        "num_evals": np.full(count, 50),
+        "seconds": np.full(count, 0.25),
+    }
+    nats = -repeats[0] * num_dims * np.log(2)
+    checks = {n: arrays(nats) for n in ("fresh_points", "fresh_probes", "tight")}
+    row = summary(scores, checks, num_dims=num_dims, is_exact=True)
+    assert (row["scored"], row["failed"]) == (5, 1)
+    assert row["bits_per_dim"] == 1.0
+    assert row["bound_above"]
+    assert row["images_per_second"] == 4.0
+    mean_probability = (2.0**-1 + 2.0**-3) / 2
+    assert row["importance_weighted"] == pytest.approx(-np.log2(mean_probability) / 2)
+    random = summary(scores, checks, num_dims=num_dims, is_exact=False)
+    assert "importance_weighted" not in random
+
+
+def test_bits_are_log2_per_dimension():
+    np.testing.assert_allclose(bits(np.asarray([-3 * np.log(8)]), 3), [3.0])
+
+
+def test_every_batch_is_one_hosts():
+    for hosts in (1, 2, 3):
+        shares = [list(batches_of(7, host, hosts)) for host in range(hosts)]
+        assert sorted(sum(shares, [])) == list(range(7))
+
+
+def test_an_interrupted_job_goes_on_and_scores_every_example_once(tmp_path):
+    Scores = namedtuple("Scores", ["value"])
+    experiment = SimpleNamespace(seed=0, likelihood=SimpleNamespace(batch_size=4))
+    values, calls = np.arange(10), []
+
+    def score(keys, values, labels, stop_at=None):
+        if len(calls) == stop_at:
+            raise KeyboardInterrupt
+        calls.append(values)
+        return Scores(2 * values)
+
+    def run(score):
+        return _run(experiment, values, None, make_mesh(), score, 10, tmp_path / "part")
+
+    with pytest.raises(KeyboardInterrupt):
+        run(lambda *batch: score(*batch, stop_at=2))
+    out = run(score)
+    assert [len(batch) for batch in calls] == [4, 4, 4]  # the last one padded
+    np.testing.assert_array_equal(out["value"], 2 * values)
+    assert out["seconds"].shape == (10,)
+    assert len(run(score)["value"]) == 10
+    assert len(calls) == 3
+
+
+def test_parts_of_another_job_are_dropped(tmp_path):
+    folder = parts_of(tmp_path / "parts", {"step": 1})
+    (folder / "test_repeat0_000000.npz").touch()
+    assert list(parts_of(folder, {"step": 1}).glob("*.npz"))
+    assert not list(parts_of(folder, {"step": 2}).glob("*.npz"))
+
+
+def test_the_rate_of_a_gaussian_is_its_rate_and_the_plots_are_drawn(tmp_path, key):
+    """Down to level s it takes the information that x0 + s eps has of x0."""
+    x0 = GAUSSIAN.sample(key, 4_000)
+    bound = elbo.continuous_bound(
+        key, GAUSSIAN.denoise, x0, sigma_min=0.05, sigma_max=50.0, num_draws=200
+    )
+    scores = {f"bound_{n}": np.asarray(a) for n, a in bound._asdict().items()}
+    levels = bound_by_level(scores | {"success": np.ones(4_000, bool)}, 4)
+    c = np.linalg.eigvalsh(GAUSSIAN.covariance())[None]
+    sigma = levels["sigma"][:, None]
+    information = 0.5 * np.log2(1 + c / sigma**2).mean(1)
+    # The stratum that a level is drawn in counts whole: 1/200 of the range, 0.04 bits;
+    # and 4,000 draws.
+    np.testing.assert_allclose(levels["rate"], information, atol=0.06)
+    error = np.sqrt((c * sigma**2 / (c + sigma**2)).mean(1))
+    np.testing.assert_allclose(levels["distortion"], error, rtol=0.05)
+    save_bound(tmp_path, levels)
+    for name in ("loss_by_level.png", "rate_distortion.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
