@@ -18,7 +18,8 @@ def main(command: launch.Command) -> None:
     from score_sde.build import build
     from score_sde.evaluation.pictures import save_bound
     from score_sde.evaluation.report import bound_by_level, table
-    from score_sde.scoring import compile_programs, parts_of, score_split
+    from score_sde.jobs import parts_of
+    from score_sde.scoring import compile_programs, score_split
     from score_sde.training.mesh import make_mesh, start_devices
     from score_sde.training.run import write_json
 

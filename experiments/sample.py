@@ -10,11 +10,14 @@ from experiments import launch
 
 def main(command: launch.Command) -> None:
     """Write samples.png, samples.npz, and samples.json on how they were made."""
+    import shutil
+
+    import jax
     import numpy as np
 
     from score_sde.build import build
     from score_sde.evaluation.pictures import save_samples
-    from score_sde.jobs import make_draw
+    from score_sde.jobs import in_parts, make_draw, parts_of
     from score_sde.training.mesh import make_mesh, start_devices
     from score_sde.training.run import write_json
 
@@ -31,20 +34,29 @@ def main(command: launch.Command) -> None:
         print(f"{picture}: made before, from step {step:,}")
         return
     start = time.monotonic()
-    levels, labels = make_draw(experiment, mesh)(
-        params, experiment.sampling.num_samples
+    size, draw = make_draw(experiment, mesh)
+    parts = parts_of(command.workdir / "samples_parts", made_by)
+    arrays: dict[str, Any] = in_parts(
+        parts / "samples",
+        count=experiment.sampling.num_samples,
+        size=size,
+        compute=lambda first: draw(params, first),
     )
     seconds = time.monotonic() - start
-    arrays: dict[str, Any] = {"samples": levels} | (
-        {} if labels is None else {"labels": labels}
-    )
-    np.savez_compressed(command.workdir / "samples.npz", **arrays)
-    save_samples(picture, levels[:144], num_levels=experiment.dataset.num_levels)
-    num_evals = int(experiment.sampler.num_evals(experiment.grid()))
-    write_json(report, made_by | {"num_evals": num_evals, "seconds": round(seconds, 1)})
+    levels, good = arrays.pop("levels"), arrays["success"]
+    num_evals, failed = float(arrays["num_evals"].mean()), int((~good).sum())
+    if jax.process_index() == 0:
+        samples = command.workdir / "samples.npz"
+        np.savez_compressed(samples, samples=levels, **arrays)
+        shown = levels[good][:144]
+        save_samples(picture, shown, num_levels=experiment.dataset.num_levels)
+        made = {"num_evals": num_evals, "failed": failed, "seconds": round(seconds, 1)}
+        write_json(report, made_by | made)
+        shutil.rmtree(parts)
     print(
         f"{picture}: {len(levels):,} samples of {command.config['sampler']['name']}, "
-        f"{num_evals} evaluations each, {seconds:.1f} s"
+        f"{num_evals:.0f} evaluations each, {seconds:.1f} s"
+        + (f", {failed} FAILED and left out" if failed else "")
     )
 
 

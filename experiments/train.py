@@ -40,10 +40,10 @@ def main(command: launch.Command) -> None:
         ema_halflife_steps=settings.ema_halflife_steps,
         ema_rampup_ratio=settings.ema_rampup_ratio,
     )
-    draw = make_draw(experiment, mesh)
+    _, draw = make_draw(experiment, mesh)
 
     def show_samples(state: TrainState) -> None:
-        levels, _ = draw(state.ema_params, experiment.sampling.batch_size)
+        levels = draw(state.ema_params, 0)["levels"]
         path = command.workdir / "samples" / f"step_{int(state.step):07d}.png"
         save_samples(path, levels, num_levels=experiment.dataset.num_levels)
 

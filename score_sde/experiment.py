@@ -136,10 +136,21 @@ def batch_loss(experiment: Experiment, key: Key, params: Params, batch: Any) -> 
     )
 
 
+class Samples(NamedTuple):
+    """One entry per sample in each field."""
+
+    levels: Array
+    """Like the data as they are stored, [batch, *dims]."""
+    num_evals: Array
+    """Calls of the denoiser."""
+    success: Array
+    """False where an adaptive sampler gave up or x is not finite."""
+
+
 def draw_samples(
     experiment: Experiment, params: Params, keys: Key, labels: Array | None
-) -> Array:
-    """Samples as levels of the data, one per key and each a function of its key."""
+) -> Samples:
+    """One sample per key, each a function of its key."""
     sigmas = experiment.grid()
     like = jnp.zeros((len(keys), *experiment.dataset.shape), jnp.float32)
     keys_start, keys_path = jax.vmap(jr.split, out_axes=1)(keys)
@@ -152,7 +163,12 @@ def draw_samples(
         key=keys_path,
         cond=condition(experiment, labels),
     )
-    return data.to_levels(result.x, num_levels=experiment.dataset.num_levels)
+    finite = jnp.isfinite(result.x.reshape(len(keys), -1)).all(1)
+    return Samples(
+        data.to_levels(result.x, num_levels=experiment.dataset.num_levels),
+        jnp.broadcast_to(result.num_evals, finite.shape),
+        finite if result.success is None else finite & result.success,
+    )
 
 
 def score_examples(

@@ -1,56 +1,121 @@
-"""Long jobs over all devices: many samples.
+"""Long jobs over all devices, batch by batch, each batch kept in a file.
 
-A job is cut into batches of one size, so that one program is compiled; the last one is
-padded and the padding dropped. Example i is a function of (seed, i), whatever the size
-of the batches and the number of devices.
+All batches have one size, so that one program is compiled; the last one is padded and
+the padding dropped. A job that was interrupted goes on where it ended. With several
+hosts, and a folder that all of them see, each takes every n-th batch. Example i is a
+function of (seed, i), whatever the size of the batches and the number of devices and
+hosts.
 """
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from score_sde.experiment import Experiment, draw_samples, sample_keys
-from score_sde.training.mesh import batch_sharding, divisible, replicated
+from score_sde.training.mesh import DATA_AXIS, divisible
+from score_sde.training.run import write_json
 from score_sde.types import Array
 
+EVERYWHERE, ROW = PartitionSpec(), PartitionSpec(DATA_AXIS)
+"""Of an argument that every device has whole, and of one that is cut over them."""
+
 Params = Any
-Draw = Callable[[Params, int], tuple[np.ndarray, np.ndarray | None]]
+Arrays = dict[str, np.ndarray]
 
 
-def make_draw(experiment: Experiment, mesh: Mesh) -> Draw:
-    """draw(params, count) -> (levels, labels): the first `count` samples.
+def in_parts(
+    path: Path, *, count: int, size: int, compute: Callable[[int], Arrays]
+) -> Arrays:
+    """Arrays of `count` examples, from batches that are files which begin like path.
 
-    Labels of a conditional network are 0, 1, ..., over and over.
+    Args: `compute(first)`, the arrays [size, ...] of examples first, first + 1, ...,
+    called for the batches of this host that have no file yet.
     """
-    size = divisible(experiment.sampling.batch_size, mesh)
-    shard, everywhere = batch_sharding(mesh), replicated(mesh)
-    compiled = jax.jit(
-        partial(draw_samples, experiment),
-        in_shardings=(everywhere, shard, shard),
-        out_shardings=shard,
+    files = [
+        path.with_name(f"{path.name}_{number:06d}.npz")
+        for number in range(-(-count // size))
+    ]
+    for number in batches_of(len(files), jax.process_index(), jax.process_count()):
+        if not files[number].exists():
+            first = number * size
+            arrays = {n: a[: count - first] for n, a in compute(first).items()}
+            _save(files[number], arrays)
+    if jax.process_count() > 1:
+        from jax.experimental.multihost_utils import sync_global_devices
+
+        sync_global_devices(str(path))
+    parts = []
+    for file in files:
+        with np.load(file) as part:
+            parts.append(dict(part))
+    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+
+def batches_of(num_batches: int, host: int, num_hosts: int) -> range:
+    """The batches that a host computes: each batch is one host's."""
+    return range(host, num_batches, num_hosts)
+
+
+def _save(path: Path, arrays: Arrays) -> None:
+    """Whole or not at all."""
+    partial_path = path.with_name(f".{path.name}")
+    with partial_path.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+    partial_path.rename(path)
+
+
+def parts_of(folder: Path, made_by: dict[str, Any]) -> Path:
+    """The folder for the parts of a job, emptied if another one left them."""
+    label = folder / "made_by.json"
+    if not label.exists() or json.loads(label.read_text()) != made_by:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(label, made_by)
+    return folder
+
+
+def by_shares(function: Callable[..., Any], mesh: Mesh, *specs: PartitionSpec) -> Any:
+    """Compiled so that each device works on its share of the batch by itself.
+
+    No collective is in a solver, where devices may take different numbers of steps.
+    Args: `specs` of the arguments; the results are cut like the batch.
+    """
+    return jax.jit(
+        jax.shard_map(
+            function, mesh=mesh, in_specs=specs, out_specs=ROW, check_vma=False
+        )
     )
 
-    def draw(params: Params, count: int) -> tuple[np.ndarray, np.ndarray | None]:
-        parts = []
-        for first in range(0, count, size):
-            keys = sample_keys(experiment.seed, first, size)
-            labels = _labels(experiment, first, size)
-            parts.append(np.asarray(compiled(params, keys, labels)))
-        return np.concatenate(parts)[:count], _labels(experiment, 0, count)
 
-    return draw
+def make_draw(
+    experiment: Experiment, mesh: Mesh
+) -> tuple[int, Callable[[Params, int], Arrays]]:
+    """(size, draw): draw(params, first) gives samples first, first + 1, ... by size.
 
+    The fields of `Samples`, and `labels` of a conditional network: 0, 1, ..., over and
+    over.
+    """
+    size = divisible(experiment.sampling.batch_size, mesh)
+    compiled = by_shares(partial(draw_samples, experiment), mesh, EVERYWHERE, ROW, ROW)
 
-def _labels(experiment: Experiment, first: int, count: int) -> np.ndarray | None:
-    if not experiment.num_classes:
-        return None
-    return np.arange(first, first + count, dtype=np.int32) % experiment.num_classes
+    def draw(params: Params, first: int) -> Arrays:
+        labels = None
+        if experiment.num_classes:
+            index = np.arange(first, first + size, dtype=np.int32)
+            labels = index % experiment.num_classes
+        keys = sample_keys(experiment.seed, first, size)
+        arrays = jax.device_get(compiled(params, keys, labels))._asdict()
+        return arrays if labels is None else arrays | {"labels": labels}
+
+    return size, draw
 
 
 def memory_estimate(experiment: Experiment, params: Params) -> tuple[int, int]:

@@ -72,21 +72,21 @@ def exact(drift: Drift, x: Array, key: Key | None) -> tuple[Array, Array]:
 def hutchinson(
     drift: Drift, x: Array, key: Key | None, *, num_probes: int = 1
 ) -> tuple[Array, Array]:
-    """V . J v with v of random signs: unbiased, one tangent (Hutchinson 1989)."""
+    """v . J v with v of random signs: unbiased, one tangent (Hutchinson 1989)."""
     return _probed(drift, x, _probes(jr.rademacher, key, x, num_probes))
 
 
 def hutchinson_gaussian(
     drift: Drift, x: Array, key: Key | None, *, num_probes: int = 1
 ) -> tuple[Array, Array]:
-    """V . J v with v standard normal; its variance is larger (Grathwohl 2019)."""
+    """v . J v with v standard normal; its variance is larger (Grathwohl 2019)."""
     return _probed(drift, x, _probes(jr.normal, key, x, num_probes))
 
 
 def hutchinson_sphere(
     drift: Drift, x: Array, key: Key | None, *, num_probes: int = 1
 ) -> tuple[Array, Array]:
-    """V . J v with v uniform on the sphere of radius sqrt(num_dims).
+    """v . J v with v uniform on the sphere of radius sqrt(num_dims).
 
     A normal probe without the noise of its length.
     """

@@ -1,13 +1,7 @@
-"""Score a data set: every example once a pass, batch by batch, each kept in a file.
-
-A job that was interrupted goes on where it ended. With several hosts, and a folder that
-all of them see, each scores every n-th batch. Example i is a function of (seed, i),
-whatever the size of the batches and the number of devices and hosts.
-"""
+"""Score a data set: every example exactly once a pass, several passes, one table."""
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from score_sde.evaluation.report import bits, summary
 from score_sde.experiment import (
@@ -27,8 +21,8 @@ from score_sde.experiment import (
     sample_keys,
     score_examples,
 )
-from score_sde.training.mesh import DATA_AXIS, divisible
-from score_sde.training.run import write_json
+from score_sde.jobs import EVERYWHERE, ROW, by_shares, in_parts
+from score_sde.training.mesh import divisible
 from score_sde.types import Key
 
 Params = Any
@@ -56,21 +50,12 @@ class Programs(NamedTuple):
 
 
 def compile_programs(experiment: Experiment, mesh: Mesh) -> Programs:
-    """Each device solves for its share by itself: no collective is in the solver."""
-    everyone, row = PartitionSpec(), PartitionSpec(DATA_AXIS)
-
-    def compiled(function: Any, *specs: PartitionSpec) -> Any:
-        return jax.jit(
-            jax.shard_map(
-                partial(function, experiment),
-                mesh=mesh,
-                in_specs=(everyone, row, row, row, row, *specs),
-                out_specs=row,
-                check_vma=False,
-            )
-        )
-
-    return Programs(compiled(score_examples, everyone), compiled(bound_examples))
+    """Compile the solve and the bound."""
+    examples = (EVERYWHERE, ROW, ROW, ROW, ROW)
+    return Programs(
+        by_shares(partial(score_examples, experiment), mesh, *examples, EVERYWHERE),
+        by_shares(partial(bound_examples, experiment), mesh, *examples),
+    )
 
 
 def score_split(
@@ -142,16 +127,11 @@ def _run(
     count: int,
     path: Path,
 ) -> Arrays:
-    """One pass over the first `count` examples; each batch is a file that begins so."""
+    """One pass over the first `count` examples."""
     size = divisible(experiment.likelihood.batch_size, mesh)
-    files = [
-        path.with_name(f"{path.name}_{number:06d}.npz")
-        for number in range(-(-count // size))
-    ]
-    for number in batches_of(len(files), jax.process_index(), jax.process_count()):
-        if files[number].exists():
-            continue
-        start, first = time.monotonic(), number * size
+
+    def compute(first: int) -> Arrays:
+        start = time.monotonic()
         # Past the end the first examples are repeated, and dropped from the result.
         index = np.arange(first, first + size) % count
         result = jax.device_get(
@@ -161,28 +141,10 @@ def _run(
                 None if labels is None else labels[index],
             )
         )
-        kept = {n: np.asarray(a)[: count - first] for n, a in result._asdict().items()}
-        share = np.full(min(size, count - first), (time.monotonic() - start) / size)
-        _save(files[number], kept | {"seconds": share})
-    if jax.process_count() > 1:
-        from jax.experimental.multihost_utils import sync_global_devices
+        seconds = np.full(size, (time.monotonic() - start) / size)
+        return result._asdict() | {"seconds": seconds}
 
-        sync_global_devices(str(path))
-    parts = [dict(np.load(file)) for file in files]
-    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
-
-
-def batches_of(num_batches: int, host: int, num_hosts: int) -> range:
-    """The batches that a host scores: each batch is one host's."""
-    return range(host, num_batches, num_hosts)
-
-
-def _save(path: Path, arrays: Arrays) -> None:
-    """Whole or not at all."""
-    partial_path = path.with_name(f".{path.name}")
-    with partial_path.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-    partial_path.rename(path)
+    return in_parts(path, count=count, size=size, compute=compute)
 
 
 def _gather(
@@ -200,14 +162,3 @@ def _gather(
         **{name: first[name] for name in first if name not in ("nats", "success")},
         **{f"bound_{name}": a for name, a in terms.items() if name != "seconds"},
     }
-
-
-def parts_of(folder: Path, made_by: dict[str, Any]) -> Path:
-    """The folder for the parts of a job, emptied if another one left them."""
-    import json
-
-    label = folder / "made_by.json"
-    if not label.exists() or json.loads(label.read_text()) != made_by:
-        shutil.rmtree(folder, ignore_errors=True)
-        write_json(label, made_by)
-    return folder

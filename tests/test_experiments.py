@@ -94,10 +94,14 @@ def test_samples_are_written_and_not_drawn_twice(trained):
     other = program(
         "sample",
         f"--workdir={trained}",
-        "--config.sampler.name=euler_ancestral",
+        "--config.sampler.name=dpm_adaptive",
         "--config.sampler.eta=0.5",
     )
-    assert "samples of euler_ancestral, 3 evaluations" in other
+    assert "samples of dpm_adaptive" in other
+    samples = np.load(trained / "samples.npz")
+    assert samples["num_evals"].shape == (6,)  # each example has its own number
+    assert samples["success"].all()
+    assert not (trained / "samples_parts").exists()
 
 
 def test_every_test_image_is_scored_once(trained):

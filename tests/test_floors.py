@@ -23,7 +23,8 @@ FLOORS = [
     {"evaluation"},
     {"training"},
     {"experiment"},
-    {"build", "jobs", "scoring"},
+    {"build", "jobs"},
+    {"scoring"},
 ]
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
 # On the ground floor, in this order.

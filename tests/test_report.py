@@ -8,7 +8,8 @@ from cases import GAUSSIAN
 from score_sde import elbo
 from score_sde.evaluation.pictures import save_bound
 from score_sde.evaluation.report import bits, bound_by_level, error_budget, summary
-from score_sde.scoring import _run, batches_of, parts_of
+from score_sde.jobs import batches_of, parts_of
+from score_sde.scoring import _run
 from score_sde.training.mesh import make_mesh
 
 STD = {"data": 0.3, "dequantisation": 0.2, "probe": 0.1}

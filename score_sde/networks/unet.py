@@ -78,7 +78,7 @@ class UNet(nn.Module):
         return nn.Conv(x.shape[-1], (3, 3), kernel_init=nn.initializers.zeros)(h)
 
     def _with_waves(self, x: Array, embedding: Array) -> Array:
-        """X and its sines and cosines, behind a gate that starts closed.
+        """x and its sines and cosines, behind a gate that starts closed.
 
         At high noise they are noise themselves, so the noise level opens the gate.
         """

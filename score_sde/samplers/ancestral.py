@@ -63,7 +63,7 @@ class Noised(Sampler):
         return present(self.eta)
 
     def noised(self, x: Array, std: Array, at: Interval, draw: Draw) -> Array:
-        """X with s_noise std eps added, eps being the first draw of the step."""
+        """x with s_noise std eps added, eps being the first draw of the step."""
         if not self.stochastic:
             return x
         return x + self.s_noise * std * draw(0, at.sigma, at.sigma_next)

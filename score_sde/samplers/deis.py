@@ -19,7 +19,7 @@ from score_sde.types import Array, pytree, require, static
 
 @pytree
 class DEIS(Sampler):
-    """Eps a polynomial of log sigma through the last levels, integrated over sigma.
+    """eps a polynomial of log sigma through the last levels, integrated over sigma.
 
     One evaluation a step. A polynomial in sigma would make it the method of Adams and
     Bashforth; this is the variant named logrho.

@@ -170,7 +170,7 @@ class DPMAdaptive(Noised):
     def pair(
         self, denoise: Model, x: Array, sigma: Array, target: Array
     ) -> tuple[Array, Array]:
-        """X at the target, by the lower and by the higher order."""
+        """x at the target, by the lower and by the higher order."""
         eps = noise_of(x, denoise(x, sigma), sigma)
         r = 1 / self.order
         eps_r = noise_at(denoise, x, eps, sigma, target, r)

@@ -49,7 +49,7 @@ class Churn(Sampler):
         return present(self.s_churn)
 
     def churned(self, x: Array, at: Interval, draw: Draw) -> tuple[Array, Array]:
-        """X and its noise level after the noise was added."""
+        """x and its noise level after the noise was added."""
         if not self.stochastic:
             return x, at.sigma
         inside = (self.s_tmin <= at.sigma) & (at.sigma <= self.s_tmax)

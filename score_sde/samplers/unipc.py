@@ -75,7 +75,7 @@ class UniPC(Sampler):
     def corrected(
         self, x: Array, value: Array, at: Interval, start: Array, past: Any
     ) -> Array:
-        """X again, now from the prediction that was made there; in the first step x."""
+        """x again, now from the prediction that was made there; in the first step x."""
         orders = [0, *self.orders(at.num_steps)]
         for number in self.disable_corrector:
             orders[number + 1] = 0
