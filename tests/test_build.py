@@ -208,7 +208,7 @@ def test_building_touches_no_device():
         "for path in sorted(pathlib.Path('configs').glob('*.py')):\n"
         "    module = importlib.import_module(f'configs.{path.stem}')\n"
         "    if hasattr(module, 'get_config'):\n"
-        "        build(module.get_config())\n"
+        "        build(module.get_config().to_dict())\n"
         "jax.config.update('jax_num_cpu_devices', 2)\n"
         "assert len(jax.devices()) == 2"
     )
