@@ -6,6 +6,10 @@ import jax
 import jax.random as jr
 import pytest
 
+# Most of the time of these tests is compilation: a quarter less of it all.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
+    " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
 jax.config.update("jax_num_cpu_devices", 4)
 # See `training.mesh.start_devices`: collectives hang if threads are few.
 os.environ.setdefault("PJRT_NPROC", "16")

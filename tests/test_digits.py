@@ -13,7 +13,9 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_default_run_keeps_its_promises(tmp_path):
+def test_the_default_run_keeps_its_promises(tmp_path, monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS")  # those of the tests are for short programs
+
     def program(module, *arguments):
         command = [sys.executable, "-m", module, f"--workdir={tmp_path}", *arguments]
         subprocess.run(command, cwd=ROOT, check=True)

@@ -9,7 +9,8 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 @pytest.mark.timeout(1200)
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_notebooks_run(path):
+def test_notebooks_run(path, monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS")  # those of the tests are for short programs
     nbclient = pytest.importorskip("nbclient")
     import nbformat
 
