@@ -62,7 +62,7 @@ def get_config() -> ConfigDict:
             "likelihood": {
                 "rtol": 1e-4,
                 "atol": 1e-4,
-                "batch_size": 180,
+                "batch_size": 60,
                 "num_train": 360,
             },
         }

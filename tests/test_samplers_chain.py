@@ -185,7 +185,7 @@ def of_diffusers():
                 yield pytest.param(case, "f32", id=f"{case['id']}/f32")
 
 
-@pytest.mark.parametrize(("case", "dtype"), of_diffusers())
+@pytest.mark.parametrize(("case", "dtype"), list(of_diffusers()))
 def test_samplers_are_those_of_diffusers(case, dtype):
     given = case["in"]
     sigmas, sampler = peer_grid(case), peer_sampler(case)
