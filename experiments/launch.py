@@ -176,21 +176,39 @@ def print_dry_run(config: dict[str, Any], experiment: Any) -> None:
     )
 
 
-def restore_ema(workdir: Path, experiment: Any, mesh: Any) -> tuple[int, Any]:
-    """(step, averaged parameters) of the newest checkpoint of a run."""
+class Run(NamedTuple):
+    """A trained run, opened to use its model."""
+
+    experiment: Any
+    mesh: Any
+    step: int
+    """Of the newest checkpoint."""
+    params: Any
+    """Their moving average."""
+
+
+def open_run(command: Command) -> Run | None:
+    """The run of a command; None after a dry run, which is printed."""
     import jax
 
+    from score_sde.build import build
     from score_sde.experiment import init_params
     from score_sde.training.checkpoints import Checkpoints
-    from score_sde.training.mesh import replicated
+    from score_sde.training.mesh import make_mesh, replicated, start_devices
 
+    experiment = build(command.config)
+    if command.dry_run:
+        print_dry_run(command.config, experiment)
+        return None
+    start_devices()
+    mesh = make_mesh()
     like = jax.eval_shape(lambda: init_params(experiment))
     like = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated(mesh)),
         like,
     )
-    with Checkpoints(workdir / "checkpoints", create=False) as checkpoints:
-        return checkpoints.restore_average(like)
+    with Checkpoints(command.workdir / "checkpoints", create=False) as checkpoints:
+        return Run(experiment, mesh, *checkpoints.restore_average(like))
 
 
 def fingerprint(config: dict[str, Any], step: int, *sections: str) -> dict[str, Any]:

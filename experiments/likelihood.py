@@ -15,21 +15,16 @@ def main(command: launch.Command) -> None:
     import jax
     import numpy as np
 
-    from score_sde.build import build
     from score_sde.evaluation.pictures import save_bound
     from score_sde.evaluation.report import bound_by_level, table
     from score_sde.jobs import parts_of
     from score_sde.scoring import compile_programs, score_split
-    from score_sde.training.mesh import make_mesh, start_devices
     from score_sde.training.run import write_json
 
-    experiment = build(command.config)
-    if command.dry_run:
-        launch.print_dry_run(command.config, experiment)
+    run = launch.open_run(command)
+    if run is None:
         return
-    start_devices()
-    mesh = make_mesh()
-    step, params = launch.restore_ema(command.workdir, experiment, mesh)
+    experiment, mesh, step, params = run
     made_by = launch.fingerprint(command.config, step, "sde", "likelihood")
     report = command.workdir / "likelihood.json"
     if launch.is_done(report, made_by):

@@ -15,19 +15,14 @@ def main(command: launch.Command) -> None:
     import jax
     import numpy as np
 
-    from score_sde.build import build
     from score_sde.evaluation.pictures import save_samples
     from score_sde.jobs import in_parts, make_draw, parts_of
-    from score_sde.training.mesh import make_mesh, start_devices
     from score_sde.training.run import write_json
 
-    experiment = build(command.config)
-    if command.dry_run:
-        launch.print_dry_run(command.config, experiment)
+    run = launch.open_run(command)
+    if run is None:
         return
-    start_devices()
-    mesh = make_mesh()
-    step, params = launch.restore_ema(command.workdir, experiment, mesh)
+    experiment, mesh, step, params = run
     made_by = launch.fingerprint(command.config, step, "sampler", "grid", "sampling")
     picture, report = (command.workdir / f"samples.{end}" for end in ("png", "json"))
     if launch.is_done(report, made_by):
