@@ -38,6 +38,11 @@ def sum_over_data(x: Array) -> Array:
     return x.reshape(x.shape[0], -1).sum(axis=1)
 
 
+def where_example(mask: Array, x: Array, other: Array | float) -> Array:
+    """x where the mask of its example holds, [batch], else the other."""
+    return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 1)), x, other)
+
+
 def example_keys(key: Key, batch: int, *, first: int = 0) -> Key:
     """One key per example, a function of (key, index of the example) alone.
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from score_sde.arrays import expand_like, mean_over_data
+from score_sde.arrays import expand_like, mean_over_data, where_example
 from score_sde.samplers.steps import Draw, Model, Sampler, SampleResult
 from score_sde.types import Array, pytree, require, static
 
@@ -117,7 +117,7 @@ class AdaptiveSDE(Sampler):
         x = jax.lax.cond(to_zero, lambda: denoise(last.x, end), lambda: last.x)
         arrived = last.left == 0
         return SampleResult(
-            jnp.where(_by_example(arrived, x), x, jnp.nan),
+            where_example(arrived, x, jnp.nan),
             num_evals=2 * (last.accepted + last.rejected) + to_zero.astype(jnp.int32),
             num_accepted=last.accepted,
             num_rejected=last.rejected,
@@ -142,16 +142,11 @@ class AdaptiveSDE(Sampler):
         left = jnp.where(took, now.left - now.h, now.left)
         h_next = jnp.minimum(left, self.safety * now.h * error**-self.exponent)
         return Progress(
-            x=jnp.where(_by_example(took, x), improved, x),
-            euler=jnp.where(_by_example(took, x), euler, now.euler),
+            x=where_example(took, improved, x),
+            euler=where_example(took, euler, now.euler),
             left=left,
             h=jnp.where(going, h_next, now.h),
             accepted=jnp.where(took, now.accepted + 1, now.accepted),
             rejected=jnp.where(going & ~took, now.rejected + 1, now.rejected),
             attempts=now.attempts + 1,
         )
-
-
-def _by_example(mask: Array, x: Array) -> Array:
-    """[batch], shaped to choose among examples of x, [batch, *dims]."""
-    return mask.reshape(mask.shape + (1,) * (x.ndim - 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from score_sde.samplers.ancestral import ancestral_levels
+from score_sde.samplers.ancestral import EulerAncestral
 from score_sde.samplers.steps import (
     Draw,
     Interval,
@@ -12,14 +12,13 @@ from score_sde.samplers.steps import (
     Sampler,
     Step,
     present,
-    slope,
 )
 from score_sde.types import Array, pytree, require
 
 
 @pytree
 class DDIM(Sampler):
-    """Eta = 0 follows the probability flow, eta = 1 is the DDPM chain.
+    """eta = 0 follows the probability flow, eta = 1 is the DDPM chain.
 
     Their eq. 12 and 16: x moves along eps to the level that leaves room for noise of
     eta times the standard deviation of the chain's posterior.
@@ -39,9 +38,5 @@ class DDIM(Sampler):
     def step(
         self, denoise: Model, x: Array, at: Interval, draw: Draw, state: Any
     ) -> Step:
-        down, up = ancestral_levels(at.sigma, at.sigma_next, self.eta)
-        denoised = denoise(x, at.sigma)
-        x = x + (down - at.sigma) * slope(x, denoised, at.sigma)
-        if self.stochastic:
-            x = x + up * draw(0, at.sigma, at.sigma_next)
-        return Step(x, denoised, state)
+        # In x = xt / alpha that is what the ancestral Euler step does.
+        return EulerAncestral(self.eta).step(denoise, x, at, draw, state)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from score_sde.arrays import expand_like, mean_over_data
+from score_sde.arrays import expand_like, mean_over_data, where_example
 from score_sde.integrate import MAX_STEPS
 from score_sde.samplers.ancestral import Noised
 from score_sde.samplers.dpm_fast import levels_above, positive_ends
@@ -139,8 +139,8 @@ class DPMAdaptive(Noised):
             going = unfinished(now)
             took = going & accept
             return Progress(
-                x=_where(took, high, now.x),
-                low=_where(took, low, now.low),
+                x=where_example(took, high, now.x),
+                low=where_example(took, low, now.low),
                 log_sigma=jnp.where(took, log_next, now.log_sigma),
                 control=jax.tree.map(
                     lambda new, old: jnp.where(going, new, old), control, now.control
@@ -204,8 +204,3 @@ class DPMAdaptive(Noised):
             jnp.where(accept, before, earlier),
             jnp.ones_like(control.started),
         )
-
-
-def _where(mask: Array, new: Array, old: Array) -> Array:
-    """By example: `mask` [batch], the others [batch, *dims]."""
-    return jnp.where(mask.reshape(mask.shape + (1,) * (new.ndim - 1)), new, old)

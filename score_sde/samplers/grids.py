@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -27,7 +28,7 @@ def exponential(num_steps: int, *, sigma_min: Scalar, sigma_max: Scalar) -> Arra
 def polyexponential(
     num_steps: int, *, sigma_min: Scalar, sigma_max: Scalar, rho: Scalar = 1.0
 ) -> Array:
-    """Log sigma falls as a polynomial of degree rho; 1 is `exponential`."""
+    """log sigma falls as a polynomial of degree rho; 1 is `exponential`."""
     ramp = jnp.power(jnp.linspace(1.0, 0.0, num_steps), rho)
     return _with_zero(
         jnp.exp(ramp * (jnp.log(sigma_max) - jnp.log(sigma_min)) + jnp.log(sigma_min))
@@ -35,7 +36,7 @@ def polyexponential(
 
 
 def uniform_time(num_steps: int, *, sde: SDE) -> Array:
-    """Sigma at times evenly spaced from t_max to t_min: the grid of any SDE."""
+    """sigma at times evenly spaced from t_max to t_min: the grid of any SDE."""
     return _with_zero(sde.sigma(jnp.linspace(sde.t_max, sde.t_min, num_steps)))
 
 
@@ -46,7 +47,7 @@ def vp(
     beta_min: float = 0.1,
     eps_s: float = 1e-3,
 ) -> Array:
-    """Sigma of a VP process at even times from 1 to eps_s (Karras 2022, table 1)."""
+    """sigma of a VP process at even times from 1 to eps_s (Karras 2022, table 1)."""
     sde = VP(beta_min=beta_min, beta_max=beta_min + beta_d, t_min=eps_s)
     return uniform_time(num_steps, sde=sde)
 
@@ -70,20 +71,30 @@ def ddpm(
         steps_offset: added to every timestep.
     Raises: ValueError for an unknown name and for timesteps that the chain lacks.
     """
-    sigmas = schedules.levels_at(
-        num_steps,
-        beta_schedule=beta_schedule,
-        num_train_timesteps=num_train_timesteps,
-        beta_start=beta_start,
-        beta_end=beta_end,
-        timestep_spacing=timestep_spacing,
-        steps_offset=steps_offset,
-    )
-    return _with_zero(jnp.asarray(sigmas))
+    make = _named("beta_schedule", beta_schedule, schedules.BETA_SCHEDULES)
+    space = _named("timestep_spacing", timestep_spacing, schedules.TIMESTEP_SPACINGS)
+    if not 1 <= num_steps <= num_train_timesteps:
+        raise ValueError(
+            f"num_steps is {num_steps}; the chain has {num_train_timesteps} timesteps."
+        )
+    timesteps = space(num_steps, num_train_timesteps) + steps_offset
+    if timesteps[0] >= num_train_timesteps or timesteps[-1] < 0:
+        raise ValueError(
+            f"steps_offset is {steps_offset}; it leads out of the chain, to timesteps "
+            f"from {timesteps[-1]} to {timesteps[0]} of {num_train_timesteps}."
+        )
+    betas = make(num_train_timesteps, beta_start, beta_end)
+    return _with_zero(jnp.asarray(schedules.levels(betas)[timesteps]))
 
 
 def _with_zero(sigmas: Array) -> Array:
     return jnp.append(sigmas, jnp.zeros_like(sigmas[:1]))
+
+
+def _named(field: str, value: str, choices: dict[str, Any]) -> Any:
+    if value not in choices:
+        raise ValueError(f"{field} is {value!r}; choose from {sorted(choices)}.")
+    return choices[value]
 
 
 GRIDS: dict[str, Callable[..., Array]] = {

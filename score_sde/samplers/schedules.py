@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -65,7 +64,7 @@ def alphas_cumprod(betas: np.ndarray) -> np.ndarray:
 
 
 def levels(betas: np.ndarray) -> np.ndarray:
-    """Sigma after each step of the chain, ascending."""
+    """sigma after each step of the chain, ascending."""
     return np.sqrt(np.expm1(-np.cumsum(np.log1p(-betas))))
 
 
@@ -91,38 +90,3 @@ TIMESTEP_SPACINGS: dict[str, Callable[[int, int], np.ndarray]] = {
     "linspace": linspace,
 }
 """Which timesteps of a chain are visited, in descending order."""
-
-
-def levels_at(
-    num_steps: int,
-    *,
-    beta_schedule: str = "linear",
-    num_train_timesteps: int = 1000,
-    beta_start: float = 1e-4,
-    beta_end: float = 0.02,
-    timestep_spacing: str = "leading",
-    steps_offset: int = 0,
-) -> np.ndarray:
-    """Sigma at num_steps timesteps of a chain, descending, without a final 0.
-
-    Raises: ValueError for an unknown name and for timesteps that the chain lacks.
-    """
-    make = _named("beta_schedule", beta_schedule, BETA_SCHEDULES)
-    space = _named("timestep_spacing", timestep_spacing, TIMESTEP_SPACINGS)
-    if not 1 <= num_steps <= num_train_timesteps:
-        raise ValueError(
-            f"num_steps is {num_steps}; the chain has {num_train_timesteps} timesteps."
-        )
-    timesteps = space(num_steps, num_train_timesteps) + steps_offset
-    if timesteps[0] >= num_train_timesteps or timesteps[-1] < 0:
-        raise ValueError(
-            f"steps_offset is {steps_offset}; it leads out of the chain, to timesteps "
-            f"from {timesteps[-1]} to {timesteps[0]} of {num_train_timesteps}."
-        )
-    return levels(make(num_train_timesteps, beta_start, beta_end))[timesteps]
-
-
-def _named(field: str, value: str, choices: dict[str, Any]) -> Any:
-    if value not in choices:
-        raise ValueError(f"{field} is {value!r}; choose from {sorted(choices)}.")
-    return choices[value]
