@@ -1,0 +1,45 @@
+"""How a published weight file names and lays out what a network here holds.
+
+A network file has a function `tensors(module)` beside its module: one `Tensor` for every
+entry of the published state dict, in its order, so that a list of parameters without
+names can be read too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Layout(NamedTuple):
+    """The axes of a published tensor, and back: two inverse functions of an array."""
+
+    to_here: Callable[[np.ndarray], np.ndarray]
+    to_published: Callable[[np.ndarray], np.ndarray]
+
+
+AS_IS = Layout(np.asarray, np.asarray)
+CONV = Layout(lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1))
+"""Convolution: (out, in, height, width) there, (height, width, in, out) here."""
+LINEAR = Layout(np.transpose, np.transpose)
+"""Linear map: (out, in) there, (in, out) here."""
+POINTWISE = Layout(lambda a: a[:, :, 0, 0].T, lambda a: a.T[:, :, None, None])
+"""1x1 convolution there, linear map here."""
+POINTWISE_1D = Layout(lambda a: a[:, :, 0].T, lambda a: a.T[:, :, None])
+"""Convolution of width 1 over a sequence there, linear map here."""
+
+
+class Tensor(NamedTuple):
+    """One entry of a published state dict.
+
+    `path` leads to the parameter in the pytree here. For an entry that no parameter
+    holds, such as the taps of a resampling filter, it is empty and `value` says what
+    the entry must be.
+    """
+
+    name: str
+    path: tuple[str, ...]
+    layout: Layout = AS_IS
+    value: np.ndarray | None = None
