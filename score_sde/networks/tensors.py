@@ -1,6 +1,6 @@
 """How a published weight file names and lays out what a network here holds.
 
-A network file has a function `tensors(module)` beside its module: one `Tensor` for every
+A network file has a function `tensors(module)` beside its module: one `Tensor` for each
 entry of the published state dict, in its order, so that a list of parameters without
 names can be read too.
 """
