@@ -42,10 +42,10 @@ class AdaptiveSDE(Sampler):
     with the larger of |x'| now and at the last accepted step. Below 1, x'' is accepted;
     the next step is h <- safety h error^(-exponent).
 
-    What is rejected depends on the draw. Drawn anew, as published, the step that follows
-    has seen half of the noise: in 64 dimensions that doesn't show, but in one the spread
-    came out 1.8 times too large (rtol 0.05; measured). So a key means one Brownian path
-    here, whose shorter steps are parts of the longer ones.
+    What is rejected depends on the draw. Drawn anew, as published, the step that
+    follows has seen half of the noise: in 64 dimensions that doesn't show, but in one
+    the spread came out 1.8 times too large (rtol 0.05; measured). So a key means one
+    Brownian path here, whose shorter steps are parts of the longer ones.
 
     Of the grid the ends alone matter; a last level 0 is reached by D. Evaluations,
     steps and success are reported per example; an x that has not arrived is NaN. The
