@@ -92,9 +92,26 @@ def init_params(experiment: Experiment) -> Params:
     """The initial parameters, a function of the seed."""
     key_network, key_variance = jr.split(jr.key(experiment.seed))
     params = {"network": experiment.network.init(key_network)}
-    if experiment.loss.learn_log_variance:
+    if experiment.loss.learn_log_variance and not experiment.network.log_variance:
         params["log_variance"] = LogVariance.init(key_variance)
     return params
+
+
+def project_params(experiment: Experiment, params: Params) -> Params:
+    """Parameters where training keeps them: `Network.project` of the network's."""
+    return params | {"network": experiment.network.project(params["network"])}
+
+
+def log_variance(
+    experiment: Experiment, params: Params
+) -> Callable[[Array], Array] | None:
+    """u(log sigma): the network's own, or the common one; None if not learned."""
+    if not experiment.loss.learn_log_variance:
+        return None
+    own = experiment.network.log_variance
+    if own is None:
+        return partial(LogVariance.apply, params["log_variance"])
+    return lambda log_sigma: own(params["network"], log_sigma / 4)
 
 
 def denoiser(
@@ -122,16 +139,13 @@ def batch_loss(experiment: Experiment, key: Key, params: Params, batch: Any) -> 
         x0 = data.dequantise(key_data, batch["values"], num_levels=levels)
     if experiment.data.random_flip:
         x0 = data.flip_at_random(key_flip, x0)
-    log_variance = None
-    if experiment.loss.learn_log_variance:
-        log_variance = partial(LogVariance.apply, params["log_variance"])
     return losses.denoising_loss(
         key_loss,
         denoiser(experiment, params, dropout_key=key_dropout),
         x0,
         noise_levels=experiment.noise_levels,
         weight=experiment.weight,
-        log_variance=log_variance,
+        log_variance=log_variance(experiment, params),
         cond=condition(experiment, batch.get("label")),
     )
 

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
-    {"types", "arrays", "sde"},
+    {"types", "arrays", "sde", "schedules"},
     {
         "integrate",
         "predictions",
@@ -28,7 +28,7 @@ FLOORS = [
 ]
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
 # On the ground floor, in this order.
-GROUND = ["types", "arrays", "sde"]
+GROUND = ["types", "arrays", "sde", "schedules"]
 OWNERS = {
     "flax": {"networks"},
     "diffrax": {"integrate", "samplers", "likelihood"},

@@ -1,8 +1,8 @@
 """How a published weight file names and lays out what a network here holds.
 
-A network file has a function `tensors(module)` beside its module: one `Tensor` for each
-entry of the published state dict, in its order, so that a list of parameters without
-names can be read too.
+A network file has a function `tensors(module, shape)` beside its module, shape that of
+an image: one `Tensor` for each entry of the published state dict, in its order, so that
+a list of parameters without names can be read too.
 """
 
 from __future__ import annotations
@@ -36,10 +36,12 @@ class Tensor(NamedTuple):
 
     `path` leads to the parameter in the pytree here. For an entry that no parameter
     holds, such as the taps of a resampling filter, it is empty and `value` says what
-    the entry must be.
+    the entry must be. A `frozen` entry is not trained, so that lists of trained
+    parameters lack it.
     """
 
     name: str
     path: tuple[str, ...]
     layout: Layout = AS_IS
     value: np.ndarray | None = None
+    frozen: bool = False
