@@ -10,7 +10,7 @@ from experiments import launch
 def main(command: launch.Command) -> None:
     """Train from the newest checkpoint, or from the start, to the last step."""
     from score_sde.build import build
-    from score_sde.data import batch_at
+    from score_sde.data import batch_at, require_examples
     from score_sde.evaluation.pictures import save_samples
     from score_sde.experiment import batch_loss, init_params, project_params
     from score_sde.jobs import make_draw
@@ -29,6 +29,7 @@ def main(command: launch.Command) -> None:
     if command.dry_run:
         launch.print_dry_run(command.config, experiment)
         return
+    require_examples(experiment.dataset.train)
     start_devices()
     settings, mesh = experiment.train, make_mesh()
     describe_run(command.workdir, command.config)

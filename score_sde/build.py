@@ -19,7 +19,7 @@ from typing import Any, get_type_hints
 import numpy as np
 
 from score_sde import losses, noise_levels, precondition, sde
-from score_sde.data import DATASETS, Dataset
+from score_sde.data import ABSENT, DATASETS, Dataset, absent
 from score_sde.evaluation.settings import Sampling, Scoring
 from score_sde.experiment import Data, Experiment, Loss
 from score_sde.networks import EDM2, MLP, CrossUNet, DiT, Network, UNet, from_linen
@@ -162,7 +162,7 @@ def build(config: Mapping[str, Any]) -> Experiment:
         problems = _cross_check(sections, built)
     if problems:
         raise ConfigError(problems)
-    dataset = DATASETS[built["data"].name]()
+    dataset = _dataset(built["data"])
     problems = _fit_data(sections, built, dataset)
     if problems:
         raise ConfigError(problems)
@@ -170,6 +170,12 @@ def build(config: Mapping[str, Any]) -> Experiment:
     num_classes = sections["network"].get("num_classes", 0)
     built["network"] = _network(built["network"], dataset, num_classes)
     return Experiment(seed=seed, dataset=dataset, num_classes=num_classes, **built)
+
+
+def network_module(config: Mapping[str, Any]) -> Any:
+    """The Linen module of a config that builds."""
+    options = dict(config["network"])
+    return NETWORKS[options.pop("name")](**options)
 
 
 def complete(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -309,10 +315,9 @@ def _cross_check(sections: Mapping[str, Any], built: Mapping[str, Any]) -> list[
     """Rules between sections, none of which needs the data."""
     problems = []
     data, grid = sections["data"], sections["grid"]
-    if data["name"] not in DATASETS:
-        problems.append(
-            f"data.name is {data['name']!r}{_choices(data['name'], DATASETS)}"
-        )
+    names = {*DATASETS, ABSENT}
+    if data["name"] not in names:
+        problems.append(f"data.name is {data['name']!r}{_choices(data['name'], names)}")
     if "sigma_min" in grid and grid["sigma_min"] >= grid["sigma_max"]:
         problems.append(
             f"grid: sigma_min {grid['sigma_min']} must be below sigma_max "
@@ -324,6 +329,16 @@ def _cross_check(sections: Mapping[str, Any], built: Mapping[str, Any]) -> list[
             f"below train.num_steps, {built['train'].num_steps}"
         )
     return problems
+
+
+def _dataset(settings: Data) -> Dataset:
+    if settings.name == ABSENT:
+        return absent(
+            settings.shape,
+            num_levels=settings.num_levels or None,
+            num_classes=settings.num_classes,
+        )
+    return DATASETS[settings.name]()
 
 
 def _fit_data(

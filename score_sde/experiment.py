@@ -39,6 +39,10 @@ POINTS = ("uniform", "centres")
 class Data:
     """Which data, and how they are fed.
 
+    The data named 'absent' are not here, and nothing but their format is known: shape,
+    num_levels (0 for points) and num_classes, which other data have of themselves. A
+    model can draw such data.
+
     sigma_data is the standard deviation of the scaled data, which EDM's preconditioner
     and weight need. Training sees each level as a point drawn from its bin, 'uniform',
     or as the centre of its bin, 'centres'.
@@ -49,6 +53,9 @@ class Data:
     random_flip: bool = False
     sigma_data: float = 0.5
     points: str = "uniform"
+    shape: tuple[int, ...] = (32, 32, 3)
+    num_levels: int = 256
+    num_classes: int = 0
 
     def __post_init__(self) -> None:
         require(
@@ -56,6 +63,9 @@ class Data:
             ("1 <= batch_size", lambda d: d.batch_size >= 1),
             ("0 < sigma_data", lambda d: 0 < d.sigma_data < math.inf),
             (f"points in {POINTS}", lambda d: d.points in POINTS),
+            ("shape of numbers > 0", lambda d: d.shape and min(d.shape) >= 1),
+            ("0 <= num_levels <= 256", lambda d: 0 <= d.num_levels <= 256),
+            ("0 <= num_classes", lambda d: d.num_classes >= 0),
         )
 
 

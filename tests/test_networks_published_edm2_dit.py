@@ -35,7 +35,12 @@ SMALL = {
 }
 SHAPES = {"edm2": (16, 16, 3), "dit": (8, 8, 4)}
 # Every kind of block is in the smallest, every number that varies in one of these.
-QUICK = ("edm2-img512-xxs", "edm2-img64-m", "edm2-img512-s-uncond", "DiT-S-8-256px")
+QUICK = (
+    "edm2/edm2-img512-xxs",
+    "edm2/edm2-img64-m",
+    "edm2/edm2-img512-s-uncond",
+    "dit/DiT-S-8-256px",
+)
 
 
 def here(images):

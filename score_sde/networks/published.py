@@ -6,7 +6,11 @@ weight files are laid out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
+
+from score_sde.networks import dit, edm2
+from score_sde.networks.tensors import Tensor, own_tensors
 
 
 class Published(NamedTuple):
@@ -44,7 +48,7 @@ def _edm2() -> dict[str, Published]:
             name = f"edm2-{data}-{size}{end}"
             options = dict(channels=channels, num_classes=num_classes, dropout=dropout)
             levels = 256 if data == "img64" else 0
-            made[name] = Published(
+            made[f"edm2/{name}"] = Published(
                 "edm2",
                 options,
                 (64, 64, depth),
@@ -74,7 +78,7 @@ def _dit() -> dict[str, Published]:
     for size, patch_size, side in kinds:
         name = f"DiT-{size}-{patch_size}-{side}px"
         options = dict(sizes[size], patch_size=patch_size, num_classes=1000)
-        made[name] = Published(
+        made[f"dit/{name}"] = Published(
             "dit",
             options,
             (side // 8, side // 8, 4),
@@ -88,3 +92,20 @@ def _dit() -> dict[str, Published]:
 
 
 PUBLISHED: dict[str, Published] = {**_edm2(), **_dit()}
+
+TENSORS: dict[str, dict[str, Callable[..., tuple[Tensor, ...]]]] = {
+    "edm2": {"edm2": edm2.tensors},
+    "dit": {"dit": dit.tensors},
+}
+"""Network -> program -> the names and layouts of that program's files."""
+
+
+def tables(
+    network: str, module: Any, shape: tuple[int, ...], params: Any
+) -> dict[str, tuple[Tensor, ...]]:
+    """All that files of this network may be named like; "score_sde" is our own way."""
+    published = {
+        program: make(module, shape)
+        for program, make in TENSORS.get(network, {}).items()
+    }
+    return {**published, "score_sde": own_tensors(params)}

@@ -8,8 +8,9 @@ a list of parameters without names can be read too.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 
@@ -45,3 +46,10 @@ class Tensor(NamedTuple):
     layout: Layout = AS_IS
     value: np.ndarray | None = None
     frozen: bool = False
+
+
+def own_tensors(params: Any) -> tuple[Tensor, ...]:
+    """The names and layouts that parameters have here, joined by dots."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    paths = [tuple(str(entry.key) for entry in path) for path, _ in leaves]
+    return tuple(Tensor(".".join(path), path) for path in paths)
