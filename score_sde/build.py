@@ -162,12 +162,12 @@ def build(config: Mapping[str, Any]) -> Experiment:
         problems = _cross_check(sections, built)
     if problems:
         raise ConfigError(problems)
-    dataset = _dataset(built["data"])
+    num_classes = sections["network"].get("num_classes", 0)
+    dataset = _dataset(built["data"], num_classes)
     problems = _fit_data(sections, built, dataset)
     if problems:
         raise ConfigError(problems)
     assert isinstance(seed, int)
-    num_classes = sections["network"].get("num_classes", 0)
     built["network"] = _network(built["network"], dataset, num_classes)
     return Experiment(seed=seed, dataset=dataset, num_classes=num_classes, **built)
 
@@ -331,13 +331,10 @@ def _cross_check(sections: Mapping[str, Any], built: Mapping[str, Any]) -> list[
     return problems
 
 
-def _dataset(settings: Data) -> Dataset:
+def _dataset(settings: Data, num_classes: int) -> Dataset:
     if settings.name == ABSENT:
-        return absent(
-            settings.shape,
-            num_levels=settings.num_levels or None,
-            num_classes=settings.num_classes,
-        )
+        levels = settings.num_levels or None
+        return absent(settings.shape, num_levels=levels, num_classes=num_classes)
     return DATASETS[settings.name]()
 
 
