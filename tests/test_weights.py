@@ -17,9 +17,9 @@ from flax.serialization import msgpack_serialize
 from safetensors.numpy import load_file, save_file
 
 from experiments import import_weights, launch, train
-from score_sde import weights
+from score_sde import build, weights
 from score_sde.networks import dit, edm2, from_linen
-from score_sde.networks.published import tables
+from score_sde.networks.published import PUBLISHED, tables
 from score_sde.types import UserError
 from score_sde.weights import unpickle
 
@@ -402,3 +402,11 @@ def test_a_run_goes_out_and_comes_in_to_be_scored_and_trained(tmp_path):
     fields = [f"--config.likelihood.{k}={v}" for k, v in quick.items()]
     out = program("likelihood", f"--workdir={second}", *fields)
     assert "360 examples" in out
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_published_configuration_makes_a_config(name):
+    experiment = build.build(import_weights.default_config({"network": name}))
+    assert experiment.dataset.shape == PUBLISHED[name].shape
+    sigmas = np.asarray(experiment.grid())
+    assert sigmas[0] == pytest.approx(PUBLISHED[name].sigma_max)
