@@ -15,8 +15,9 @@ import ast
 import importlib.util
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 
@@ -26,11 +27,21 @@ class Command(NamedTuple):
     config: dict[str, Any]
     workdir: Path
     dry_run: bool
+    options: Mapping[str, Any] = MappingProxyType({})
+    """Those of this program alone."""
 
 
-def parse(description: str, argv: list[str] | None = None) -> Command:
+def parse(
+    description: str,
+    argv: list[str] | None = None,
+    *,
+    options: Mapping[str, str] | None = None,
+    default: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+) -> Command:
     """Read the command line; --help answers before anything heavy is imported.
 
+    Args: `options` of this program alone, each with its help, all of them needed;
+    `default(options)`, the config without --config, instead of the run's.
     Raises: SystemExit for bad arguments, with one line that says what is wrong.
     """
     parser = argparse.ArgumentParser(
@@ -43,22 +54,30 @@ def parse(description: str, argv: list[str] | None = None) -> Command:
     parser.add_argument(
         "--dry_run", action="store_true", help="print what would be run, and stop"
     )
+    for name, text in (options or {}).items():
+        parser.add_argument(f"--{name}", required=True, help=text)
     known, rest = parser.parse_known_args(argv)
+    own = {name: getattr(known, name) for name in options or {}}
     overrides = _overrides(parser, rest)
     try:
-        config = _load(known.config, known.workdir)
-        return Command(_override(config, overrides), known.workdir, known.dry_run)
+        if known.config is None and default is not None:
+            config = default(own)
+        else:
+            config = _load(known.config, known.workdir)
+        config = _override(config, overrides)
+        return Command(config, known.workdir, known.dry_run, own)
     except ValueError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
 
 
-def run(main: Callable[[Command], None], description: str) -> None:
+def run(main: Callable[[Command], None], description: str, **own: Any) -> None:
     """Parse and call main; a user's mistake is answered by its message alone.
 
+    Args: `own`, the program's `options` and `default` for `parse`.
     Exit codes: 2 for a mistake in config or command, 1 for files and for training that
     diverged, 130 for Ctrl-C.
     """
-    command = parse(description)
+    command = parse(description, **own)
     from score_sde.training.loop import NonFiniteLossError
     from score_sde.types import UserError
 

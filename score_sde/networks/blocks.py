@@ -10,9 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from score_sde.networks.network import require_condition
 from score_sde.types import Array
 
 EMBEDDINGS = ("positional", "fourier")
+DTYPES = ("float32", "bfloat16")
+"""Of products; parameters, norms and softmax are float32, or float64 like the input."""
 
 
 def positional_embedding(
@@ -53,17 +56,12 @@ class NoiseAndCondition(nn.Module):
             h = positional_embedding(noise, self.size, max_period=100.0, scale=4.0)
         h = nn.Dense(self.size)(nn.silu(nn.Dense(self.size)(h)))
         if self.num_classes:
-            _require(cond, "label")
+            require_condition(cond, "label")
             h += nn.Embed(self.num_classes, self.size)(cond["label"])
         if self.vector_dims:
-            _require(cond, "vector")
+            require_condition(cond, "vector")
             h += nn.Dense(self.size)(cond["vector"])
         return nn.silu(h)
-
-
-def _require(cond: Any, name: str) -> None:
-    if not isinstance(cond, dict) or name not in cond:
-        raise ValueError(f"this network is conditional: it needs cond[{name!r}].")
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

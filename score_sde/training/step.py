@@ -56,11 +56,13 @@ def make_train_step(
     seed: int,
     ema_halflife_steps: float,
     ema_rampup_ratio: float,
+    project: Callable[[Params], Params] = lambda params: params,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The pure step (state, batch) -> (state, metrics).
 
     Its randomness is a function of (seed, step, example). Metrics are the mean loss and
-    the norm of the gradient before clipping.
+    the norm of the gradient before clipping. The parameters are projected first, as
+    those of a network that keeps its weights normalised (`Network.project`).
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -69,9 +71,10 @@ def make_train_step(
         def mean_loss(params: Params) -> Array:
             return loss(key, params, batch).mean()
 
-        value, gradient = jax.value_and_grad(mean_loss)(state.params)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = project(state.params)
+        value, gradient = jax.value_and_grad(mean_loss)(params)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, params)
+        params = optax.apply_updates(params, updates)
         decay = ema_decay(
             state.step, halflife_steps=ema_halflife_steps, rampup_ratio=ema_rampup_ratio
         )
