@@ -19,7 +19,7 @@ FLOORS = [
         "data",
         "noise_levels",
     },
-    {"losses", "samplers", "likelihood", "elbo", "dequantisation"},
+    {"losses", "samplers", "likelihood", "elbo", "dequantisation", "guidance"},
     {"evaluation"},
     {"training"},
     {"experiment"},

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde.types import Array
+from score_sde.arrays import check_labels
+from score_sde.types import NO_LABEL, Array
 
 EMBEDDINGS = ("positional", "fourier")
 
@@ -54,16 +55,34 @@ class NoiseAndCondition(nn.Module):
         h = nn.Dense(self.size)(nn.silu(nn.Dense(self.size)(h)))
         if self.num_classes:
             _require(cond, "label")
-            h += nn.Embed(self.num_classes, self.size)(cond["label"])
+            check_labels(cond["label"], self.num_classes)
+            h += _told(cond["label"], nn.Embed(self.num_classes, self.size))
+        else:
+            _refuse(cond, "label", "num_classes")
         if self.vector_dims:
             _require(cond, "vector")
             h += nn.Dense(self.size)(cond["vector"])
+        else:
+            _refuse(cond, "vector", "vector_dims")
         return nn.silu(h)
+
+
+def _told(label: Array, embed: nn.Embed) -> Array:
+    """The embedding of each label; nothing where there is none."""
+    known = (label != NO_LABEL)[:, None]
+    return jnp.where(known, embed(jnp.maximum(label, 0)), 0.0)
 
 
 def _require(cond: Any, name: str) -> None:
     if not isinstance(cond, dict) or name not in cond:
         raise ValueError(f"this network is conditional: it needs cond[{name!r}].")
+
+
+def _refuse(cond: Any, name: str, option: str) -> None:
+    if isinstance(cond, dict) and name in cond:
+        raise ValueError(
+            f"this network was made without {option}; it was given cond[{name!r}]."
+        )
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

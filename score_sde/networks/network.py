@@ -20,7 +20,8 @@ class Network(NamedTuple):
     apply(params, x, noise, cond=None, *, dropout_key=None) maps x, [batch, *dims], and
     noise, [batch], to an array like x. Without a dropout key it is deterministic.
 
-    cond is None or a dict with "label", int [batch], or "vector", [batch, dims].
+    cond is None or a dict with "label", int [batch], -1 for none, or "vector",
+    [batch, dims].
     """
 
     init: Callable[[Key], Params]
