@@ -229,4 +229,4 @@ def test_overrides_are_typed_and_names_reset_their_section(tmp_path):
         "beta_min": 0.1,
         "beta_max": 15.0,
     }
-    assert command.config["loss"] == {"learn_log_variance": True}
+    assert command.config["loss"]["learn_log_variance"] is True

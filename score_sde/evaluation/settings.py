@@ -11,10 +11,14 @@ from score_sde.types import require
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How many samples, and how many at once; their contents don't depend on that."""
+    """How many samples, and how many at once; their contents don't depend on that.
+
+    labels: the classes to draw, over and over; none means all. -1 is no class.
+    """
 
     num_samples: int = 64
     batch_size: int = 64
+    labels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         require(

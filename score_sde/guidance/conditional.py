@@ -14,8 +14,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 
-from score_sde.arrays import expand_like
+from score_sde.arrays import example_keys, expand_like, where_example
 from score_sde.guidance.guided import (
     Guided,
     Weight,
@@ -24,7 +25,7 @@ from score_sde.guidance.guided import (
     network_evals,
     weight_at,
 )
-from score_sde.types import NO_LABEL, Array, Denoise, Scalar
+from score_sde.types import NO_LABEL, Array, Denoise, Key, Scalar
 
 LogProb = Callable[[Array, Scalar, Any], Array]
 """(x, sigma, cond) -> log p(cond given x at noise level sigma) in nats, [batch]."""
@@ -39,6 +40,20 @@ def null_condition(cond: Any) -> Any:
         return jnp.full_like(leaf, NO_LABEL if integer else 0)
 
     return jax.tree.map(absent, cond)
+
+
+def drop_condition(key: Key, cond: Any, share: float) -> Any:
+    """Training's condition, with a share of the examples told nothing (Ho 2022).
+
+    So that one network learns both. The coin of example i is a function of (key, i).
+    """
+    (batch,) = {len(leaf) for leaf in jax.tree.leaves(cond)}
+    coins = jax.vmap(lambda key: jr.bernoulli(key, share))(example_keys(key, batch))
+
+    def dropped(leaf: Array, null: Array) -> Array:
+        return where_example(~coins, leaf, null)
+
+    return jax.tree.map(dropped, cond, null_condition(cond))
 
 
 def without_condition(denoise: Denoise) -> Guided:
