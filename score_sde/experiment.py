@@ -225,6 +225,30 @@ def score_examples(
     return out._replace(nats=out.nats + num_dims * log_alpha - points.log_density)
 
 
+def class_log_probs(
+    experiment: Experiment,
+    params: Params,
+    keys_data: Key,
+    keys_probe: Key,
+    values: Array,
+) -> Array:
+    """log p(x given c) of examples under every class, in nats: [batch, classes].
+
+    Under all classes x is the same point and the probes are the same, so that their
+    noise cancels in the differences. With equal priors, the largest is the class by
+    Bayes' rule.
+    """
+
+    def under(label: Array) -> Array:
+        labels = jnp.broadcast_to(label, values.shape[:1])
+        one = jnp.ones((), jnp.float32)
+        return score_examples(
+            experiment, params, keys_data, keys_probe, values, labels, one
+        ).nats
+
+    return jax.lax.map(under, jnp.arange(experiment.num_classes)).T
+
+
 def bound_examples(
     experiment: Experiment,
     params: Params,
