@@ -20,7 +20,7 @@ import numpy as np
 
 from score_sde import losses, noise_levels, precondition, sde
 from score_sde.data import DATASETS, Dataset
-from score_sde.evaluation.settings import Sampling, Scoring
+from score_sde.evaluation.settings import Editing, Sampling, Scoring
 from score_sde.experiment import Data, Experiment, Loss
 from score_sde.guidance import GUIDANCES, THRESHOLDS
 from score_sde.networks import MLP, Network, UNet, from_linen
@@ -72,12 +72,14 @@ SETTINGS: dict[str, Callable[..., Any]] = {
     "train": Training,
     "sampling": Sampling,
     "likelihood": Scoring,
+    "editing": Editing,
 }
 """Sections without alternatives."""
 
 OPTIONAL: dict[str, Mapping[str, Any]] = {
     "guidance": {"name": "none"},
     "threshold": {"name": "none"},
+    "editing": {},
 }
 """Sections that a config may leave out, and what they then are."""
 
@@ -378,6 +380,11 @@ def _fit_data(
         problems.append(
             f"network.vector_dims is {network['vector_dims']}; {dataset.name} comes "
             "without vectors, so it must be 0"
+        )
+    if built["editing"].task == "colourise" and shape[-1] != 3:
+        problems.append(
+            f"editing.task is 'colourise'; {dataset.name} has shape {shape}, without "
+            "three colours"
         )
     if built["likelihood"].num_train > len(dataset.train):
         problems.append(

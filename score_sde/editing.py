@@ -92,12 +92,14 @@ def moment_matching(
     y: Array,
     *,
     noise_std: float,
-    num_iterations: int = 3,
+    num_iterations: int = 1,
 ) -> Guided:
     """Guidance with the covariance that the denoiser itself has (Rozet et al. 2024).
 
     V = s^2 + sigma^2 A J A', solved by conjugate gradients: exact for Gaussian data
-    once num_iterations is the number of its distinct eigenvalues.
+    once num_iterations is the number of distinct eigenvalues of V. A trained network's
+    J has negative ones too, and more than one iteration then needs a noise_std that
+    outweighs them.
     """
     _check_not_negative("noise_std", noise_std)
     if num_iterations < 1:

@@ -20,7 +20,7 @@ import jax.random as jr
 from score_sde import data, elbo, losses, sde
 from score_sde.arrays import example_keys, per_example
 from score_sde.dequantisation import DEQUANTISERS, Dequantised
-from score_sde.evaluation.settings import Sampling, Scoring
+from score_sde.evaluation.settings import Editing, Sampling, Scoring
 from score_sde.guidance import drop_condition
 from score_sde.likelihood import DIVERGENCES, LogProb, exact, log_prob
 from score_sde.networks import LogVariance, Network
@@ -97,6 +97,7 @@ class Experiment(NamedTuple):
     threshold: Callable[[Denoise], Denoise]
     sampling: Sampling
     likelihood: Scoring
+    editing: Editing
 
 
 def init_params(experiment: Experiment) -> Params:

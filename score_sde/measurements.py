@@ -50,7 +50,7 @@ class Mask(Measurement):
     of length 1 stands for all.
     """
 
-    mask: Array
+    mask: Array | np.ndarray
 
     def __call__(self, x: Array) -> Array:
         return x * self._fitted(x)
@@ -133,7 +133,7 @@ class Blur(Measurement):
     (height // 2, width // 2).
     """
 
-    kernel: Array
+    kernel: Array | np.ndarray
 
     def __call__(self, x: Array) -> Array:
         return self._filtered(x, lambda gain: gain)
@@ -167,11 +167,11 @@ class Blur(Measurement):
         return out.astype(x.dtype)
 
 
-def gaussian_kernel(size: int, std: float) -> Array:
+def gaussian_kernel(size: int, std: float) -> np.ndarray:
     """A Gaussian of standard deviation `std` pixels on size x size, of sum one."""
     line = np.exp(-0.5 * ((np.arange(size) - size // 2) / std) ** 2)
     kernel = line[:, None] * line[None]
-    return jnp.asarray(kernel / kernel.sum())
+    return np.asarray(kernel / kernel.sum())
 
 
 @pytree

@@ -25,7 +25,7 @@ FLOORS = [
     {"training"},
     {"experiment"},
     {"build", "jobs"},
-    {"scoring"},
+    {"scoring", "edits"},
 ]
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
 # On the ground floor, in this order.
@@ -111,7 +111,7 @@ def test_importing_the_library_imports_nothing_heavy():
     assert run(code).strip() == "[]"
 
 
-@pytest.mark.parametrize("name", ["train", "sample", "likelihood"])
+@pytest.mark.parametrize("name", ["train", "sample", "likelihood", "edit"])
 def test_help_imports_nothing_heavy(name):
     code = (
         "import sys, runpy; sys.argv = ['x', '--help']\n"
