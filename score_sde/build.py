@@ -53,6 +53,7 @@ NOISE_LEVELS: dict[str, Callable[..., Any]] = {
     "log_uniform": noise_levels.LogUniform,
     "ladder": noise_levels.Ladder,
     "likelihood_importance": noise_levels.LikelihoodImportance,
+    "learned": noise_levels.Learned,
 }
 
 CLASSES: dict[str, Mapping[str, Callable[..., Any]]] = {
@@ -93,7 +94,7 @@ OPTIONAL: dict[str, Mapping[str, Any]] = {
 NAMED: dict[str, Mapping[str, Callable[..., Any]]] = {**CLASSES, **FUNCTIONS}
 
 # Arguments that come from elsewhere: another section, the caller, or Flax.
-NOT_FIELDS = {"sde", "sigma_data", "sigma", "denoise", "parent", "name"}
+NOT_FIELDS = {"sde", "sigma_data", "sigma", "denoise", "logits", "parent", "name"}
 
 Holds = Callable[[Any], bool]
 POSITIVE: tuple[str, Holds] = ("> 0", lambda v: 0 < v < math.inf)
@@ -357,10 +358,35 @@ def _cross_check(sections: Mapping[str, Any], built: Mapping[str, Any]) -> list[
     threshold = sections["threshold"]
     if threshold.get("low", -1.0) >= threshold.get("high", 1.0):
         problems.append("threshold: low must be below high")
+    problems += _check_points(sections, built)
     if built["optimizer"].warmup_steps >= built["train"].num_steps:
         problems.append(
             f"optimizer.warmup_steps is {built['optimizer'].warmup_steps}; it must be "
             f"below train.num_steps, {built['train'].num_steps}"
+        )
+    return problems
+
+
+def _check_points(sections: Mapping[str, Any], built: Mapping[str, Any]) -> list[str]:
+    """Rules of variational points, which are trained by the bound, and of schedules."""
+    problems = []
+    points = built["data"].points == "variational"
+    levels, weight = sections["noise_levels"]["name"], sections["weight"]["name"]
+    bounds = ("learned", "likelihood_importance")
+    if (points or levels == "learned") and weight not in ("noise", "sigma_squared"):
+        cause = "data.points 'variational'" if points else "noise_levels 'learned'"
+        problems.append(
+            f"weight.name is {weight!r}; {cause} needs the bound's, 'noise'"
+        )
+    if points and levels not in bounds:
+        problems.append(
+            f"noise_levels.name is {levels!r}; data.points 'variational' needs one of "
+            f"{sorted(bounds)}"
+        )
+    if built["likelihood"].dequantisation == "variational" and not points:
+        problems.append(
+            "likelihood.dequantisation is 'variational'; it needs the flow of "
+            "data.points 'variational'"
         )
     return problems
 
@@ -404,6 +430,11 @@ def _fit_data(
         problems.append(
             f"network.token_dims is {network['token_dims']}; {dataset.name} comes "
             "without tokens, so it must be 0"
+        )
+    if built["data"].points == "variational" and not (is_image and dataset.num_levels):
+        problems.append(
+            f"data.points is 'variational'; it is for images of levels, not for "
+            f"{dataset.name}"
         )
     if built["editing"].task == "colourise" and shape[-1] != 3:
         problems.append(

@@ -19,12 +19,12 @@ import jax.random as jr
 
 from score_sde import data, elbo, losses, sde
 from score_sde.arrays import example_keys, per_example
-from score_sde.dequantisation import DEQUANTISERS, Dequantised
+from score_sde.dequantisation import DEQUANTISERS, Dequantised, variational
 from score_sde.evaluation.settings import Editing, Sampling, Scoring
 from score_sde.guidance import drop_condition
 from score_sde.likelihood import DIVERGENCES, LogProb, exact, log_prob
-from score_sde.networks import LogVariance, Network
-from score_sde.noise_levels import NoiseLevels
+from score_sde.networks import Dequantiser, LogVariance, Network
+from score_sde.noise_levels import Learned, LikelihoodImportance, NoiseLevels
 from score_sde.precondition import Precondition, make_denoiser, make_score
 from score_sde.samplers import sample
 from score_sde.samplers.steps import Sampler
@@ -33,7 +33,7 @@ from score_sde.training.optimizer import Optimizer
 from score_sde.types import Array, Denoise, Key, require
 
 Params = Any
-POINTS = ("uniform", "centres")
+POINTS = ("uniform", "centres", "variational")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Data:
 
     sigma_data is the standard deviation of the scaled data, which EDM's preconditioner
     and weight need. Training sees each level as a point drawn from its bin, 'uniform',
-    or as the centre of its bin, 'centres'.
+    as the centre of its bin, 'centres', or where a flow that is trained with the
+    network puts it, 'variational'.
     """
 
     name: str
@@ -114,6 +115,11 @@ def init_params(experiment: Experiment) -> Params:
     params = {"network": experiment.network.init(key_network)}
     if experiment.loss.learn_log_variance and not experiment.network.log_variance:
         params["log_variance"] = LogVariance.init(key_variance)
+    if experiment.data.points == "variational":
+        key_flow = jr.fold_in(jr.key(experiment.seed), 2)
+        params["dequantiser"] = Dequantiser.init(key_flow, experiment.dataset.shape)
+    if isinstance(experiment.noise_levels, Learned):
+        params["noise_levels"] = experiment.noise_levels.init()
     return params
 
 
@@ -157,26 +163,44 @@ def condition(experiment: Experiment, labels: Array | None) -> Any:
 def batch_loss(experiment: Experiment, key: Key, params: Params, batch: Any) -> Array:
     """One loss per example of a batch of `data.batch_at`."""
     key_data, key_flip, key_loss, key_dropout = jr.split(key, 4)
-    levels = experiment.dataset.num_levels
-    if experiment.data.points == "centres":
-        x0 = data.centres(batch["values"], num_levels=levels)
-    else:
-        x0 = data.dequantise(key_data, batch["values"], num_levels=levels)
+    values = batch["values"]
     if experiment.data.random_flip:
-        x0 = data.flip_at_random(key_flip, x0)
+        values = data.flip_at_random(key_flip, values)
+    x0, cost = _training_points(experiment, key_data, params, values)
     cond = condition(experiment, batch.get("label"))
     if cond is not None and experiment.loss.condition_dropout:
         key_drop = jr.fold_in(key, 4)
         cond = drop_condition(key_drop, cond, experiment.loss.condition_dropout)
-    return losses.denoising_loss(
+    noise_levels, reference = experiment.noise_levels, None
+    if isinstance(noise_levels, Learned):
+        reference = LikelihoodImportance(experiment.sde)
+        noise_levels = dataclasses.replace(noise_levels, logits=params["noise_levels"])
+    return cost + losses.denoising_loss(
         key_loss,
         denoiser(experiment, params, dropout_key=key_dropout),
         x0,
-        noise_levels=experiment.noise_levels,
+        noise_levels=noise_levels,
+        reference=reference,
         weight=experiment.weight,
         log_variance=log_variance(experiment, params),
         cond=cond,
     )
+
+
+def _training_points(
+    experiment: Experiment, key: Key, params: Params, values: Array
+) -> tuple[Array, Array | float]:
+    """(x0, what these points cost), the cost in the unit of the loss."""
+    levels = experiment.dataset.num_levels
+    if experiment.data.points == "centres":
+        return data.centres(values, num_levels=levels), 0.0
+    if experiment.data.points == "uniform":
+        return data.dequantise(key, values, num_levels=levels), 0.0
+    x0, log_density = dequantised(experiment, params, key, values)
+    # The bound in nats per dimension, over the span of log sigma: the loss is a mean.
+    sde = experiment.sde
+    span = jnp.log(sde.sigma(sde.t_max) / sde.sigma(sde.t_min))
+    return x0, log_density / (math.prod(x0.shape[1:]) * span)
 
 
 class Samples(NamedTuple):
@@ -232,7 +256,7 @@ def score_examples(
     divergence = DIVERGENCES[settings.divergence]
     if divergence is not exact:
         divergence = partial(divergence, num_probes=settings.num_probes)
-    points = _points(experiment, keys_data, values)
+    points = _points(experiment, params, keys_data, values)
     log_alpha = jnp.asarray(sde.log_alpha(sde.t_min), points.x.dtype)
     out = log_prob(
         jnp.exp(log_alpha) * points.x,
@@ -282,14 +306,14 @@ def bound_examples(
 ) -> elbo.Bound:
     """The bound of the reverse SDE on -log P of examples, in nats.
 
-    Of the same points as `score_examples` if they are uniform on their bins; of models
-    trained on centres, by the discretised decoder, without points.
+    Of the same points as `score_examples`; of models trained on centres, by the
+    discretised decoder, without points.
     """
     settings, sde = experiment.likelihood, experiment.sde
     levels = experiment.dataset.num_levels
     decoder: elbo.Decoder = elbo.gaussian_decoder
-    points = _points(experiment, keys_data, values)
-    if settings.dequantisation != "uniform" and levels is not None:
+    points = _points(experiment, params, keys_data, values)
+    if settings.dequantisation == "truncated_normal" and levels is not None:
         decoder = elbo.discretised_decoder(2 / levels)
         x0 = data.centres(values, num_levels=levels)
         points = Dequantised(x0, jnp.zeros_like(points.log_density))
@@ -306,7 +330,21 @@ def bound_examples(
     return bound._replace(decoder=bound.decoder + points.log_density)
 
 
-def _points(experiment: Experiment, keys: Key, values: Array) -> Dequantised:
+def dequantised(
+    experiment: Experiment, params: Params, keys: Key, values: Array
+) -> Dequantised:
+    """Points where the flow that was trained with the network puts them."""
+    levels = experiment.dataset.num_levels
+    assert levels is not None  # `build` refuses variational points of points
+    flow = partial(Dequantiser.apply, params["dequantiser"])
+    return variational(keys, values, num_levels=levels, flow=flow)
+
+
+def _points(
+    experiment: Experiment, params: Params, keys: Key, values: Array
+) -> Dequantised:
+    if experiment.likelihood.dequantisation == "variational":
+        return dequantised(experiment, params, keys, values)
     return DEQUANTISERS[experiment.likelihood.dequantisation](
         keys,
         values,

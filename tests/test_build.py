@@ -80,6 +80,8 @@ def test_every_alternative_builds_from_its_defaults(section):
         config[section] = build.rename(required.get(section, {}), name, section)
         if name == "edm2":  # its defaults are for 64x64
             config[section]["attention_resolutions"] = (8, 4)
+        if name == "learned":
+            config["weight"] = {"name": "noise"}
         if section == "guidance":
             config["network"]["num_classes"] = 10
         build.build(config)
@@ -118,6 +120,18 @@ BAD = [
     (
         {"sde__beta_min": 0.1},
         r"sde.beta_min: no such field; .*choose from \['t_max', 't_min'\]",
+    ),
+    (
+        {"data__points": "variational", "weight__name": "edm"},
+        r"weight.name is 'edm'; data.points 'variational' needs the bound's, 'noise'",
+    ),
+    (
+        {"data__points": "variational", "noise_levels__name": "log_normal"},
+        r"noise_levels.name is 'log_normal'; data.points 'variational' needs one of",
+    ),
+    (
+        {"likelihood__dequantisation": "variational"},
+        r"likelihood.dequantisation is 'variational'; it needs the flow",
     ),
     ({"network__channels": -8}, r"network.channels is -8; it must be > 0"),
     ({"network__channels": 8.5}, r"network.channels is 8.5; it must be int"),

@@ -1,6 +1,7 @@
 """Networks. Flax lives in this folder and nowhere else."""
 
 from score_sde.networks.cross_unet import CrossUNet as CrossUNet
+from score_sde.networks.dequantiser import Dequantiser as Dequantiser
 from score_sde.networks.dit import DiT as DiT
 from score_sde.networks.edm2 import EDM2 as EDM2
 from score_sde.networks.log_variance import LogVariance as LogVariance
