@@ -404,6 +404,32 @@ def test_a_run_goes_out_and_comes_in_to_be_scored_and_trained(tmp_path):
     assert "360 examples" in out
 
 
+@pytest.mark.slow
+def test_averages_of_any_width_become_runs(tmp_path):
+    workdir = tmp_path / "run"
+    fields = {
+        "network.channels": 8,
+        "network.blocks_per_level": 1,
+        "train.num_steps": 4,
+        "train.snapshot_every": 1,
+        "train.power_ema_stds": (0.05, 0.1),
+        "optimizer.warmup_steps": 1,
+        "data.batch_size": 8,
+        "grid.num_steps": 2,
+        "sampling.num_samples": 4,
+    }
+    words = [f"--config.{k}={v}" for k, v in fields.items()]
+    program("train", "--config=configs/digits.py", f"--workdir={workdir}", *words)
+    assert len(list((workdir / "averages").glob("*.npz"))) == 8
+    out = program("reconstruct_ema", f"--workdir={workdir}", "--std=0.05,0.08")
+    assert "ema_0.08: the average of width 0.08 at step 4" in out
+    out = program("sample", f"--workdir={workdir}/ema_0.08")
+    assert "4 samples of heun" in out
+    for std, message in (("0.3", "must be in"), ("x", "give numbers")):
+        arguments = (f"--workdir={workdir}", f"--std={std}")
+        assert message in program("reconstruct_ema", *arguments, code=2)
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_published_configuration_makes_a_config(name):
     experiment = build.build(import_weights.default_config({"network": name}))
