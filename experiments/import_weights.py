@@ -3,9 +3,9 @@
     python -m experiments.import_weights --from=FILE --network=NAME --workdir=DIR
 
 NAME is that of a published configuration, such as edm2/edm2-img512-xs, or of a
-network, such as edm2, whose options are then set by --config.network.OPTION=value, and
-the format of its data by --config.data.shape, num_levels and num_classes. The run draws
-samples at once; --config.data.name=NAME gives it data to be scored and trained on.
+network, such as edm2, with its options in --config.network.OPTION=value and the format
+of its data in --config.data.shape and num_levels (0 for latents). The run draws samples
+at once; --config.data.name=NAME gives it data to be scored and trained on.
 """
 
 from __future__ import annotations
@@ -112,7 +112,6 @@ def default_config(options: dict[str, Any]) -> dict[str, Any]:
             "name": "absent",
             "shape": published.shape,
             "num_levels": published.num_levels,
-            "num_classes": published.options.get("num_classes", 0),
         },
         "sde": {"name": "edm", "t_min": low, "t_max": high},
         "network": {"name": published.network, **published.options},

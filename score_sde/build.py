@@ -16,6 +16,7 @@ from functools import partial
 from types import UnionType
 from typing import Any, get_type_hints
 
+import jax
 import numpy as np
 
 from score_sde import losses, noise_levels, precondition, sde
@@ -162,12 +163,12 @@ def build(config: Mapping[str, Any]) -> Experiment:
         problems = _cross_check(sections, built)
     if problems:
         raise ConfigError(problems)
-    dataset = _dataset(built["data"])
+    num_classes = sections["network"].get("num_classes", 0)
+    dataset = _dataset(built["data"], num_classes)
     problems = _fit_data(sections, built, dataset)
     if problems:
         raise ConfigError(problems)
     assert isinstance(seed, int)
-    num_classes = sections["network"].get("num_classes", 0)
     built["network"] = _network(built["network"], dataset, num_classes)
     return Experiment(seed=seed, dataset=dataset, num_classes=num_classes, **built)
 
@@ -323,6 +324,11 @@ def _cross_check(sections: Mapping[str, Any], built: Mapping[str, Any]) -> list[
             f"grid: sigma_min {grid['sigma_min']} must be below sigma_max "
             f"{grid['sigma_max']}"
         )
+    else:
+        try:
+            jax.eval_shape(built["grid"])  # no number is computed
+        except ValueError as error:
+            problems.append(f"grid: {error}")
     if built["optimizer"].warmup_steps >= built["train"].num_steps:
         problems.append(
             f"optimizer.warmup_steps is {built['optimizer'].warmup_steps}; it must be "
@@ -331,13 +337,10 @@ def _cross_check(sections: Mapping[str, Any], built: Mapping[str, Any]) -> list[
     return problems
 
 
-def _dataset(settings: Data) -> Dataset:
+def _dataset(settings: Data, num_classes: int) -> Dataset:
     if settings.name == ABSENT:
-        return absent(
-            settings.shape,
-            num_levels=settings.num_levels or None,
-            num_classes=settings.num_classes,
-        )
+        levels = settings.num_levels or None
+        return absent(settings.shape, num_levels=levels, num_classes=num_classes)
     return DATASETS[settings.name]()
 
 

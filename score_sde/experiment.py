@@ -39,9 +39,9 @@ POINTS = ("uniform", "centres")
 class Data:
     """Which data, and how they are fed.
 
-    The data named 'absent' are not here, and nothing but their format is known: shape,
-    num_levels (0 for points) and num_classes, which other data have of themselves. A
-    model can draw such data.
+    The data named 'absent' are not here, and nothing but their format is known: shape
+    and num_levels (0 for points or latents), which other data have of themselves. A
+    model can draw such data, of the classes that its network knows.
 
     sigma_data is the standard deviation of the scaled data, which EDM's preconditioner
     and weight need. Training sees each level as a point drawn from its bin, 'uniform',
@@ -55,7 +55,6 @@ class Data:
     points: str = "uniform"
     shape: tuple[int, ...] = (32, 32, 3)
     num_levels: int = 256
-    num_classes: int = 0
 
     def __post_init__(self) -> None:
         require(
@@ -65,7 +64,6 @@ class Data:
             (f"points in {POINTS}", lambda d: d.points in POINTS),
             ("shape of numbers > 0", lambda d: d.shape and min(d.shape) >= 1),
             ("0 <= num_levels <= 256", lambda d: 0 <= d.num_levels <= 256),
-            ("0 <= num_classes", lambda d: d.num_classes >= 0),
         )
 
 

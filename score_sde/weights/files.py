@@ -15,6 +15,9 @@ FORMATS = (
     "safetensors, npz, a PyTorch file, a pickle of EDM or EDM2, a Flax msgpack file"
 )
 
+OLD_PICKLES = (b"(", b"c", b"]", b"}")
+"""How pickles began before they said their protocol."""
+
 
 def read(path: Path) -> Any:
     """What a file holds: nested dicts and lists of arrays, tensors and records.
@@ -31,9 +34,8 @@ def read(path: Path) -> Any:
         header = int.from_bytes(start[:8], "little")
         if start[8:9] == b"{" and header <= path.stat().st_size:
             return _read_safetensors(path)
-        if start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05":
-            with path.open("rb") as stream:
-                return torch_files.read_stream(stream)
+        if start[:1] in (b"\x80", *OLD_PICKLES):
+            return _read_pickles(path)
         if start[:1] and (0x81 <= start[0] <= 0x8F or start[0] in (0xDE, 0xDF)):
             return _read_msgpack(path)
     except UserError as error:
@@ -50,6 +52,11 @@ def _read_archive(path: Path) -> Any:
             return torch_files.read_zip(archive)
     with np.load(path, allow_pickle=False) as arrays:
         return dict(arrays)
+
+
+def _read_pickles(path: Path) -> Any:
+    with path.open("rb") as stream:
+        return torch_files.read_stream(stream)
 
 
 def _read_safetensors(path: Path) -> Any:
