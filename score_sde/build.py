@@ -16,6 +16,7 @@ from functools import partial
 from types import UnionType
 from typing import Any, get_type_hints
 
+import jax
 import numpy as np
 
 from score_sde import losses, noise_levels, precondition, sde
@@ -323,6 +324,11 @@ def _cross_check(sections: Mapping[str, Any], built: Mapping[str, Any]) -> list[
             f"grid: sigma_min {grid['sigma_min']} must be below sigma_max "
             f"{grid['sigma_max']}"
         )
+    else:
+        try:
+            jax.eval_shape(built["grid"])  # no number is computed
+        except ValueError as error:
+            problems.append(f"grid: {error}")
     if built["optimizer"].warmup_steps >= built["train"].num_steps:
         problems.append(
             f"optimizer.warmup_steps is {built['optimizer'].warmup_steps}; it must be "

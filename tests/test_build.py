@@ -104,6 +104,9 @@ def test_the_chain_of_a_grid_is_checked():
     config["grid"] = {"name": "ddpm", "num_steps": 5, "beta_schedule": "cosin"}
     with pytest.raises(build.ConfigError, match=r"grid.beta_schedule is 'cosin'; it"):
         build.build(config)
+    config["grid"] = {"name": "ddpm", "num_steps": 1001}
+    with pytest.raises(build.ConfigError, match="grid: num_steps is 1001; the chain"):
+        build.build(config)
 
 
 BAD = [
