@@ -21,6 +21,7 @@ import numpy as np
 
 from score_sde import losses, noise_levels, precondition, sde
 from score_sde.data import ABSENT, DATASETS, Dataset, absent
+from score_sde.data.augment import NUM_LABELS
 from score_sde.evaluation.settings import Sampling, Scoring
 from score_sde.experiment import Data, Experiment, Loss
 from score_sde.networks import EDM2, MLP, CrossUNet, DiT, Network, UNet, from_linen
@@ -370,6 +371,16 @@ def _fit_data(
         problems.append(
             f"network.vector_dims is {network['vector_dims']}; {dataset.name} comes "
             "without vectors, so it must be 0"
+        )
+    augmented = built["data"].augment_probability > 0
+    told = NUM_LABELS if augmented else 0
+    dims = getattr(built["network"], "augment_dims", 0)
+    if augmented and not is_image:
+        problems.append("data.augment_probability is above 0; it is for images")
+    elif dims not in (told, NUM_LABELS):
+        problems.append(
+            f"network.augment_dims is {dims}; it must be {NUM_LABELS} for augmented "
+            "data, of networks that have it, and 0 otherwise"
         )
     if network.get("token_dims", 0):
         problems.append(

@@ -45,7 +45,8 @@ class Data:
 
     sigma_data is the standard deviation of the scaled data, which EDM's preconditioner
     and weight need. Training sees each level as a point drawn from its bin, 'uniform',
-    or as the centre of its bin, 'centres'.
+    or as the centre of its bin, 'centres'. EDM's augmentation transforms each image with
+    augment_probability in each way, and the network is told how.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Data:
     random_flip: bool = False
     sigma_data: float = 0.5
     points: str = "uniform"
+    augment_probability: float = 0.0
     shape: tuple[int, ...] = (32, 32, 3)
     num_levels: int = 256
 
@@ -62,6 +64,10 @@ class Data:
             ("1 <= batch_size", lambda d: d.batch_size >= 1),
             ("0 < sigma_data", lambda d: 0 < d.sigma_data < math.inf),
             (f"points in {POINTS}", lambda d: d.points in POINTS),
+            (
+                "0 <= augment_probability <= 1",
+                lambda d: 0 <= d.augment_probability <= 1,
+            ),
             ("shape of numbers > 0", lambda d: d.shape and min(d.shape) >= 1),
             ("0 <= num_levels <= 256", lambda d: 0 <= d.num_levels <= 256),
         )
@@ -132,9 +138,12 @@ def denoiser(
     return make_denoiser(apply, experiment.precondition)
 
 
-def condition(experiment: Experiment, labels: Array | None) -> Any:
-    """What the network is told of examples with these labels."""
-    return {"label": labels} if experiment.num_classes else None
+def condition(
+    experiment: Experiment, labels: Array | None, augment: Array | None = None
+) -> Any:
+    """What the network is told of examples with these labels, augmented or not."""
+    known = {"label": labels} if experiment.num_classes else {}
+    return (known if augment is None else known | {"augment": augment}) or None
 
 
 def batch_loss(experiment: Experiment, key: Key, params: Params, batch: Any) -> Array:
@@ -147,6 +156,11 @@ def batch_loss(experiment: Experiment, key: Key, params: Params, batch: Any) -> 
         x0 = data.dequantise(key_data, batch["values"], num_levels=levels)
     if experiment.data.random_flip:
         x0 = data.flip_at_random(key_flip, x0)
+    augment = None
+    if experiment.data.augment_probability:
+        key_augment = jr.fold_in(key_flip, 1)
+        probability = experiment.data.augment_probability
+        x0, augment = data.augment(key_augment, x0, probability=probability)
     return losses.denoising_loss(
         key_loss,
         denoiser(experiment, params, dropout_key=key_dropout),
@@ -154,7 +168,7 @@ def batch_loss(experiment: Experiment, key: Key, params: Params, batch: Any) -> 
         noise_levels=experiment.noise_levels,
         weight=experiment.weight,
         log_variance=log_variance(experiment, params),
-        cond=condition(experiment, batch.get("label")),
+        cond=condition(experiment, batch.get("label"), augment),
     )
 
 
