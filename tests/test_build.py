@@ -230,8 +230,14 @@ def test_data_of_the_config_is_the_data_set():
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        ({"name": "dit", "patch_size": 3}, r"patch_size is 3; it must divide the sides"),
-        ({"name": "dit", "hidden_size": 1150}, r"hidden_size is 1150; it must be a mul"),
+        (
+            {"name": "dit", "patch_size": 3},
+            r"patch_size is 3; it must divide the sides",
+        ),
+        (
+            {"name": "dit", "hidden_size": 1150},
+            r"hidden_size is 1150; it must be a mul",
+        ),
         ({"name": "edm2"}, r"attention_resolutions has 16; choose from \[8, 4, 2, 1\]"),
         (
             {"name": "edm2", "channels": 50, "attention_resolutions": ()},

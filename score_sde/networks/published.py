@@ -7,30 +7,12 @@ weight files are laid out.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-from score_sde.networks import dit, edm2
+from score_sde.networks import adm, ddpm, dit, edm2, song_unet
+from score_sde.networks.publication import Published as Published
+from score_sde.networks.published_unets import edm, openai, score_sde
 from score_sde.networks.tensors import Tensor, own_tensors
-
-
-class Published(NamedTuple):
-    """What a run needs to know to use somebody's weights."""
-
-    network: str
-    """Its name in `build.NETWORKS`."""
-    options: dict[str, Any]
-    """Its arguments, where they differ from the defaults."""
-    shape: tuple[int, ...]
-    """Of one example: height, width, channels."""
-    precondition: str
-    """Its name in `precondition.PRECONDITIONERS`, at its default options."""
-    sigma_min: float
-    sigma_max: float
-    """The noise levels that the network knows."""
-    num_levels: int = 256
-    """Grey levels of the images; 0 for latents of an autoencoder."""
-    file: str = ""
-    """The name it was released under; empty if only the configuration was."""
 
 
 def _edm2() -> dict[str, Published]:
@@ -91,9 +73,21 @@ def _dit() -> dict[str, Published]:
     return made
 
 
-PUBLISHED: dict[str, Published] = {**_edm2(), **_dit()}
+PUBLISHED: dict[str, Published] = {
+    **score_sde(),
+    **edm(),
+    **openai(),
+    **_edm2(),
+    **_dit(),
+}
 
 TENSORS: dict[str, dict[str, Callable[..., tuple[Tensor, ...]]]] = {
+    "ddpm": {"score_sde_pytorch": ddpm.tensors},
+    "song_unet": {
+        "edm": song_unet.edm_tensors,
+        "score_sde_pytorch": song_unet.song_tensors,
+    },
+    "adm": {"guided_diffusion": adm.guided_tensors, "edm": adm.edm_tensors},
     "edm2": {"edm2": edm2.tensors},
     "dit": {"dit": dit.tensors},
 }
@@ -108,4 +102,5 @@ def tables(
         program: make(module, shape)
         for program, make in TENSORS.get(network, {}).items()
     }
+    published = {program: table for program, table in published.items() if table}
     return {**published, "score_sde": own_tensors(params)}
