@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import flax.linen as nn
+import numpy as np
 from jax.nn.initializers import normal, zeros
 
 from score_sde.networks import unet_tensors as names
@@ -24,6 +25,7 @@ from score_sde.networks.unet_blocks import (
     follow,
     plan,
 )
+from score_sde.schedules import iddpm_levels
 from score_sde.types import Array
 
 
@@ -39,6 +41,8 @@ class ADM(nn.Module):
         blocks_per_level: residual blocks on the way down; one more on the way up.
         attention_resolutions: heights at which self-attention follows each block.
         channels_per_head: of the attention; 0 for `num_heads` heads of any size.
+        use_new_attention_order: False where a head's queries, keys and values follow
+            each other in the file, as in all files of these programs but one.
         scale_shift: whether the embedding scales and shifts behind the second norm of
             a block; it is added before it otherwise (use_scale_shift_norm).
         resblock_updown: whether blocks halve and double; convolutions do otherwise.
@@ -59,6 +63,7 @@ class ADM(nn.Module):
     attention_resolutions: tuple[int, ...] = (32, 16, 8)
     channels_per_head: int = 64
     num_heads: int = 1
+    use_new_attention_order: bool = True
     dropout: float = 0.0
     scale_shift: bool = True
     resblock_updown: bool = True
@@ -127,7 +132,11 @@ class ADM(nn.Module):
             "torch", norm_eps=1e-5, min_group=self.min_group, dtype=self.dtype
         )
         return Style(
-            layers, self.dropout, self.attention, scale_shift=self.scale_shift
+            layers,
+            self.dropout,
+            self.attention,
+            scale_shift=self.scale_shift,
+            by_head=not self.use_new_attention_order,
         )
 
     @property
@@ -155,10 +164,15 @@ class ADM(nn.Module):
 
 
 def edm_tensors(module: ADM, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
-    """The entries of NVlabs/edm's DhariwalUNet in its preconditioner."""
+    """The entries of NVlabs/edm's DhariwalUNet in its preconditioner; or none."""
+    if module.vector_dims or not module.resblock_updown:
+        return ()
     steps = module.plan(shape[0])
     full = f"{shape[0]}x{shape[0]}"
     entries: list[Tensor] = []
+    if module.learn_sigma:  # its preconditioner is that of a discrete chain
+        levels = iddpm_levels(1000, 0.001, 0.008).astype(np.float32)
+        entries.append(Tensor("u", (), value=levels))
     if module.augment_dims:
         entries.append(names.matrix("model.map_augment", "map_augment"))
     entries += linear("model.map_layer0", "map_layer0")
@@ -175,14 +189,10 @@ def edm_tensors(module: ADM, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
     return tuple(entries)
 
 
-def guided_tensors(
-    module: ADM, shape: tuple[int, ...], *, new_order: bool = False
-) -> tuple[Tensor, ...]:
-    """The entries of guided-diffusion's and improved-diffusion's U-Net.
-
-    Args: `new_order`, of the channels of attention (use_new_attention_order); only the
-    64x64 model of guided-diffusion has it.
-    """
+def guided_tensors(module: ADM, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """The entries of guided-diffusion's and improved-diffusion's U-Net; or none."""
+    if module.vector_dims or module.augment_dims:
+        return ()
     steps = module.plan(shape[0])
     entries = linear("time_embed.0", "map_layer0")
     entries += linear("time_embed.2", "map_layer1")
@@ -198,11 +208,7 @@ def guided_tensors(
             return linear(f"{there}.{place}.{layer}", here, layout=CONV)
         made = names.guided_block(f"{there}.{place}", here, step, module.style)
         if step.attends:
-            heads = module.heads(step.width)
-            name = f"{there}.{place + 1}"
-            made += names.guided_attention(
-                name, here, step, heads, new_order=new_order
-            )
+            made += names.guided_attention(f"{there}.{place + 1}", here)
         return made
 
     for i, step in enumerate(steps.encoder):

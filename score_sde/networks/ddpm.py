@@ -9,7 +9,7 @@ import flax.linen as nn
 
 from score_sde.networks import unet_tensors as names
 from score_sde.networks.embeddings import conditions, sine_embedding
-from score_sde.networks.tensors import CONV, Tensor, linear
+from score_sde.networks.tensors import CONV, Tensor, linear, norm
 from score_sde.networks.unet_blocks import (
     Layers,
     Plan,
@@ -102,7 +102,12 @@ class DDPM(nn.Module):
 
 
 def tensors(module: DDPM, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
-    """The entries of score_sde's `ddpm`, whose modules are one numbered list."""
+    """The entries of score_sde's `ddpm`, whose modules are one numbered list.
+
+    None for a network with conditions, which it hasn't.
+    """
+    if module.num_classes or module.vector_dims:
+        return ()
     steps = module.plan(shape[0])
     modules: list[list[Tensor]] = []
 
@@ -121,6 +126,9 @@ def tensors(module: DDPM, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
             named(names.song_block, here, step, module.style, shortcut="NIN_0")
             if step.attends:
                 named(names.song_attention, here)
-    named(names.norm, "out_norm")
+    named(norm, "out_norm")
     named(linear, "out_conv", layout=CONV)
-    return (names.song_levels(), *(tensor for entry in modules for tensor in entry))
+    return (
+        names.song_levels(shape),
+        *(tensor for entry in modules for tensor in entry),
+    )

@@ -27,7 +27,7 @@ def sine_embedding(noise: Array, size: int) -> Array:
 
 
 class FourierFeatures(nn.Module):
-    """Sin and cos of 2 pi f noise, f ~ N(0, scale^2) and never trained: [batch, 2 size].
+    """Sin and cos of 2 pi f noise, f ~ N(0, scale^2) never trained: [batch, 2 size].
 
     As in Song et al. 2021, app. H, whose noise is log(sigma).
     """

@@ -6,13 +6,12 @@ import math
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from score_sde.networks import unet_tensors as names
 from score_sde.networks.embeddings import FourierFeatures, conditions, sine_embedding
 from score_sde.networks.resampling import filter_down, filter_for_strides, filter_up
-from score_sde.networks.tensors import CONV, POINTWISE, Tensor, linear
+from score_sde.networks.tensors import CONV, POINTWISE, Tensor, linear, norm
 from score_sde.networks.unet_blocks import (
     Layers,
     Plan,
@@ -22,6 +21,9 @@ from score_sde.networks.unet_blocks import (
     plan,
 )
 from score_sde.types import Array
+
+PROGRESSIVE_INPUTS = ("none", "residual", "input_skip")
+PROGRESSIVES = ("none", "output_skip")
 
 
 class SongUNet(nn.Module):
@@ -187,7 +189,9 @@ def _side(h: Array) -> str:
 
 
 def edm_tensors(module: SongUNet, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
-    """The entries of NVlabs/edm's SongUNet in its preconditioner."""
+    """The entries of NVlabs/edm's SongUNet in its preconditioner; or none."""
+    if module.vector_dims:
+        return ()
     style, taps = module.style, module.resample_filter
     steps = module.plan(shape[0])
     full = f"{shape[0]}x{shape[0]}"
@@ -229,7 +233,12 @@ def edm_tensors(module: SongUNet, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
 
 
 def song_tensors(module: SongUNet, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
-    """The entries of score_sde's `ncsnpp`, whose modules are one numbered list."""
+    """The entries of score_sde's `ncsnpp`, whose modules are one numbered list.
+
+    None for a network with conditions, which it hasn't.
+    """
+    if module.num_classes or module.vector_dims or module.augment_dims:
+        return ()
     style, steps = module.style, module.plan(shape[0])
     full = f"{shape[0]}x{shape[0]}"
     modules: list[list[Tensor]] = []
@@ -257,6 +266,9 @@ def song_tensors(module: SongUNet, shape: tuple[int, ...]) -> tuple[Tensor, ...]
                     named(lambda n, p: linear(f"{n}.Conv_0", p, layout=POINTWISE), path)
             ends = part == "dec" and module._ends_level(step)
             if ends and (at == full or module.progressive != "none"):
-                named(names.norm, f"dec_{at}_aux_norm")
+                named(norm, f"dec_{at}_aux_norm")
                 named(linear, f"dec_{at}_aux_conv", layout=CONV)
-    return (names.song_levels(), *(tensor for entry in modules for tensor in entry))
+    return (
+        names.song_levels(shape),
+        *(tensor for entry in modules for tensor in entry),
+    )

@@ -94,7 +94,9 @@ def params_of(arrays: Iterable[tuple[Tensor, np.ndarray]]) -> Any:
         for word in path[:-1]:
             node = node.setdefault(word, {})
         ordered = [arrays_of[i] for i in sorted(arrays_of)]
-        node[path[-1]] = ordered[0] if len(ordered) == 1 else np.concatenate(ordered, -1)
+        node[path[-1]] = (
+            ordered[0] if len(ordered) == 1 else np.concatenate(ordered, -1)
+        )
     return params
 
 

@@ -130,6 +130,9 @@ class Style(NamedTuple):
     skip_gain: float = 1.0
     """On the initial shortcuts."""
     qkv_gain: float = 1.0
+    by_head: bool = False
+    """Of queries, keys and values in the channels of `qkv`, the first of a head follow
+    the last of the head before; the three follow each other whole otherwise."""
 
     def add(self, x: Array, h: Array) -> Array:
         """A residual's sum."""
@@ -177,13 +180,17 @@ class Block(nn.Module):
         return resample(x, self.style.resample_filter)
 
     def _attention(self, x: Array) -> Array:
-        """Of all positions; heads are contiguous channels."""
+        """Of all positions."""
         style, layers = self.style, self.style.layers
         batch, height, width, channels = x.shape
-        split = (batch, height * width, 3, self.num_heads, channels // self.num_heads)
+        size = channels // self.num_heads
+        split = (
+            (self.num_heads, 3, size) if style.by_head else (3, self.num_heads, size)
+        )
         h = layers.norm(x, "norm2")
         qkv = layers.dense(h, 3 * channels, "qkv", gain=style.qkv_gain)
-        q, k, v = jnp.moveaxis(qkv.reshape(split), 2, 0)
+        qkv = qkv.reshape(batch, height * width, *split)
+        q, k, v = jnp.moveaxis(qkv, 3 if style.by_head else 2, 0)
         h = attend(q, k, v, implementation=style.attention).reshape(x.shape)
         return layers.dense(h, channels, "proj", last=True).astype(x.dtype)
 
@@ -243,7 +250,9 @@ def plan(
             encoder.append(Step(f"{at}_block{i}", width, new, attends))
             skips.append(new)
             width = new
-    for level, (side, new) in reversed(list(enumerate(zip(sides, widths, strict=True)))):
+    for level, (side, new) in reversed(
+        list(enumerate(zip(sides, widths, strict=True)))
+    ):
         at, attends = f"{side}x{side}", side in attention_resolutions
         if level == last:
             decoder.append(Step(f"{at}_in0", width, width, True))
@@ -258,9 +267,7 @@ def plan(
     return Plan(encoder, decoder)
 
 
-def follow(
-    h: Array, steps: Plan, block: Callable[[Array, Step, str], Array]
-) -> Array:
+def follow(h: Array, steps: Plan, block: Callable[[Array, Step, str], Array]) -> Array:
     """h after all blocks; block(h, step, name) is one of them."""
     skips = [h]
     for step in steps.encoder:

@@ -17,13 +17,15 @@ from score_sde.networks.tensors import (
 )
 from score_sde.networks.unet_blocks import Step, Style
 
-def song_levels() -> Tensor:
+
+def song_levels(shape: tuple[int, ...]) -> Tensor:
     """The table of noise levels that score_sde's networks carry, largest first.
 
-    That of most of its configurations. Some of them divide by it, which is part of the
-    preconditioning here.
+    Some of them divide by it, which is part of the preconditioning here, so that a file
+    may have any other: its configurations for large images differ in the largest.
     """
-    levels = np.exp(np.linspace(np.log(50), np.log(0.01), 1000))
+    largest, number = (50, 1000) if shape[0] < 256 else (348, 2000)
+    levels = np.exp(np.linspace(np.log(largest), np.log(0.01), number))
     return Tensor("sigmas", (), value=levels, unused=True)
 
 
@@ -49,10 +51,9 @@ def edm_block(
         entries += linear(f"{there}.skip", here, "skip", layout=POINTWISE)
     entries += [edm_filter(f"{there}.skip", taps) for taps in filters]
     if step.attends:
-        # Their channels: head, channel of the head, which of the three.
-        axes, split = (2, 0, 1), (num_heads, step.width // num_heads, 3)
+        split = (num_heads, step.width // num_heads, 3)
         entries += norm(f"{there}.norm2", here, "norm2")
-        entries += _qkv(f"{there}.qkv", here, split, axes, POINTWISE)
+        entries += _edm_qkv(f"{there}.qkv", here, split, by_head=style.by_head)
         entries += linear(f"{there}.proj", here, "proj", layout=POINTWISE)
     return entries
 
@@ -71,17 +72,11 @@ def guided_block(there: str, here: str, step: Step, style: Style) -> list[Tensor
     return entries
 
 
-def guided_attention(
-    there: str, here: str, step: Step, num_heads: int, *, new_order: bool
-) -> list[Tensor]:
-    """Attention of openai/guided-diffusion, in either order of its channels."""
-    size = step.width // num_heads
-    # Theirs: which of the three, head, channel; or head, which of the three, channel.
-    axes = (0, 1, 2) if new_order else (1, 0, 2)
-    split = (3, num_heads, size) if new_order else (num_heads, 3, size)
+def guided_attention(there: str, here: str) -> list[Tensor]:
+    """Attention of openai/guided-diffusion; its order of channels is an option here."""
     return [
         *norm(f"{there}.norm", here, "norm2"),
-        *_qkv(f"{there}.qkv", here, split, axes, POINTWISE_1D),
+        *linear(f"{there}.qkv", here, "qkv", layout=POINTWISE_1D),
         *linear(f"{there}.proj_out", here, "proj", layout=POINTWISE_1D),
     ]
 
@@ -114,9 +109,7 @@ def song_attention(there: str, here: str) -> list[Tensor]:
     return entries + _nin(f"{there}.NIN_3", here, "proj")
 
 
-def _nin(
-    name: str, *path: str, part: tuple[int, int] | None = None
-) -> list[Tensor]:
+def _nin(name: str, *path: str, part: tuple[int, int] | None = None) -> list[Tensor]:
     """A linear map that is stored as it is here."""
     return [
         Tensor(f"{name}.W", (*path, "kernel"), part=part),
@@ -124,37 +117,40 @@ def _nin(
     ]
 
 
-def _qkv(
-    name: str,
-    here: str,
-    split: tuple[int, int, int],
-    axes: tuple[int, int, int],
-    pointwise: Layout,
+def _edm_qkv(
+    name: str, here: str, split: tuple[int, int, int], *, by_head: bool
 ) -> list[Tensor]:
-    """The map to queries, keys and values, its channels in the order of here.
+    """The map to queries, keys and values, in the order of channels here.
 
-    Args: `split` of the channels there, and the `axes` of it in their order here: which
-    of the three, head, channel of the head.
+    Args: `split` of the channels there: head, channel of the head, which of the three.
     """
+    axes = (0, 2, 1) if by_head else (2, 0, 1)
     back = tuple(int(i) for i in np.argsort(axes))
     split_here = tuple(split[axis] for axis in axes)
 
-    def reordered(a: np.ndarray, to: tuple[int, ...], order: tuple[int, ...]) -> np.ndarray:
-        lead = a.ndim - 1
-        axes = (*range(lead), *(lead + axis for axis in order))
-        return a.reshape(*a.shape[:-1], *to).transpose(axes).reshape(a.shape)
+    def to_here(a: np.ndarray) -> np.ndarray:
+        return _permuted(a, split, axes)
+
+    def to_published(a: np.ndarray) -> np.ndarray:
+        return _permuted(a, split_here, back)
 
     weight = Layout(
-        lambda a: reordered(pointwise.to_here(a), split, axes),
-        lambda a: pointwise.to_published(reordered(a, split_here, back)),
-    )
-    bias = Layout(
-        lambda a: reordered(a, split, axes), lambda a: reordered(a, split_here, back)
+        lambda a: to_here(POINTWISE.to_here(a)),
+        lambda a: POINTWISE.to_published(to_published(a)),
     )
     return [
         Tensor(f"{name}.weight", (here, "qkv", "kernel"), weight),
-        Tensor(f"{name}.bias", (here, "qkv", "bias"), bias),
+        Tensor(f"{name}.bias", (here, "qkv", "bias"), Layout(to_here, to_published)),
     ]
+
+
+def _permuted(
+    a: np.ndarray, split: tuple[int, ...], axes: tuple[int, ...]
+) -> np.ndarray:
+    """The last axis, split in three, with the three in another order."""
+    lead = a.ndim - 1
+    order = (*range(lead), *(lead + axis for axis in axes))
+    return a.reshape(*a.shape[:-1], *split).transpose(order).reshape(a.shape)
 
 
 def out(norm_name: str, conv_name: str, *, prefix: str = "out") -> list[Tensor]:

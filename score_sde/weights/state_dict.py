@@ -95,7 +95,7 @@ def _array(name: str, value: Any) -> np.ndarray:
 
 
 def _norm_of_old_flax(name: str, array: np.ndarray) -> np.ndarray:
-    """Group norm's parameters, which were (1, 1, 1, channels) until Flax 0.3.5."""
+    """Group norm's parameters, which were (1, 1, 1, channels) in the Flax of 2021."""
     is_old = array.ndim == 4 and array.shape[:3] == (1, 1, 1)
     return array[0, 0, 0] if is_old and name.endswith((".scale", ".bias")) else array
 
