@@ -45,8 +45,8 @@ class Data:
 
     sigma_data is the standard deviation of the scaled data, which EDM's preconditioner
     and weight need. Training sees each level as a point drawn from its bin, 'uniform',
-    or as the centre of its bin, 'centres'. EDM's augmentation transforms each image with
-    augment_probability in each way, and the network is told how.
+    or as the centre of its bin, 'centres'. EDM's augmentation transforms each image in
+    each way with augment_probability, and the network is told how.
     """
 
     name: str
