@@ -23,7 +23,11 @@ def main(command: launch.Command) -> None:
     if run is None:
         return
     experiment, mesh, step, params = run
-    made_by = launch.fingerprint(command.config, step, "sampler", "grid", "sampling")
+    made_by = launch.fingerprint(
+        command.config,
+        step,
+        *("sampler", "grid", "guidance", "threshold", "sampling"),
+    )
     picture, report = (command.workdir / f"samples.{end}" for end in ("png", "json"))
     if launch.is_done(report, made_by):
         print(f"{picture}: made before, from step {step:,}")

@@ -22,8 +22,9 @@ import numpy as np
 from score_sde import losses, noise_levels, precondition, sde
 from score_sde.data import ABSENT, DATASETS, Dataset, absent
 from score_sde.data.augment import NUM_LABELS
-from score_sde.evaluation.settings import Sampling, Scoring
+from score_sde.evaluation.settings import Editing, Sampling, Scoring
 from score_sde.experiment import Data, Experiment, Loss
+from score_sde.guidance import GUIDANCES, THRESHOLDS
 from score_sde.networks import (
     ADM,
     DDPM,
@@ -43,7 +44,7 @@ from score_sde.samplers import SAMPLERS, grids
 from score_sde.schedules import BETA_SCHEDULES, TIMESTEP_SPACINGS
 from score_sde.training.loop import Training
 from score_sde.training.optimizer import Optimizer
-from score_sde.types import UserError
+from score_sde.types import NO_LABEL, UserError
 
 SDES: dict[str, Callable[..., Any]] = {
     "vp": sde.VP,
@@ -83,6 +84,8 @@ FUNCTIONS: dict[str, Mapping[str, Callable[..., Any]]] = {
     "precondition": precondition.PRECONDITIONERS,
     "weight": losses.WEIGHTS,
     "grid": grids.GRIDS,
+    "guidance": GUIDANCES,
+    "threshold": THRESHOLDS,
 }
 """Sections whose name picks a function, which gets the other fields as options."""
 
@@ -93,13 +96,21 @@ SETTINGS: dict[str, Callable[..., Any]] = {
     "train": Training,
     "sampling": Sampling,
     "likelihood": Scoring,
+    "editing": Editing,
 }
 """Sections without alternatives."""
+
+OPTIONAL: dict[str, Mapping[str, Any]] = {
+    "guidance": {"name": "none"},
+    "threshold": {"name": "none"},
+    "editing": {},
+}
+"""Sections that a config may leave out, and what they then are."""
 
 NAMED: dict[str, Mapping[str, Callable[..., Any]]] = {**CLASSES, **FUNCTIONS}
 
 # Arguments that come from elsewhere: another section, the caller, or Flax.
-NOT_FIELDS = {"sde", "sigma_data", "sigma", "parent", "name"}
+NOT_FIELDS = {"sde", "sigma_data", "sigma", "denoise", "parent", "name"}
 
 Holds = Callable[[Any], bool]
 POSITIVE: tuple[str, Holds] = ("> 0", lambda v: 0 < v < math.inf)
@@ -148,6 +159,13 @@ RULES: dict[str, tuple[str, Holds]] = {
         ("label_balance", "concat_balance", "res_balance", "attn_balance"),
         ("from 0 to 1", lambda v: 0 <= v <= 1),
     ),
+    "weight": ("finite", math.isfinite),
+    "negative_label": (">= -1", lambda v: v >= NO_LABEL),
+    "rescale": ("from 0 to 1", lambda v: 0 <= v <= 1),
+    "sigma_low": COUNT,
+    "sigma_high": ("> 0", lambda v: v > 0),
+    "percentile": ("> 0 and <= 100", lambda v: 0 < v <= 100),
+    "limit": POSITIVE,
 }
 """What a field of a network or a function must be; dataclasses check their own."""
 
@@ -169,7 +187,10 @@ def build(config: Mapping[str, Any]) -> Experiment:
     Args: `config`, a ConfigDict or a dict of sections.
     Raises: ConfigError with all problems: section, value, choices.
     """
-    sections = {k: dict(v) if isinstance(v, Mapping) else v for k, v in config.items()}
+    sections = {
+        k: dict(v) if isinstance(v, Mapping) else v
+        for k, v in {**OPTIONAL, **config}.items()
+    }
     problems = [
         f"{name}: no such section{_choices(name, {'seed', *NAMED, *SETTINGS})}"
         for name in sections.keys() - {"seed", *NAMED, *SETTINGS}
@@ -212,7 +233,7 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     Fields that the named alternative doesn't have are kept, for `build` to report.
     """
     full: dict[str, Any] = {}
-    for name, section in config.items():
+    for name, section in {**OPTIONAL, **config}.items():
         constructor = _constructor(name, section)
         if constructor is None or not isinstance(section, Mapping):
             full[name] = section
@@ -356,6 +377,13 @@ def _cross_check(sections: Mapping[str, Any], built: Mapping[str, Any]) -> list[
             jax.eval_shape(built["grid"])  # no number is computed
         except ValueError as error:
             problems.append(f"grid: {error}")
+    guidance = sections["guidance"]
+    low, high = guidance.get("sigma_low", 0.0), guidance.get("sigma_high", math.inf)
+    if low >= high:
+        problems.append(f"guidance: sigma_low {low} must be below sigma_high {high}")
+    threshold = sections["threshold"]
+    if threshold.get("low", -1.0) >= threshold.get("high", 1.0):
+        problems.append("threshold: low must be below high")
     if built["optimizer"].warmup_steps >= built["train"].num_steps:
         problems.append(
             f"optimizer.warmup_steps is {built['optimizer'].warmup_steps}; it must be "
@@ -393,6 +421,7 @@ def _fit_data(
             f"network.num_classes is {classes}; {dataset.name} needs 0 (unconditional) "
             f"or {dataset.num_classes}"
         )
+    problems += _fit_labels(sections, built, dataset, classes)
     if network.get("vector_dims", 0):
         problems.append(
             f"network.vector_dims is {network['vector_dims']}; {dataset.name} comes "
@@ -412,6 +441,11 @@ def _fit_data(
         problems.append(
             f"network.token_dims is {network['token_dims']}; {dataset.name} comes "
             "without tokens, so it must be 0"
+        )
+    if built["editing"].task == "colourise" and shape[-1] != 3:
+        problems.append(
+            f"editing.task is 'colourise'; {dataset.name} has shape {shape}, without "
+            "three colours"
         )
     if built["likelihood"].num_train > len(dataset.train):
         problems.append(
@@ -471,6 +505,39 @@ def _fit_heads(module: Any, levels: list[int]) -> list[str]:
         "with attention"
         for width in sorted(attending)
         if width % size
+    ]
+
+
+def _fit_labels(
+    sections: Mapping[str, Any],
+    built: Mapping[str, Any],
+    dataset: Dataset,
+    num_classes: int,
+) -> list[str]:
+    """Rules between the network's classes and who uses labels."""
+    guidance, labels = sections["guidance"], built["sampling"].labels
+    dropout = built["loss"].condition_dropout
+    uses = {
+        "loss.condition_dropout": dropout or None,
+        "guidance.name": None if guidance["name"] == "none" else guidance["name"],
+        "sampling.labels": labels or None,
+    }
+    if not num_classes:
+        return [
+            f"{field} is {value!r}; the network has no classes: set "
+            f"network.num_classes to {dataset.num_classes}"
+            for field, value in uses.items()
+            if value is not None
+        ]
+    given = {
+        "sampling.labels": labels,
+        "guidance.negative_label": [guidance.get("negative_label", NO_LABEL)],
+    }
+    return [
+        f"{field} has {label}; choose from 0 to {num_classes - 1}, or -1 for none"
+        for field, values in given.items()
+        for label in values
+        if not NO_LABEL <= label < num_classes
     ]
 
 

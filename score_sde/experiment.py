@@ -20,7 +20,8 @@ import jax.random as jr
 from score_sde import data, elbo, losses, sde
 from score_sde.arrays import example_keys, per_example
 from score_sde.dequantisation import DEQUANTISERS, Dequantised
-from score_sde.evaluation.settings import Sampling, Scoring
+from score_sde.evaluation.settings import Editing, Sampling, Scoring
+from score_sde.guidance import drop_condition
 from score_sde.likelihood import DIVERGENCES, LogProb, exact, log_prob
 from score_sde.networks import LogVariance, Network
 from score_sde.noise_levels import NoiseLevels
@@ -78,6 +79,14 @@ class Loss:
     """Options of the loss beside its weight and noise levels."""
 
     learn_log_variance: bool = False
+    condition_dropout: float = 0.0
+    """Share of the examples whose condition is not told, for guidance."""
+
+    def __post_init__(self) -> None:
+        require(
+            self,
+            ("0 <= condition_dropout <= 1", lambda c: 0 <= c.condition_dropout <= 1),
+        )
 
 
 class Experiment(NamedTuple):
@@ -98,8 +107,11 @@ class Experiment(NamedTuple):
     train: Training
     sampler: Sampler
     grid: Callable[[], Array]
+    guidance: Callable[[Denoise], Denoise]
+    threshold: Callable[[Denoise], Denoise]
     sampling: Sampling
     likelihood: Scoring
+    editing: Editing
 
 
 def init_params(experiment: Experiment) -> Params:
@@ -138,12 +150,14 @@ def denoiser(
     return make_denoiser(apply, experiment.precondition)
 
 
-def condition(
-    experiment: Experiment, labels: Array | None, augment: Array | None = None
-) -> Any:
-    """What the network is told of examples with these labels, augmented or not."""
-    known = {"label": labels} if experiment.num_classes else {}
-    return (known if augment is None else known | {"augment": augment}) or None
+def guided_denoiser(experiment: Experiment, params: Params) -> Denoise:
+    """The denoiser from which samples are drawn."""
+    return experiment.threshold(experiment.guidance(denoiser(experiment, params)))
+
+
+def condition(experiment: Experiment, labels: Array | None) -> Any:
+    """What the network is told of examples with these labels."""
+    return {"label": labels} if experiment.num_classes else None
 
 
 def batch_loss(experiment: Experiment, key: Key, params: Params, batch: Any) -> Array:
@@ -156,11 +170,15 @@ def batch_loss(experiment: Experiment, key: Key, params: Params, batch: Any) -> 
         x0 = data.dequantise(key_data, batch["values"], num_levels=levels)
     if experiment.data.random_flip:
         x0 = data.flip_at_random(key_flip, x0)
-    augment = None
+    cond = condition(experiment, batch.get("label"))
+    if cond is not None and experiment.loss.condition_dropout:
+        key_drop = jr.fold_in(key, 4)
+        cond = drop_condition(key_drop, cond, experiment.loss.condition_dropout)
     if experiment.data.augment_probability:
-        key_augment = jr.fold_in(key_flip, 1)
+        key_augment = jr.fold_in(key, 5)
         probability = experiment.data.augment_probability
-        x0, augment = data.augment(key_augment, x0, probability=probability)
+        x0, how = data.augment(key_augment, x0, probability=probability)
+        cond = (cond or {}) | {"augment": how}
     return losses.denoising_loss(
         key_loss,
         denoiser(experiment, params, dropout_key=key_dropout),
@@ -168,7 +186,7 @@ def batch_loss(experiment: Experiment, key: Key, params: Params, batch: Any) -> 
         noise_levels=experiment.noise_levels,
         weight=experiment.weight,
         log_variance=log_variance(experiment, params),
-        cond=condition(experiment, batch.get("label"), augment),
+        cond=cond,
     )
 
 
@@ -193,7 +211,7 @@ def draw_samples(
     start = sigmas[0].astype(like.dtype) * per_example(jr.normal, keys_start, like)
     result = sample(
         experiment.sampler,
-        denoiser(experiment, params),
+        guided_denoiser(experiment, params),
         start,
         sigmas,
         key=keys_path,
@@ -239,6 +257,30 @@ def score_examples(
     )
     num_dims = math.prod(experiment.dataset.shape)
     return out._replace(nats=out.nats + num_dims * log_alpha - points.log_density)
+
+
+def class_log_probs(
+    experiment: Experiment,
+    params: Params,
+    keys_data: Key,
+    keys_probe: Key,
+    values: Array,
+) -> Array:
+    """log p(x given c) of examples under every class, in nats: [batch, classes].
+
+    Under all classes x is the same point and the probes are the same, so that their
+    noise cancels in the differences. With equal priors, the largest is the class by
+    Bayes' rule.
+    """
+
+    def under(label: Array) -> Array:
+        labels = jnp.broadcast_to(label, values.shape[:1])
+        one = jnp.ones((), jnp.float32)
+        return score_examples(
+            experiment, params, keys_data, keys_probe, values, labels, one
+        ).nats
+
+    return jax.lax.map(under, jnp.arange(experiment.num_classes)).T
 
 
 def bound_examples(

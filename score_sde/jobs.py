@@ -100,9 +100,10 @@ def make_draw(
 ) -> tuple[int, Callable[[Params, int], Arrays]]:
     """(size, draw): draw(params, first) gives samples first, first + 1, ... by size.
 
-    The fields of `Samples`, and `labels` of a conditional network: 0, 1, ..., over and
-    over.
+    The fields of `Samples`, and `labels` of a conditional network: those of
+    `sampling.labels`, or 0, 1, ..., over and over.
     """
+    classes = experiment.sampling.labels or range(experiment.num_classes)
     size = divisible(experiment.sampling.batch_size, mesh)
     compiled = by_shares(partial(draw_samples, experiment), mesh, EVERYWHERE, ROW, ROW)
 
@@ -110,7 +111,7 @@ def make_draw(
         labels = None
         if experiment.num_classes:
             index = np.arange(first, first + size, dtype=np.int32)
-            labels = index % experiment.num_classes
+            labels = np.asarray(classes, np.int32)[index % len(classes)]
         keys = sample_keys(experiment.seed, first, size)
         arrays = jax.device_get(compiled(params, keys, labels))._asdict()
         return arrays if labels is None else arrays | {"labels": labels}

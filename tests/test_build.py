@@ -25,7 +25,7 @@ def with_fields(**fields):
     config = digits()
     for path, value in fields.items():
         section, field = path.split("__")
-        config[section][field] = value
+        config.setdefault(section, {})[field] = value
     return config
 
 
@@ -80,6 +80,8 @@ def test_every_alternative_builds_from_its_defaults(section):
         config[section] = build.rename(required.get(section, {}), name, section)
         if getattr(build.NAMED[section][name], "attention_resolutions", ()):
             config[section]["attention_resolutions"] = (8,)  # for 8x8 pixels
+        if section == "guidance":
+            config["network"]["num_classes"] = 10
         build.build(config)
 
 
@@ -179,6 +181,43 @@ BAD = [
     (
         {"likelihood__num_train": 10**6},
         r"likelihood.num_train is 1000000; there are 1437",
+    ),
+    (
+        {"guidance__name": "cfg"},
+        r"guidance.name is 'cfg'; choose from \['classifier_free', 'none'\]",
+    ),
+    (
+        {"guidance__name": "classifier_free"},
+        r"guidance.name is 'classifier_free'; the network has no classes: set "
+        r"network.num_classes to 10",
+    ),
+    (
+        {"guidance__name": "classifier_free", "guidance__weight": float("nan")},
+        r"guidance.weight is nan; it must be finite",
+    ),
+    (
+        {"guidance__name": "classifier_free", "guidance__sigma_low": 3.0}
+        | {"guidance__sigma_high": 1.0},
+        r"guidance: sigma_low 3.0 must be below sigma_high 1.0",
+    ),
+    (
+        {"network__num_classes": 10, "guidance__name": "classifier_free"}
+        | {"guidance__negative_label": 10},
+        r"guidance.negative_label has 10; choose from 0 to 9, or -1 for none",
+    ),
+    (
+        {"network__num_classes": 10, "sampling__labels": (3, 11)},
+        r"sampling.labels has 11; choose from 0 to 9",
+    ),
+    (
+        {"sampling__labels": (3,)},
+        r"sampling.labels is \(3,\); the network has no classes",
+    ),
+    ({"loss__condition_dropout": 0.1}, r"condition_dropout is 0.1; the network has no"),
+    ({"loss__condition_dropout": 1.5}, r"loss: Loss needs 0 <= condition_dropout <= 1"),
+    (
+        {"threshold__name": "dynamic", "threshold__percentile": 0.0},
+        r"threshold.percentile is 0.0; it must be > 0 and <= 100",
     ),
     ({"sampling__num_samples": 0}, r"sampling: Sampling needs 1 <= num_samples"),
 ]

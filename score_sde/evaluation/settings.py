@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from score_sde.dequantisation import DEQUANTISERS
 from score_sde.likelihood import DIVERGENCES
@@ -11,16 +12,63 @@ from score_sde.types import require
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How many samples, and how many at once; their contents don't depend on that."""
+    """How many samples, and how many at once; their contents don't depend on that.
+
+    labels: the classes to draw, over and over; none means all. -1 is no class.
+    """
 
     num_samples: int = 64
     batch_size: int = 64
+    labels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         require(
             self,
             ("1 <= num_samples", lambda s: s.num_samples >= 1),
             ("1 <= batch_size", lambda s: s.batch_size >= 1),
+        )
+
+
+TASKS = ("image_to_image", "inpaint", "colourise", "super_resolve", "deblur")
+METHODS = ("replace", "pseudo_inverse", "moment_matching", "dps")
+
+
+@dataclasses.dataclass(frozen=True)
+class Editing:
+    """What is done to a picture, and how.
+
+    image: a picture file; of super_resolve the small one, of deblur the blurred one.
+    mask: of inpaint, a picture file that is white where the image is drawn anew.
+    strength: of image_to_image, the share of the grid's steps that are taken.
+    factor: of super_resolve. blur_std: of deblur, in pixels. noise_std: of the noise in
+        the image, in units of the data, which go from -1 to 1.
+    method: of `editing.py`; num_samples: how many results are drawn.
+    """
+
+    task: str = "image_to_image"
+    image: str = ""
+    mask: str = ""
+    strength: float = 0.5
+    factor: int = 2
+    blur_std: float = 1.0
+    noise_std: float = 0.0
+    method: str = "pseudo_inverse"
+    num_samples: int = 8
+
+    def __post_init__(self) -> None:
+        require(
+            self,
+            (f"task in {TASKS}", lambda s: s.task in TASKS),
+            (f"method in {METHODS}", lambda s: s.method in METHODS),
+            ("0 < strength <= 1", lambda s: 0 < s.strength <= 1),
+            ("1 <= factor", lambda s: s.factor >= 1),
+            ("0 < blur_std", lambda s: 0 < s.blur_std < math.inf),
+            ("0 <= noise_std", lambda s: 0 <= s.noise_std < math.inf),
+            (
+                "a method that knows noise where noise_std > 0",
+                lambda s: s.noise_std == 0 or s.method != "replace",
+            ),
+            ("1 <= num_samples", lambda s: s.num_samples >= 1),
         )
 
 

@@ -105,7 +105,7 @@ class EDM2(nn.Module):
         channels: at full resolution; times multipliers[i] after i halvings.
         blocks_per_level: on the way down; one more on the way up.
         attention_resolutions: heights at which self-attention follows each block.
-        num_classes: of cond["label"], where num_classes itself stands for no class; 0
+        num_classes: of cond["label"], -1 for no class; 0
             for a network without classes.
         label_balance, concat_balance, res_balance, attn_balance: the share of the
             second part in each kind of weighted sum.

@@ -67,7 +67,10 @@ def _git(directory: Path, *arguments: str) -> str:
     ).stdout.strip()
 
 
-FREE_TO_CHANGE = ("train", "sampler", "grid", "sampling", "likelihood")
+FREE_TO_CHANGE = (
+    *("train", "sampler", "grid", "guidance", "threshold"),
+    *("sampling", "likelihood", "editing"),
+)
 
 
 def _refuse_change(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:

@@ -1,0 +1,55 @@
+"""What a config can name: guidance of labels, and thresholds, in numbers alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from score_sde.guidance.conditional import classifier_free, null_condition
+from score_sde.guidance.corrections import dynamic_threshold, static_threshold
+from score_sde.guidance.guided import interval
+from score_sde.types import NO_LABEL, Denoise
+
+
+def plain(denoise: Denoise) -> Denoise:
+    """The denoiser as it is."""
+    return denoise
+
+
+def away_from_label(
+    denoise: Denoise,
+    *,
+    weight: float = 2.0,
+    negative_label: int = NO_LABEL,
+    sigma_low: float = 0.0,
+    sigma_high: float = math.inf,
+    rescale: float = 0.0,
+) -> Denoise:
+    """`classifier_free` between two noise levels; the model itself elsewhere.
+
+    negative_label: the class to go away from; -1 is the unconditional model.
+    """
+    whole = (sigma_low, sigma_high) == (0.0, math.inf)
+    negative: Any = null_condition
+    if negative_label != NO_LABEL:
+        negative = {"label": np.asarray([negative_label], np.int32)}
+    return classifier_free(
+        denoise,
+        weight if whole else interval(weight, sigma_low, sigma_high),
+        negative=negative,
+        rescale=rescale,
+    )
+
+
+GUIDANCES: dict[str, Callable[..., Denoise]] = {
+    "none": plain,
+    "classifier_free": away_from_label,
+}
+THRESHOLDS: dict[str, Callable[..., Denoise]] = {
+    "none": plain,
+    "static": static_threshold,
+    "dynamic": dynamic_threshold,
+}
