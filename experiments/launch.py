@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import importlib.util
 import json
+import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -175,6 +177,27 @@ def _tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _tuples(v) for k, v in value.items()}
     return tuple(value) if isinstance(value, list) else value
+
+
+@contextlib.contextmanager
+def new_run(workdir: Path) -> Iterator[Path]:
+    """A folder to be filled, which becomes workdir if nothing goes wrong meanwhile.
+
+    Raises: UserError if workdir is there and not an empty folder.
+    """
+    from score_sde.types import UserError
+
+    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise UserError(f"{workdir} is in use; name another --workdir.")
+    partial = workdir.with_name(f".{workdir.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        yield partial
+        if workdir.exists():
+            workdir.rmdir()
+        partial.rename(workdir)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def print_dry_run(config: dict[str, Any], experiment: Any) -> None:

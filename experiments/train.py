@@ -41,6 +41,7 @@ def main(command: launch.Command) -> None:
         ema_halflife_steps=settings.ema_halflife_steps,
         ema_rampup_ratio=settings.ema_rampup_ratio,
         project=partial(project_params, experiment),
+        power_ema_stds=settings.power_ema_stds,
     )
     _, draw = make_draw(experiment, mesh)
 
@@ -49,8 +50,10 @@ def main(command: launch.Command) -> None:
         path = command.workdir / "samples" / f"step_{int(state.step):07d}.png"
         save_samples(path, levels, num_levels=experiment.dataset.num_levels)
 
+    num_averages = len(settings.power_ema_stds)
+    state = init_state(init_params(experiment), optimizer, num_power_emas=num_averages)
     train(
-        put_state(init_state(init_params(experiment), optimizer), mesh),
+        put_state(state, mesh),
         compile_train_step(train_step, mesh),
         lambda step: batch_at(
             experiment.dataset,

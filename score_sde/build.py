@@ -21,11 +21,25 @@ import numpy as np
 
 from score_sde import losses, noise_levels, precondition, sde
 from score_sde.data import ABSENT, DATASETS, Dataset, absent
+from score_sde.data.augment import NUM_LABELS
 from score_sde.evaluation.settings import Editing, Sampling, Scoring
 from score_sde.experiment import Data, Experiment, Loss
 from score_sde.guidance import GUIDANCES, THRESHOLDS
-from score_sde.networks import EDM2, MLP, CrossUNet, DiT, Network, UNet, from_linen
+from score_sde.networks import (
+    ADM,
+    DDPM,
+    EDM2,
+    MLP,
+    CrossUNet,
+    DiT,
+    Network,
+    SongUNet,
+    UNet,
+    from_linen,
+)
+from score_sde.networks.attention import IMPLEMENTATIONS
 from score_sde.networks.blocks import DTYPES, EMBEDDINGS
+from score_sde.networks.song_unet import PROGRESSIVE_INPUTS, PROGRESSIVES
 from score_sde.samplers import SAMPLERS, grids
 from score_sde.schedules import BETA_SCHEDULES, TIMESTEP_SPACINGS
 from score_sde.training.loop import Training
@@ -43,6 +57,9 @@ SDES: dict[str, Callable[..., Any]] = {
 NETWORKS: dict[str, Callable[..., Any]] = {
     "unet": UNet,
     "mlp": MLP,
+    "ddpm": DDPM,
+    "song_unet": SongUNet,
+    "adm": ADM,
     "edm2": EDM2,
     "dit": DiT,
     "cross_unet": CrossUNet,
@@ -115,7 +132,7 @@ RULES: dict[str, tuple[str, Holds]] = {
     **dict.fromkeys(("sigma_min", "sigma_max", "beta_min", "beta_max"), POSITIVE),
     **dict.fromkeys(("c_1", "c_2"), POSITIVE),
     **dict.fromkeys(("patch_size", "hidden_size", "mlp_ratio"), POSITIVE),
-    **dict.fromkeys(("channels_per_head", "clip_act", "logvar_channels"), POSITIVE),
+    **dict.fromkeys(("clip_act", "logvar_channels"), POSITIVE),
     **dict.fromkeys(("num_classes", "vector_dims", "token_dims"), COUNT),
     **dict.fromkeys(("beta_start", "beta_end", "beta_d", "eps_s"), POSITIVE),
     "num_train_timesteps": POSITIVE,
@@ -129,6 +146,16 @@ RULES: dict[str, tuple[str, Holds]] = {
     "dropout": (">= 0 and < 1", lambda v: 0 <= v < 1),
     "embedding": _one_of(EMBEDDINGS),
     "dtype": _one_of(DTYPES),
+    "attention": _one_of(IMPLEMENTATIONS),
+    "progressive_input": _one_of(PROGRESSIVE_INPUTS),
+    "progressive": _one_of(PROGRESSIVES),
+    "min_group": POSITIVE,
+    "augment_dims": COUNT,
+    "channels_per_head": COUNT,
+    "resample_filter": (
+        "an even number of taps with a sum > 0",
+        lambda v: len(v) > 1 and len(v) % 2 == 0 and sum(v) > 0,
+    ),
     **dict.fromkeys(
         ("label_balance", "concat_balance", "res_balance", "attn_balance"),
         ("from 0 to 1", lambda v: 0 <= v <= 1),
@@ -426,6 +453,16 @@ def _fit_data(
             f"network.vector_dims is {network['vector_dims']}; {dataset.name} comes "
             "without vectors, so it must be 0"
         )
+    augmented = built["data"].augment_probability > 0
+    told = NUM_LABELS if augmented else 0
+    dims = getattr(built["network"], "augment_dims", 0)
+    if augmented and not is_image:
+        problems.append("data.augment_probability is above 0; it is for images")
+    elif dims not in (told, NUM_LABELS):
+        problems.append(
+            f"network.augment_dims is {dims}; it must be {NUM_LABELS} for augmented "
+            "data, of networks that have it, and 0 otherwise"
+        )
     if network.get("token_dims", 0):
         problems.append(
             f"network.token_dims is {network['token_dims']}; {dataset.name} comes "
@@ -476,20 +513,30 @@ def _fit_image(module: Any, shape: tuple[int, ...]) -> list[str]:
         for resolution in module.attention_resolutions
         if resolution not in levels
     ]
-    if isinstance(module, EDM2):
-        widths = [module.channels * m for m in module.multipliers]
-        attending = {
-            w
-            for w, l in zip(widths, levels, strict=True)
-            if l in module.attention_resolutions
-        } | {widths[-1]}
-        problems += [
-            f"network.channels_per_head is {module.channels_per_head}; it must divide "
-            f"the {width} channels of a level with attention"
-            for width in sorted(attending)
-            if width % module.channels_per_head
-        ]
+    if isinstance(module, (EDM2, ADM)):
+        problems += _fit_heads(module, levels)
     return problems
+
+
+def _fit_heads(module: Any, levels: list[int]) -> list[str]:
+    """Rules between the widths of a U-Net and the heads of its attention."""
+    size, field = module.channels_per_head, "channels_per_head"
+    if not size and isinstance(module, ADM):
+        size, field = module.num_heads, "num_heads"
+    if not size:
+        return [f"network.{field} is {size}; it must be > 0"]
+    widths = [int(module.channels * m) for m in module.multipliers]
+    attending = {
+        width
+        for width, level in zip(widths, levels, strict=True)
+        if level in module.attention_resolutions
+    } | {widths[-1]}
+    return [
+        f"network.{field} is {size}; it must divide the {width} channels of a level "
+        "with attention"
+        for width in sorted(attending)
+        if width % size
+    ]
 
 
 def _fit_labels(

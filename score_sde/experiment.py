@@ -47,7 +47,8 @@ class Data:
     sigma_data is the standard deviation of the scaled data, which EDM's preconditioner
     and weight need. Training sees each level as a point drawn from its bin, 'uniform',
     as the centre of its bin, 'centres', or where a flow that is trained with the
-    network puts it, 'variational'.
+    network puts it, 'variational'. EDM's augmentation transforms each image in each way
+    with augment_probability, and the network is told how.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Data:
     random_flip: bool = False
     sigma_data: float = 0.5
     points: str = "uniform"
+    augment_probability: float = 0.0
     shape: tuple[int, ...] = (32, 32, 3)
     num_levels: int = 256
 
@@ -64,6 +66,10 @@ class Data:
             ("1 <= batch_size", lambda d: d.batch_size >= 1),
             ("0 < sigma_data", lambda d: 0 < d.sigma_data < math.inf),
             (f"points in {POINTS}", lambda d: d.points in POINTS),
+            (
+                "0 <= augment_probability <= 1",
+                lambda d: 0 <= d.augment_probability <= 1,
+            ),
             ("shape of numbers > 0", lambda d: d.shape and min(d.shape) >= 1),
             ("0 <= num_levels <= 256", lambda d: 0 <= d.num_levels <= 256),
         )
@@ -171,6 +177,11 @@ def batch_loss(experiment: Experiment, key: Key, params: Params, batch: Any) -> 
     if cond is not None and experiment.loss.condition_dropout:
         key_drop = jr.fold_in(key, 4)
         cond = drop_condition(key_drop, cond, experiment.loss.condition_dropout)
+    if experiment.data.augment_probability:
+        key_augment = jr.fold_in(key, 5)
+        probability = experiment.data.augment_probability
+        x0, how = data.augment(key_augment, x0, probability=probability)
+        cond = (cond or {}) | {"augment": how}
     noise_levels, reference = experiment.noise_levels, None
     if isinstance(noise_levels, Learned):
         reference = LikelihoodImportance(experiment.sde)

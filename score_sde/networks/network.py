@@ -13,6 +13,9 @@ from score_sde.types import Array, Key
 
 Params = Any
 
+FROZEN = ("freqs", "phases", "pos_embed")
+"""What parameters that are never trained are called, wherever they are."""
+
 
 def unchanged(params: Params) -> Params:
     """The parameters, of which any value is allowed."""
