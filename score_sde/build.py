@@ -21,7 +21,7 @@ import numpy as np
 from score_sde import losses, noise_levels, precondition, sde
 from score_sde.data import DATASETS, Dataset
 from score_sde.evaluation.settings import Editing, Sampling, Scoring
-from score_sde.experiment import Data, Experiment, Loss
+from score_sde.experiment import Data, Experiment, Loss, NoisyClassifier
 from score_sde.guidance import GUIDANCES, THRESHOLDS
 from score_sde.networks import MLP, Network, UNet, from_linen
 from score_sde.networks.blocks import EMBEDDINGS
@@ -73,6 +73,7 @@ SETTINGS: dict[str, Callable[..., Any]] = {
     "sampling": Sampling,
     "likelihood": Scoring,
     "editing": Editing,
+    "classifier": NoisyClassifier,
 }
 """Sections without alternatives."""
 
@@ -80,13 +81,14 @@ OPTIONAL: dict[str, Mapping[str, Any]] = {
     "guidance": {"name": "none"},
     "threshold": {"name": "none"},
     "editing": {},
+    "classifier": {},
 }
 """Sections that a config may leave out, and what they then are."""
 
 NAMED: dict[str, Mapping[str, Callable[..., Any]]] = {**CLASSES, **FUNCTIONS}
 
 # Arguments that come from elsewhere: another section, the caller, or Flax.
-NOT_FIELDS = {"sde", "sigma_data", "sigma", "denoise", "parent", "name"}
+NOT_FIELDS = {"sde", "sigma_data", "sigma", "denoise", "log_prob", "parent", "name"}
 
 Holds = Callable[[Any], bool]
 POSITIVE: tuple[str, Holds] = ("> 0", lambda v: 0 < v < math.inf)

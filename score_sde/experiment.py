@@ -21,11 +21,16 @@ from score_sde import data, elbo, losses, sde
 from score_sde.arrays import example_keys, per_example
 from score_sde.dequantisation import DEQUANTISERS, Dequantised
 from score_sde.evaluation.settings import Editing, Sampling, Scoring
-from score_sde.guidance import drop_condition
+from score_sde.guidance import drop_condition, from_logits
 from score_sde.likelihood import DIVERGENCES, LogProb, exact, log_prob
-from score_sde.networks import LogVariance, Network
+from score_sde.networks import Classifier, LogVariance, Network, from_linen
 from score_sde.noise_levels import NoiseLevels
-from score_sde.precondition import Precondition, make_denoiser, make_score
+from score_sde.precondition import (
+    Precondition,
+    make_classifier,
+    make_denoiser,
+    make_score,
+)
 from score_sde.samplers import sample
 from score_sde.samplers.steps import Sampler
 from score_sde.training.loop import Training
@@ -75,6 +80,30 @@ class Loss:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class NoisyClassifier:
+    """The classifier of noisy data that may guide samples, and its training.
+
+    It is trained on the noise levels and with the input scaling of the model's network.
+    """
+
+    width: int = 256
+    depth: int = 3
+    dropout: float = 0.2
+    num_steps: int = 4_000
+    learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        require(
+            self,
+            ("1 <= width", lambda c: c.width >= 1),
+            ("1 <= depth", lambda c: c.depth >= 1),
+            ("0 <= dropout < 1", lambda c: 0 <= c.dropout < 1),
+            ("1 <= num_steps", lambda c: c.num_steps >= 1),
+            ("0 < learning_rate", lambda c: 0 < c.learning_rate < math.inf),
+        )
+
+
 class Experiment(NamedTuple):
     """What a config describes. Nothing here has touched a device."""
 
@@ -93,11 +122,12 @@ class Experiment(NamedTuple):
     train: Training
     sampler: Sampler
     grid: Callable[[], Array]
-    guidance: Callable[[Denoise], Denoise]
+    guidance: Callable[..., Denoise]
     threshold: Callable[[Denoise], Denoise]
     sampling: Sampling
     likelihood: Scoring
     editing: Editing
+    classifier: NoisyClassifier
 
 
 def init_params(experiment: Experiment) -> Params:
@@ -120,8 +150,16 @@ def denoiser(
 
 
 def guided_denoiser(experiment: Experiment, params: Params) -> Denoise:
-    """The denoiser from which samples are drawn."""
-    return experiment.threshold(experiment.guidance(denoiser(experiment, params)))
+    """The denoiser from which samples are drawn.
+
+    Args: `params`, with those of the classifier under "classifier" if it guides.
+    """
+    guide = experiment.guidance
+    if "classifier" in params:
+        apply = partial(classifier_network(experiment).apply, params["classifier"])
+        log_prob = from_logits(make_classifier(apply, experiment.precondition))
+        guide = partial(guide, log_prob=log_prob)
+    return experiment.threshold(guide(denoiser(experiment, params)))
 
 
 def condition(experiment: Experiment, labels: Array | None) -> Any:
@@ -132,13 +170,7 @@ def condition(experiment: Experiment, labels: Array | None) -> Any:
 def batch_loss(experiment: Experiment, key: Key, params: Params, batch: Any) -> Array:
     """One loss per example of a batch of `data.batch_at`."""
     key_data, key_flip, key_loss, key_dropout = jr.split(key, 4)
-    levels = experiment.dataset.num_levels
-    if experiment.data.points == "centres":
-        x0 = data.centres(batch["values"], num_levels=levels)
-    else:
-        x0 = data.dequantise(key_data, batch["values"], num_levels=levels)
-    if experiment.data.random_flip:
-        x0 = data.flip_at_random(key_flip, x0)
+    x0 = _training_points(experiment, key_data, key_flip, batch["values"])
     cond = condition(experiment, batch.get("label"))
     if cond is not None and experiment.loss.condition_dropout:
         key_drop = jr.fold_in(key, 4)
@@ -154,6 +186,48 @@ def batch_loss(experiment: Experiment, key: Key, params: Params, batch: Any) -> 
         weight=experiment.weight,
         log_variance=log_variance,
         cond=cond,
+    )
+
+
+def _training_points(
+    experiment: Experiment, key_data: Key, key_flip: Key, values: Array
+) -> Array:
+    levels = experiment.dataset.num_levels
+    if experiment.data.points == "centres":
+        x0 = data.centres(values, num_levels=levels)
+    else:
+        x0 = data.dequantise(key_data, values, num_levels=levels)
+    if experiment.data.random_flip:
+        x0 = data.flip_at_random(key_flip, x0)
+    return x0
+
+
+def classifier_network(experiment: Experiment) -> Network:
+    """The network of the settings `classifier`: logits of noisy data."""
+    settings = experiment.classifier
+    module = Classifier(
+        num_classes=experiment.dataset.num_classes,
+        width=settings.width,
+        depth=settings.depth,
+        dropout=settings.dropout,
+    )
+    return from_linen(module, experiment.dataset.shape)
+
+
+def classifier_loss(
+    experiment: Experiment, key: Key, params: Params, batch: Any
+) -> Array:
+    """The loss of the classifier, as `batch_loss` is that of the model."""
+    key_data, key_flip, key_loss, key_dropout = jr.split(key, 4)
+    apply = classifier_network(experiment).apply
+    return losses.classification_loss(
+        key_loss,
+        make_classifier(
+            partial(apply, params, dropout_key=key_dropout), experiment.precondition
+        ),
+        _training_points(experiment, key_data, key_flip, batch["values"]),
+        batch["label"],
+        noise_levels=experiment.noise_levels,
     )
 
 

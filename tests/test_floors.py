@@ -111,7 +111,9 @@ def test_importing_the_library_imports_nothing_heavy():
     assert run(code).strip() == "[]"
 
 
-@pytest.mark.parametrize("name", ["train", "sample", "likelihood", "edit"])
+@pytest.mark.parametrize(
+    "name", ["train", "sample", "likelihood", "edit", "train_classifier"]
+)
 def test_help_imports_nothing_heavy(name):
     code = (
         "import sys, runpy; sys.argv = ['x', '--help']\n"

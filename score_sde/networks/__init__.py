@@ -1,5 +1,6 @@
 """Networks. Flax lives in this folder and nowhere else."""
 
+from score_sde.networks.classifier import Classifier as Classifier
 from score_sde.networks.log_variance import LogVariance as LogVariance
 from score_sde.networks.mlp import MLP as MLP
 from score_sde.networks.network import Network as Network
