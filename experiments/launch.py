@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import importlib.util
 import json
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 
@@ -26,11 +29,21 @@ class Command(NamedTuple):
     config: dict[str, Any]
     workdir: Path
     dry_run: bool
+    options: Mapping[str, Any] = MappingProxyType({})
+    """Those of this program alone."""
 
 
-def parse(description: str, argv: list[str] | None = None) -> Command:
+def parse(
+    description: str,
+    argv: list[str] | None = None,
+    *,
+    options: Mapping[str, str] | None = None,
+    default: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+) -> Command:
     """Read the command line; --help answers before anything heavy is imported.
 
+    Args: `options` of this program alone, each with its help, all of them needed;
+    `default(options)`, the config without --config, instead of the run's.
     Raises: SystemExit for bad arguments, with one line that says what is wrong.
     """
     parser = argparse.ArgumentParser(
@@ -43,22 +56,30 @@ def parse(description: str, argv: list[str] | None = None) -> Command:
     parser.add_argument(
         "--dry_run", action="store_true", help="print what would be run, and stop"
     )
+    for name, text in (options or {}).items():
+        parser.add_argument(f"--{name}", required=True, help=text)
     known, rest = parser.parse_known_args(argv)
+    own = {name: getattr(known, name) for name in options or {}}
     overrides = _overrides(parser, rest)
     try:
-        config = _load(known.config, known.workdir)
-        return Command(_override(config, overrides), known.workdir, known.dry_run)
+        if known.config is None and default is not None:
+            config = default(own)
+        else:
+            config = _load(known.config, known.workdir)
+        config = _override(config, overrides)
+        return Command(config, known.workdir, known.dry_run, own)
     except ValueError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
 
 
-def run(main: Callable[[Command], None], description: str) -> None:
+def run(main: Callable[[Command], None], description: str, **own: Any) -> None:
     """Parse and call main; a user's mistake is answered by its message alone.
 
+    Args: `own`, the program's `options` and `default` for `parse`.
     Exit codes: 2 for a mistake in config or command, 1 for files and for training that
     diverged, 130 for Ctrl-C.
     """
-    command = parse(description)
+    command = parse(description, **own)
     from score_sde.training.loop import NonFiniteLossError
     from score_sde.types import UserError
 
@@ -156,6 +177,27 @@ def _tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _tuples(v) for k, v in value.items()}
     return tuple(value) if isinstance(value, list) else value
+
+
+@contextlib.contextmanager
+def new_run(workdir: Path) -> Iterator[Path]:
+    """A folder to be filled, which becomes workdir if nothing goes wrong meanwhile.
+
+    Raises: UserError if workdir is there and not an empty folder.
+    """
+    from score_sde.types import UserError
+
+    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise UserError(f"{workdir} is in use; name another --workdir.")
+    partial = workdir.with_name(f".{workdir.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        yield partial
+        if workdir.exists():
+            workdir.rmdir()
+        partial.rename(workdir)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def print_dry_run(config: dict[str, Any], experiment: Any) -> None:

@@ -15,6 +15,7 @@ def main(command: launch.Command) -> None:
     import jax
     import numpy as np
 
+    from score_sde.data import require_examples
     from score_sde.evaluation.pictures import save_bound
     from score_sde.evaluation.report import bound_by_level, table
     from score_sde.jobs import parts_of
@@ -25,6 +26,7 @@ def main(command: launch.Command) -> None:
     if run is None:
         return
     experiment, mesh, step, params = run
+    require_examples(experiment.dataset.test)
     made_by = launch.fingerprint(command.config, step, "sde", "likelihood")
     report = command.workdir / "likelihood.json"
     if launch.is_done(report, made_by):

@@ -10,9 +10,9 @@ from experiments import launch
 def main(command: launch.Command) -> None:
     """Train from the newest checkpoint, or from the start, to the last step."""
     from score_sde.build import build
-    from score_sde.data import batch_at
+    from score_sde.data import batch_at, require_examples
     from score_sde.evaluation.pictures import save_samples
-    from score_sde.experiment import batch_loss, init_params
+    from score_sde.experiment import batch_loss, init_params, project_params
     from score_sde.jobs import make_draw
     from score_sde.training.loop import train
     from score_sde.training.mesh import make_mesh, put_state, start_devices
@@ -29,6 +29,7 @@ def main(command: launch.Command) -> None:
     if command.dry_run:
         launch.print_dry_run(command.config, experiment)
         return
+    require_examples(experiment.dataset.train)
     start_devices()
     settings, mesh = experiment.train, make_mesh()
     describe_run(command.workdir, command.config)
@@ -39,6 +40,8 @@ def main(command: launch.Command) -> None:
         seed=experiment.seed,
         ema_halflife_steps=settings.ema_halflife_steps,
         ema_rampup_ratio=settings.ema_rampup_ratio,
+        project=partial(project_params, experiment),
+        power_ema_stds=settings.power_ema_stds,
     )
     _, draw = make_draw(experiment, mesh)
 
@@ -47,8 +50,10 @@ def main(command: launch.Command) -> None:
         path = command.workdir / "samples" / f"step_{int(state.step):07d}.png"
         save_samples(path, levels, num_levels=experiment.dataset.num_levels)
 
+    num_averages = len(settings.power_ema_stds)
+    state = init_state(init_params(experiment), optimizer, num_power_emas=num_averages)
     train(
-        put_state(init_state(init_params(experiment), optimizer), mesh),
+        put_state(state, mesh),
         compile_train_step(train_step, mesh),
         lambda step: batch_at(
             experiment.dataset,

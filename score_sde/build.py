@@ -19,14 +19,14 @@ from typing import Any, get_type_hints
 import numpy as np
 
 from score_sde import losses, noise_levels, precondition, sde
-from score_sde.data import DATASETS, Dataset
+from score_sde.data import ABSENT, DATASETS, Dataset, absent
 from score_sde.evaluation.settings import Editing, Sampling, Scoring
 from score_sde.experiment import Data, Experiment, Loss, NoisyClassifier
 from score_sde.guidance import GUIDANCES, THRESHOLDS
-from score_sde.networks import MLP, Network, UNet, from_linen
-from score_sde.networks.blocks import EMBEDDINGS
+from score_sde.networks import EDM2, MLP, CrossUNet, DiT, Network, UNet, from_linen
+from score_sde.networks.blocks import DTYPES, EMBEDDINGS
 from score_sde.samplers import SAMPLERS, grids
-from score_sde.samplers.schedules import BETA_SCHEDULES, TIMESTEP_SPACINGS
+from score_sde.schedules import BETA_SCHEDULES, TIMESTEP_SPACINGS
 from score_sde.training.loop import Training
 from score_sde.training.optimizer import Optimizer
 from score_sde.types import NO_LABEL, UserError
@@ -39,7 +39,13 @@ SDES: dict[str, Callable[..., Any]] = {
     "cosine_vp": sde.CosineVP,
     "straight_line": sde.StraightLine,
 }
-NETWORKS: dict[str, Callable[..., Any]] = {"unet": UNet, "mlp": MLP}
+NETWORKS: dict[str, Callable[..., Any]] = {
+    "unet": UNet,
+    "mlp": MLP,
+    "edm2": EDM2,
+    "dit": DiT,
+    "cross_unet": CrossUNet,
+}
 NOISE_LEVELS: dict[str, Callable[..., Any]] = {
     "uniform_time": noise_levels.UniformTime,
     "log_normal": noise_levels.LogNormal,
@@ -108,7 +114,9 @@ RULES: dict[str, tuple[str, Holds]] = {
     **dict.fromkeys(("num_heads", "gamma", "rho", "num_steps"), POSITIVE),
     **dict.fromkeys(("sigma_min", "sigma_max", "beta_min", "beta_max"), POSITIVE),
     **dict.fromkeys(("c_1", "c_2"), POSITIVE),
-    **dict.fromkeys(("num_classes", "vector_dims"), COUNT),
+    **dict.fromkeys(("patch_size", "hidden_size", "mlp_ratio"), POSITIVE),
+    **dict.fromkeys(("channels_per_head", "clip_act", "logvar_channels"), POSITIVE),
+    **dict.fromkeys(("num_classes", "vector_dims", "token_dims"), COUNT),
     **dict.fromkeys(("beta_start", "beta_end", "beta_d", "eps_s"), POSITIVE),
     "num_train_timesteps": POSITIVE,
     "steps_offset": COUNT,
@@ -127,6 +135,11 @@ RULES: dict[str, tuple[str, Holds]] = {
     "sigma_high": ("> 0", lambda v: v > 0),
     "percentile": ("> 0 and <= 100", lambda v: 0 < v <= 100),
     "limit": POSITIVE,
+    "dtype": _one_of(DTYPES),
+    **dict.fromkeys(
+        ("label_balance", "concat_balance", "res_balance", "attn_balance"),
+        ("from 0 to 1", lambda v: 0 <= v <= 1),
+    ),
 }
 """What a field of a network or a function must be; dataclasses check their own."""
 
@@ -172,14 +185,20 @@ def build(config: Mapping[str, Any]) -> Experiment:
         problems = _cross_check(sections, built)
     if problems:
         raise ConfigError(problems)
-    dataset = DATASETS[built["data"].name]()
+    num_classes = sections["network"].get("num_classes", 0)
+    dataset = _dataset(built["data"], num_classes)
     problems = _fit_data(sections, built, dataset)
     if problems:
         raise ConfigError(problems)
     assert isinstance(seed, int)
-    num_classes = sections["network"].get("num_classes", 0)
     built["network"] = _network(built["network"], dataset, num_classes)
     return Experiment(seed=seed, dataset=dataset, num_classes=num_classes, **built)
+
+
+def network_module(config: Mapping[str, Any]) -> Any:
+    """The Linen module of a config that builds."""
+    options = dict(config["network"])
+    return NETWORKS[options.pop("name")](**options)
 
 
 def complete(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -319,10 +338,9 @@ def _cross_check(sections: Mapping[str, Any], built: Mapping[str, Any]) -> list[
     """Rules between sections, none of which needs the data."""
     problems = []
     data, grid = sections["data"], sections["grid"]
-    if data["name"] not in DATASETS:
-        problems.append(
-            f"data.name is {data['name']!r}{_choices(data['name'], DATASETS)}"
-        )
+    names = {*DATASETS, ABSENT}
+    if data["name"] not in names:
+        problems.append(f"data.name is {data['name']!r}{_choices(data['name'], names)}")
     if "sigma_min" in grid and grid["sigma_min"] >= grid["sigma_max"]:
         problems.append(
             f"grid: sigma_min {grid['sigma_min']} must be below sigma_max "
@@ -343,6 +361,13 @@ def _cross_check(sections: Mapping[str, Any], built: Mapping[str, Any]) -> list[
     return problems
 
 
+def _dataset(settings: Data, num_classes: int) -> Dataset:
+    if settings.name == ABSENT:
+        levels = settings.num_levels or None
+        return absent(settings.shape, num_levels=levels, num_classes=num_classes)
+    return DATASETS[settings.name]()
+
+
 def _fit_data(
     sections: Mapping[str, Any], built: Mapping[str, Any], dataset: Dataset
 ) -> list[str]:
@@ -356,19 +381,7 @@ def _fit_data(
             f"network.name is {network['name']!r}; data of shape {shape} need {fitting}"
         )
     elif is_image:
-        halvings = len(network.get("multipliers", UNet.multipliers)) - 1
-        if shape[0] % 2**halvings or shape[1] % 2**halvings:
-            problems.append(
-                f"network.multipliers halve the image {halvings} times; its sides, "
-                f"{shape[:2]}, must be multiples of {2**halvings}"
-            )
-        levels = [shape[0] >> i for i in range(halvings + 1)]
-        for resolution in network.get("attention_resolutions", ()):
-            if resolution not in levels:
-                problems.append(
-                    f"network.attention_resolutions has {resolution}; "
-                    f"choose from {levels}"
-                )
+        problems += _fit_image(built["network"], shape)
     elif built["data"].random_flip:
         problems.append("data.random_flip is True; it is for images")
     classes = network.get("num_classes", 0)
@@ -387,6 +400,11 @@ def _fit_data(
         problems.append(
             f"editing.task is 'colourise'; {dataset.name} has shape {shape}, without "
             "three colours"
+        )
+    if network.get("token_dims", 0):
+        problems.append(
+            f"network.token_dims is {network['token_dims']}; {dataset.name} comes "
+            "without tokens, so it must be 0"
         )
     if built["likelihood"].num_train > len(dataset.train):
         problems.append(
@@ -427,6 +445,49 @@ def _fit_labels(
         for label in values
         if not NO_LABEL <= label < num_classes
     ]
+
+
+def _fit_image(module: Any, shape: tuple[int, ...]) -> list[str]:
+    """Rules between an image and the network that halves it or cuts it to patches."""
+    if isinstance(module, DiT):
+        problems = []
+        if shape[0] % module.patch_size or shape[1] % module.patch_size:
+            problems.append(
+                f"network.patch_size is {module.patch_size}; it must divide the sides, "
+                f"{shape[:2]}"
+            )
+        if module.hidden_size % module.num_heads or module.hidden_size % 4:
+            problems.append(
+                f"network.hidden_size is {module.hidden_size}; it must be a multiple "
+                f"of 4 and of num_heads, {module.num_heads}"
+            )
+        return problems
+    halvings = len(module.multipliers) - 1
+    if shape[0] % 2**halvings or shape[1] % 2**halvings:
+        return [
+            f"network.multipliers halve the image {halvings} times; its sides, "
+            f"{shape[:2]}, must be multiples of {2**halvings}"
+        ]
+    levels = [shape[0] >> i for i in range(halvings + 1)]
+    problems = [
+        f"network.attention_resolutions has {resolution}; choose from {levels}"
+        for resolution in module.attention_resolutions
+        if resolution not in levels
+    ]
+    if isinstance(module, EDM2):
+        widths = [module.channels * m for m in module.multipliers]
+        attending = {
+            w
+            for w, l in zip(widths, levels, strict=True)
+            if l in module.attention_resolutions
+        } | {widths[-1]}
+        problems += [
+            f"network.channels_per_head is {module.channels_per_head}; it must divide "
+            f"the {width} channels of a level with attention"
+            for width in sorted(attending)
+            if width % module.channels_per_head
+        ]
+    return problems
 
 
 def _network(module: Any, dataset: Dataset, num_classes: int) -> Network:

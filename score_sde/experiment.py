@@ -45,6 +45,10 @@ POINTS = ("uniform", "centres")
 class Data:
     """Which data, and how they are fed.
 
+    The data named 'absent' are not here, and nothing but their format is known: shape
+    and num_levels (0 for points or latents), which other data have of themselves. A
+    model can draw such data, of the classes that its network knows.
+
     sigma_data is the standard deviation of the scaled data, which EDM's preconditioner
     and weight need. Training sees each level as a point drawn from its bin, 'uniform',
     or as the centre of its bin, 'centres'.
@@ -55,6 +59,8 @@ class Data:
     random_flip: bool = False
     sigma_data: float = 0.5
     points: str = "uniform"
+    shape: tuple[int, ...] = (32, 32, 3)
+    num_levels: int = 256
 
     def __post_init__(self) -> None:
         require(
@@ -62,6 +68,8 @@ class Data:
             ("1 <= batch_size", lambda d: d.batch_size >= 1),
             ("0 < sigma_data", lambda d: 0 < d.sigma_data < math.inf),
             (f"points in {POINTS}", lambda d: d.points in POINTS),
+            ("shape of numbers > 0", lambda d: d.shape and min(d.shape) >= 1),
+            ("0 <= num_levels <= 256", lambda d: 0 <= d.num_levels <= 256),
         )
 
 
@@ -134,9 +142,26 @@ def init_params(experiment: Experiment) -> Params:
     """The initial parameters, a function of the seed."""
     key_network, key_variance = jr.split(jr.key(experiment.seed))
     params = {"network": experiment.network.init(key_network)}
-    if experiment.loss.learn_log_variance:
+    if experiment.loss.learn_log_variance and not experiment.network.log_variance:
         params["log_variance"] = LogVariance.init(key_variance)
     return params
+
+
+def project_params(experiment: Experiment, params: Params) -> Params:
+    """Parameters where training keeps them: `Network.project` of the network's."""
+    return params | {"network": experiment.network.project(params["network"])}
+
+
+def log_variance(
+    experiment: Experiment, params: Params
+) -> Callable[[Array], Array] | None:
+    """u(log sigma): the network's own, or the common one; None if not learned."""
+    if not experiment.loss.learn_log_variance:
+        return None
+    own = experiment.network.log_variance
+    if own is None:
+        return partial(LogVariance.apply, params["log_variance"])
+    return lambda log_sigma: own(params["network"], log_sigma / 4)
 
 
 def denoiser(
@@ -175,16 +200,13 @@ def batch_loss(experiment: Experiment, key: Key, params: Params, batch: Any) -> 
     if cond is not None and experiment.loss.condition_dropout:
         key_drop = jr.fold_in(key, 4)
         cond = drop_condition(key_drop, cond, experiment.loss.condition_dropout)
-    log_variance = None
-    if experiment.loss.learn_log_variance:
-        log_variance = partial(LogVariance.apply, params["log_variance"])
     return losses.denoising_loss(
         key_loss,
         denoiser(experiment, params, dropout_key=key_dropout),
         x0,
         noise_levels=experiment.noise_levels,
         weight=experiment.weight,
-        log_variance=log_variance,
+        log_variance=log_variance(experiment, params),
         cond=cond,
     )
 

@@ -2,7 +2,8 @@
 
     D(x, sigma) = skip x + out F(in_ x, noise)         (Karras et al. 2022, eq. 7)
 
-The first four are the columns of their table 1. The others are the plain
+The first four are the columns of their table 1, `chain` is that of a discrete chain
+of any betas. The others are the plain
 parameterisations of the literature in the same form: the network sees xt of a
 variance-preserving process (or of the straight line, for `velocity`) and log(sigma)/4,
 and its output is the noise, x0, v or velocity of `predictions.py`.
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from score_sde import schedules
 from score_sde.arrays import expand_like
 from score_sde.sde import SDE, VP
 from score_sde.types import Array, Denoise, Scalar, Score
@@ -80,6 +82,27 @@ def iddpm(
     return noise(sigma)._replace(noise=index.astype(levels.dtype))
 
 
+def chain(
+    sigma: Scalar,
+    *,
+    beta_schedule: str = "linear",
+    num_train_timesteps: int = 1000,
+    beta_start: float = 1e-4,
+    beta_end: float = 0.02,
+) -> Preconditioner:
+    """Noise prediction of a network that was fed the timesteps of a discrete chain.
+
+    The noise condition is the timestep, from 0, whose level is sigma; between two of
+    them, the fraction of the way in log sigma; outside, the nearest.
+    """
+    betas = schedules.BETA_SCHEDULES[beta_schedule]
+    levels = schedules.levels(betas(num_train_timesteps, beta_start, beta_end))
+    sigma = jnp.asarray(sigma)
+    known = jnp.asarray(np.log(levels), sigma.dtype)
+    steps = jnp.arange(num_train_timesteps, dtype=sigma.dtype)
+    return noise(sigma)._replace(noise=jnp.interp(jnp.log(sigma), known, steps))
+
+
 @functools.cache
 def iddpm_levels(num_steps: int, c_1: float, c_2: float) -> np.ndarray:
     """The noise levels u_0 > ... > u_M = 0 of the cosine chain (Karras 2022, table 1).
@@ -127,6 +150,7 @@ PRECONDITIONERS: dict[str, Callable[..., Preconditioner]] = {
     "vp": vp,
     "ve": ve,
     "iddpm": iddpm,
+    "chain": chain,
     "noise": noise,
     "x0": x0,
     "v": v,
@@ -140,14 +164,16 @@ def make_denoiser(
     """D(x, sigma, cond) from `network_fn(x, noise, cond)`, noise of shape [batch].
 
     Args: `precondition`, one of the functions above with its options bound, as in
-    `functools.partial(edm, sigma_data=0.5)`.
+    `functools.partial(edm, sigma_data=0.5)`. Channels of the network's output beyond
+    those of x, which predict variances, have no part in D.
     """
 
     def denoise(x: Array, sigma: Scalar, cond: Any = None) -> Array:
         sigma = jnp.broadcast_to(jnp.asarray(sigma, x.dtype), x.shape[:1])
         c = precondition(sigma)
         skip, out, in_ = (expand_like(a, x) for a in (c.skip, c.out, c.in_))
-        return skip * x + out * network_fn(in_ * x, c.noise.astype(x.dtype), cond)
+        raw = network_fn(in_ * x, c.noise.astype(x.dtype), cond)
+        return skip * x + out * raw[..., : x.shape[-1]]
 
     return denoise
 

@@ -80,6 +80,8 @@ def test_every_alternative_builds_from_its_defaults(section):
         config[section] = build.rename(required.get(section, {}), name, section)
         if section == "guidance":
             config["network"]["num_classes"] = 10
+        if name == "edm2":  # its defaults are for 64x64
+            config[section]["attention_resolutions"] = (8, 4)
         build.build(config)
 
 
@@ -259,3 +261,38 @@ def test_all_mistakes_are_reported_together_before_any_device_work(monkeypatch):
 def test_data_of_the_config_is_the_data_set():
     assert build.build(digits()).dataset.name == "digits"
     assert set(data.DATASETS) >= {"digits", "patches", "rings"}
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (
+            {"name": "dit", "patch_size": 3},
+            r"patch_size is 3; it must divide",
+        ),
+        (
+            {"name": "dit", "hidden_size": 1150},
+            r"hidden_size is 1150; it must be",
+        ),
+        ({"name": "edm2"}, r"resolutions has 16; choose from \[8, 4, 2, 1\]"),
+        (
+            {"name": "edm2", "channels": 50, "attention_resolutions": ()},
+            r"channels_per_head is 64; it must divide the 200 channels of a level",
+        ),
+        ({"name": "cross_unet", "token_dims": 8}, r"digits comes without tokens"),
+        ({"name": "dit", "dtype": "float8"}, r"dtype is 'float8'; it must be one of"),
+    ],
+)
+def test_networks_that_do_not_fit_are_refused(network, message):
+    with pytest.raises(build.ConfigError, match=message):
+        build.build(digits() | {"network": network})
+
+
+def test_absent_data_have_a_format_and_no_examples():
+    config = digits()
+    config["data"] |= {"name": "absent", "shape": (16, 16, 4), "num_levels": 0}
+    config["network"] = {"name": "dit", "num_classes": 7}
+    config["likelihood"] = {}
+    dataset = build.build(config).dataset
+    assert (dataset.shape, dataset.num_levels) == ((16, 16, 4), None)
+    assert (len(dataset.train), dataset.num_classes) == (0, 7)

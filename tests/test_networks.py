@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -16,9 +18,30 @@ from score_sde.networks.blocks import (
 SMALL = {
     "unet": {"channels": 8, "multipliers": (1, 2), "blocks_per_level": 1},
     "mlp": {"width": 16, "depth": 2},
+    "edm2": {
+        "channels": 8,
+        "multipliers": (1, 2),
+        "blocks_per_level": 1,
+        "attention_resolutions": (),
+        "channels_per_head": 8,
+        "logvar_channels": 4,
+    },
+    "dit": {"hidden_size": 16, "depth": 1, "num_heads": 2, "learn_sigma": False},
+    "cross_unet": {
+        "channels": 8,
+        "multipliers": (1, 2),
+        "blocks_per_level": 1,
+        "attention_resolutions": (4,),
+    },
 }
-SHAPES = {"unet": (8, 8, 3), "mlp": (2,)}
+SHAPES = {name: (2,) if name == "mlp" else (8, 8, 3) for name in SMALL}
 sweep = pytest.mark.parametrize("name", build.NETWORKS)
+
+
+def sweep_with(field):
+    """Over the networks that have an option."""
+    having = [n for n, make in build.NETWORKS.items() if hasattr(make, field)]
+    return pytest.mark.parametrize("name", having)
 
 
 def made(name, cond=None, **options):
@@ -36,45 +59,52 @@ def randomised(params):
     """Parameters away from their zeros; by NumPy, which compiles nothing."""
     random = np.random.RandomState(2)
 
-    def moved(p):
+    def move(p):
         return p + jnp.asarray(0.2 * random.normal(size=p.shape), p.dtype)
 
-    return jax.tree.map(moved, params)
+    return jax.tree.map(move, params)
+
+
+@functools.cache
+def moved(name):
+    """(compiled network, initial parameters, others) of the defaults, once."""
+    network = made(name)
+    initial = network.init(jr.key(0))
+    return network, initial, randomised(initial)
 
 
 @sweep
-def test_output_is_like_the_input_and_zero_at_first(name, key):
-    network = made(name)
-    params = network.init(key)
+def test_output_is_like_the_input_and_zero_at_first(name):
+    network, initial, params = moved(name)
     x, noise = inputs(name)
-    out = network.apply(params, x, noise)
+    out = network.apply(initial, x, noise)
     assert (out.shape, out.dtype) == (x.shape, x.dtype)
     np.testing.assert_array_equal(out, 0)
-    assert (network.apply(randomised(params), x, noise) != 0).all()
+    assert (network.apply(params, x, noise) != 0).all()
 
 
 @sweep
-def test_examples_do_not_see_each_other(name, key):
-    network = made(name)
-    params = randomised(network.init(key))
+def test_examples_do_not_see_each_other(name):
+    network, _, params = moved(name)
     x, noise = inputs(name)
-    whole = network.apply(params, x, noise)
+    others = x.at[1:].multiply(-2.0), noise.at[1:].add(1.0)
     np.testing.assert_allclose(
-        network.apply(params, x[:1], noise[:1]), whole[:1], atol=1e-5
+        network.apply(params, *others)[0],
+        network.apply(params, x, noise)[0],
+        atol=1e-5,  # rounding
     )
 
 
 @sweep
-def test_the_noise_level_matters(name, key):
-    network = made(name)
-    params = randomised(network.init(key))
+def test_the_noise_level_matters(name):
+    network, _, params = moved(name)
     x, noise = inputs(name)
     assert (
         network.apply(params, x, noise) != network.apply(params, x, noise + 1)
     ).any()
 
 
-@sweep
+@sweep_with("embedding")
 @pytest.mark.parametrize("embedding", ["positional", "fourier"])
 def test_any_embedding(name, embedding, key):
     network = made(name, embedding=embedding)
@@ -83,7 +113,7 @@ def test_any_embedding(name, embedding, key):
     assert np.isfinite(out).all()
 
 
-@sweep
+@sweep_with("dropout")
 def test_dropout_needs_a_key_and_without_one_there_is_none(name, key):
     network = made(name, dropout=0.5)
     params = randomised(network.init(key))
@@ -97,7 +127,7 @@ def test_dropout_needs_a_key_and_without_one_there_is_none(name, key):
     )
 
 
-@sweep
+@sweep_with("vector_dims")
 def test_class_and_vector_conditions(name, key):
     cond = {"label": jnp.zeros(1, jnp.int32), "vector": jnp.zeros((1, 5), jnp.float32)}
     network = made(name, cond, num_classes=10, vector_dims=5)
@@ -139,17 +169,20 @@ def test_attention_sees_all_pixels(key):
 
 
 @sweep
-def test_networks_are_differentiable_forwards(name, key, standard_promotion):
+def test_networks_are_differentiable_forwards(name, standard_promotion):
     """The likelihood needs forward mode; it equals the difference quotient."""
-    network = made(name)
-    params = jax.tree.map(
-        lambda p: p.astype(jnp.float64), randomised(network.init(key))
-    )
+    network, _, params = moved(name)
+    params = jax.tree.map(lambda p: p.astype(jnp.float64), params)
     x, noise = (a.astype(jnp.float64) for a in inputs(name))
     v = jr.normal(jr.key(3), x.shape)
-    slope = jax.jvp(lambda x: network.apply(params, x, noise), (x,), (v,))[1]
+
+    @jax.jit
+    def value_and_slope(x):
+        return jax.jvp(lambda x: network.apply(params, x, noise), (x,), (v,))
+
     step = 1e-5
-    up, down = (network.apply(params, x + s * v, noise) for s in (step, -step))
+    (up, _), (down, _) = (value_and_slope(x + s * v) for s in (step, -step))
+    slope = value_and_slope(x)[1]
     np.testing.assert_allclose(slope, (up - down) / (2 * step), rtol=1e-4, atol=1e-6)
 
 

@@ -8,6 +8,7 @@ import pytest
 from cases import ALL_SDES, GAUSSIAN, close, golden, name_of
 
 import score_sde as ss
+from score_sde import schedules
 from score_sde.precondition import PRECONDITIONERS
 from score_sde.predictions import convert
 
@@ -143,3 +144,27 @@ def test_a_sigma_of_the_wrong_shape_is_named():
     denoise = ss.make_denoiser(lambda x, noise, cond: x, ss.precondition.v)
     with pytest.raises(ValueError, match="Incompatible shapes|broadcast"):
         denoise(jnp.ones((2, 3)), jnp.ones(5))
+
+
+@pytest.mark.parametrize("beta_schedule", ["linear", "cosine"])
+def test_a_chain_counts_its_own_levels(beta_schedule):
+    betas = schedules.BETA_SCHEDULES[beta_schedule](1000)
+    levels = jnp.asarray(schedules.levels(betas))
+    steps = PRECONDITIONERS["chain"](levels, beta_schedule=beta_schedule).noise
+    np.testing.assert_allclose(steps, np.arange(1000), atol=1e-9)
+    between = PRECONDITIONERS["chain"](
+        jnp.sqrt(levels[:-1] * levels[1:]), beta_schedule=beta_schedule
+    ).noise
+    np.testing.assert_allclose(between, np.arange(999) + 0.5, atol=1e-9)
+    ends = PRECONDITIONERS["chain"](jnp.asarray([1e-9, 1e9])).noise
+    np.testing.assert_array_equal(ends, [0, 999])
+
+
+def test_channels_beyond_those_of_x_are_left_out():
+    x = jnp.ones((2, 4, 4, 3))
+
+    def network(x, noise, cond):
+        return jnp.concatenate([x, jnp.full_like(x, jnp.nan)], axis=-1)
+
+    denoise = ss.make_denoiser(network, ss.precondition.x0)
+    assert np.isfinite(denoise(x, 1.0)).all()

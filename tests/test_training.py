@@ -353,3 +353,17 @@ def test_a_run_records_its_config_and_environment(tmp_path):
     describe_run(tmp_path, config | {"train": {"num_steps": 9}})
     with pytest.raises(ValueError, match=r"network.name: mlp -> unet"):
         describe_run(tmp_path, config | {"network": {"name": "unet", "sizes": (1, 2)}})
+
+
+def test_the_step_projects_its_parameters_first():
+    """And averages of any width follow the parameters: all of the first, then less."""
+    state, step, _ = prepared(
+        project=lambda params: jax.tree.map(lambda p: p / 2, params),
+        power_ema_stds=(0.1,),
+    )
+    state = state._replace(power_emas=(PARAMS,))
+    half = state._replace(params=jax.tree.map(lambda p: p / 2, state.params))
+    moved, _ = step(state, batch_of(0))
+    expected, _ = prepared(power_ema_stds=(0.1,))[1](half, batch_of(0))
+    np.testing.assert_array_equal(moved.params["w"], expected.params["w"])
+    np.testing.assert_array_equal(moved.power_emas[0]["w"], moved.params["w"])

@@ -16,7 +16,7 @@ import jax.random as jr
 import numpy as np
 
 from score_sde.arrays import example_keys, per_example
-from score_sde.types import Array, Key
+from score_sde.types import Array, Key, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +45,20 @@ class Dataset:
         if name == "test":
             return self.test, self.test_labels
         raise ValueError(f"unknown split {name!r}; choose from ['test', 'train'].")
+
+
+ABSENT = "absent"
+
+
+def absent(
+    shape: tuple[int, ...], *, num_levels: int | None, num_classes: int
+) -> Dataset:
+    """The format of data that are not here, without an example."""
+    kind = np.float32 if num_levels is None else np.uint8
+    examples, labels = np.zeros((0, *shape), kind), None
+    if num_classes:
+        labels = np.zeros(0, np.int32)
+    return Dataset(ABSENT, examples, examples, num_levels, labels, labels, num_classes)
 
 
 def dequantise(key: Key, values: Array, *, num_levels: int | None) -> Array:
@@ -100,6 +114,16 @@ def batch_at(
     if dataset.train_labels is not None:
         batch["label"] = dataset.train_labels[index]
     return batch
+
+
+def require_examples(examples: np.ndarray) -> None:
+    """Raises: UserError if there are none, as of absent data."""
+    if not len(examples):
+        raise UserError(
+            "the data are not here: data.name is 'absent'. Name those to be used by "
+            "--config.data.name; an imported model that is to be trained on them must "
+            "be imported with it."
+        )
 
 
 @functools.lru_cache(maxsize=2)

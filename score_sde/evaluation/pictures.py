@@ -11,12 +11,16 @@ import numpy as np
 def save_samples(path: Path, samples: np.ndarray, *, num_levels: int | None) -> None:
     """A grid of images, or a scatter plot of points.
 
-    Args: `samples`, integer levels [count, height, width, channels], or points
-    [count, 2] with num_levels None.
+    Args: `samples`, integer levels [count, height, width, channels], or with num_levels
+    None, points [count, 2] or latents [count, height, width, channels], of which three
+    channels are shown, from -2 to 2.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}")
-    if num_levels is None:
+    if num_levels is None and samples.ndim == 4:
+        channels = samples[..., : 3 if samples.shape[-1] >= 3 else 1]
+        _grid(partial, np.clip(channels / 4 + 0.5, 0, 1), num_levels=2)
+    elif num_levels is None:
         _scatter(partial, samples)
     else:
         _grid(partial, samples, num_levels)

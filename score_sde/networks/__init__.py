@@ -1,9 +1,13 @@
 """Networks. Flax lives in this folder and nowhere else."""
 
 from score_sde.networks.classifier import Classifier as Classifier
+from score_sde.networks.cross_unet import CrossUNet as CrossUNet
+from score_sde.networks.dit import DiT as DiT
+from score_sde.networks.edm2 import EDM2 as EDM2
 from score_sde.networks.log_variance import LogVariance as LogVariance
 from score_sde.networks.mlp import MLP as MLP
 from score_sde.networks.network import Network as Network
 from score_sde.networks.network import count_parameters as count_parameters
 from score_sde.networks.network import from_linen as from_linen
+from score_sde.networks.network import with_image as with_image
 from score_sde.networks.unet import UNet as UNet

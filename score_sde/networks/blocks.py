@@ -11,9 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_sde.arrays import check_labels
+from score_sde.networks.network import require_condition
 from score_sde.types import NO_LABEL, Array
 
 EMBEDDINGS = ("positional", "fourier")
+DTYPES = ("float32", "bfloat16")
+"""Of products; parameters, norms and softmax are float32, or float64 like the input."""
 
 
 def positional_embedding(
@@ -54,13 +57,13 @@ class NoiseAndCondition(nn.Module):
             h = positional_embedding(noise, self.size, max_period=100.0, scale=4.0)
         h = nn.Dense(self.size)(nn.silu(nn.Dense(self.size)(h)))
         if self.num_classes:
-            _require(cond, "label")
+            require_condition(cond, "label")
             check_labels(cond["label"], self.num_classes)
             h += _told(cond["label"], nn.Embed(self.num_classes, self.size))
         else:
             _refuse(cond, "label", "num_classes")
         if self.vector_dims:
-            _require(cond, "vector")
+            require_condition(cond, "vector")
             h += nn.Dense(self.size)(cond["vector"])
         else:
             _refuse(cond, "vector", "vector_dims")
@@ -71,11 +74,6 @@ def _told(label: Array, embed: nn.Embed) -> Array:
     """The embedding of each label; nothing where there is none."""
     known = (label != NO_LABEL)[:, None]
     return jnp.where(known, embed(jnp.maximum(label, 0)), 0.0)
-
-
-def _require(cond: Any, name: str) -> None:
-    if not isinstance(cond, dict) or name not in cond:
-        raise ValueError(f"this network is conditional: it needs cond[{name!r}].")
 
 
 def _refuse(cond: Any, name: str, option: str) -> None:

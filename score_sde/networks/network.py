@@ -1,4 +1,4 @@
-"""What the rest of the library knows of a network: two pure functions."""
+"""What the rest of the library knows of a network: pure functions of its parameters."""
 
 from __future__ import annotations
 
@@ -14,22 +14,37 @@ from score_sde.types import Array, Key
 Params = Any
 
 
+def unchanged(params: Params) -> Params:
+    """The parameters, of which any value is allowed."""
+    return params
+
+
 class Network(NamedTuple):
     """Parameters are a pytree of arrays; nothing else is state.
 
     apply(params, x, noise, cond=None, *, dropout_key=None) maps x, [batch, *dims], and
-    noise, [batch], to an array like x. Without a dropout key it is deterministic.
+    noise, [batch], to an array like x. Without a dropout key it is deterministic. A
+    network that also predicts variances has their channels after those of x.
 
-    cond is None or a dict with "label", int [batch], -1 for none, or "vector",
-    [batch, dims].
+    cond is None or a dict with what the network was built for: "label", int [batch], -1
+    for none, "vector", [batch, dims], "tokens", [batch, length, dims], where "mask",
+    bool [batch, length], is False for those that aren't there, or "image", of the sides
+    of x.
+
+    project(params) brings parameters back to where training keeps them, and
+    log_variance(params, noise) is the network's own learned log of its loss, [batch].
     """
 
     init: Callable[[Key], Params]
     apply: Callable[..., Array]
+    project: Callable[[Params], Params] = unchanged
+    log_variance: Callable[[Params, Array], Array] | None = None
 
 
 def from_linen(module: nn.Module, shape: tuple[int, ...], cond: Any = None) -> Network:
     """A Network from a Linen module called as module(x, noise, cond, deterministic).
+
+    The module's methods `project` and `log_variance`, if it has them, are taken over.
 
     Args: `shape` of one example; `cond`, an example of the condition, batch of one.
     """
@@ -53,7 +68,42 @@ def from_linen(module: nn.Module, shape: tuple[int, ...], cond: Any = None) -> N
             {"params": params}, x, noise, cond, dropout_key is None, rngs=rngs
         )
 
-    return Network(init, apply)
+    return Network(
+        init,
+        apply,
+        getattr(module, "project", unchanged),
+        getattr(module, "log_variance", None),
+    )
+
+
+def with_image(network: Network) -> Network:
+    """A network that sees cond["image"] as further channels of x (Saharia et al. 2022).
+
+    Args: `network`, built for the channels of both, x first; its output for those of x
+    is what counts.
+    """
+
+    def apply(
+        params: Params,
+        x: Array,
+        noise: Array,
+        cond: Any = None,
+        *,
+        dropout_key: Key | None = None,
+    ) -> Array:
+        require_condition(cond, "image")
+        rest = {k: v for k, v in cond.items() if k != "image"} or None
+        both = jnp.concatenate([x, cond["image"].astype(x.dtype)], axis=-1)
+        out = network.apply(params, both, noise, rest, dropout_key=dropout_key)
+        return out[..., : x.shape[-1]]
+
+    return network._replace(apply=apply)
+
+
+def require_condition(cond: Any, name: str) -> None:
+    """Raises: ValueError if cond lacks an entry that the network was built for."""
+    if not isinstance(cond, dict) or name not in cond:
+        raise ValueError(f"this network is conditional: it needs cond[{name!r}].")
 
 
 def count_parameters(params: Params) -> int:

@@ -1,15 +1,16 @@
 """How a published weight file names and lays out what a network here holds.
 
-A network file has a function `tensors(module)` beside its module: one `Tensor` for each
-entry of the published state dict, in its order, so that a list of parameters without
-names can be read too.
+A network file has a function `tensors(module, shape)` beside its module, shape that of
+an image: one `Tensor` for each entry of the published state dict, in its order, so that
+a list of parameters without names can be read too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 
@@ -36,10 +37,19 @@ class Tensor(NamedTuple):
 
     `path` leads to the parameter in the pytree here. For an entry that no parameter
     holds, such as the taps of a resampling filter, it is empty and `value` says what
-    the entry must be.
+    the entry must be. A `frozen` entry is not trained, so that lists of trained
+    parameters lack it.
     """
 
     name: str
     path: tuple[str, ...]
     layout: Layout = AS_IS
     value: np.ndarray | None = None
+    frozen: bool = False
+
+
+def own_tensors(params: Any) -> tuple[Tensor, ...]:
+    """The names and layouts that parameters have here, joined by dots."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    paths = [tuple(str(entry.key) for entry in path) for path, _ in leaves]
+    return tuple(Tensor(".".join(path), path) for path in paths)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -17,6 +18,34 @@ from score_sde.networks.blocks import (
     upsample,
 )
 from score_sde.types import Array
+
+
+def down_and_up(
+    h: Array,
+    block: Callable[[Array, int], Array],
+    widths: Sequence[int],
+    blocks_per_level: int,
+) -> Array:
+    """h after all blocks: halved between the widths, and back up, with skips.
+
+    Args: `block(h, width)`, called blocks_per_level times at each width on the way
+    down, once in the middle and once more often at each width on the way up.
+    """
+    skips = [h]
+    for level, width in enumerate(widths):
+        if level > 0:
+            h = downsample(h)
+            skips.append(h)
+        for _ in range(blocks_per_level):
+            h = block(h, width)
+            skips.append(h)
+    h = block(h, widths[-1])
+    for level, width in reversed(list(enumerate(widths))):
+        for _ in range(blocks_per_level + 1):
+            h = block(jnp.concatenate([h, skips.pop()], axis=-1), width)
+        if level > 0:
+            h = upsample(h)
+    return h
 
 
 class UNet(nn.Module):
@@ -59,21 +88,8 @@ class UNet(nn.Module):
             return h
 
         h = nn.Conv(self.channels, (3, 3))(self._with_waves(x, embedding))
-        skips = [h]
         widths = [self.channels * m for m in self.multipliers]
-        for level, width in enumerate(widths):
-            if level > 0:
-                h = downsample(h)
-                skips.append(h)
-            for _ in range(self.blocks_per_level):
-                h = block(h, width)
-                skips.append(h)
-        h = block(h, widths[-1])
-        for level, width in reversed(list(enumerate(widths))):
-            for _ in range(self.blocks_per_level + 1):
-                h = block(jnp.concatenate([h, skips.pop()], axis=-1), width)
-            if level > 0:
-                h = upsample(h)
+        h = down_and_up(h, block, widths, self.blocks_per_level)
         h = nn.silu(group_norm(h.shape[-1])(h))
         return nn.Conv(x.shape[-1], (3, 3), kernel_init=nn.initializers.zeros)(h)
 

@@ -1,7 +1,7 @@
 """Samplers: fold a denoiser over a grid of noise levels, or solve by diffrax."""
 
+from score_sde import schedules as schedules
 from score_sde.samplers import grids as grids
-from score_sde.samplers import schedules as schedules
 from score_sde.samplers.continuous import Solution as Solution
 from score_sde.samplers.continuous import solve_ode as solve_ode
 from score_sde.samplers.continuous import solve_sde as solve_sde

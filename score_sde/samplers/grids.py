@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from score_sde.samplers import schedules
+from score_sde import schedules
 from score_sde.sde import SDE, VP
 from score_sde.types import Array, Scalar
 

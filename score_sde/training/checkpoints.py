@@ -88,6 +88,8 @@ class Checkpoints:
 
 def _items(state: TrainState) -> dict[str, Tree]:
     training = state._asdict()
+    if not state.power_emas:  # as in runs from before there were any
+        del training["power_emas"]
     return {"average": training.pop("ema_params"), "training": training}
 
 

@@ -13,13 +13,18 @@ import numpy as np
 from score_sde.training.checkpoints import Checkpoints
 from score_sde.training.mesh import put_batch
 from score_sde.training.metrics import Metrics
+from score_sde.training.post_hoc_ema import Profile, save_snapshot
 from score_sde.training.step import Batch, TrainState
 from score_sde.types import require
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """Settings of the loop."""
+    """Settings of the loop.
+
+    power_ema_stds: relative widths of averages that are stored every snapshot_every
+        steps, from which `experiments.reconstruct_ema` makes those of other widths.
+    """
 
     num_steps: int
     ema_halflife_steps: float = 500.0
@@ -28,6 +33,8 @@ class Training:
     sample_every: int = 1000
     checkpoint_every: int = 1000
     keep_checkpoints: int = 2
+    power_ema_stds: tuple[float, ...] = ()
+    snapshot_every: int = 1000
 
     def __post_init__(self) -> None:
         require(
@@ -42,6 +49,11 @@ class Training:
             ("1 <= sample_every", lambda t: t.sample_every >= 1),
             ("1 <= checkpoint_every", lambda t: t.checkpoint_every >= 1),
             ("1 <= keep_checkpoints", lambda t: t.keep_checkpoints >= 1),
+            (
+                "0 < power_ema_stds < 0.28",
+                lambda t: all(0 < s < 0.28 for s in t.power_ema_stds),
+            ),
+            ("1 <= snapshot_every", lambda t: t.snapshot_every >= 1),
         )
 
 
@@ -92,6 +104,11 @@ def train(
                     unread = []
                 if step % settings.sample_every == 0 or step == last:
                     show_samples(state)
+                if step % settings.snapshot_every == 0 or step == last:
+                    for std, average in zip(
+                        settings.power_ema_stds, state.power_emas, strict=True
+                    ):
+                        save_snapshot(workdir / "averages", Profile(std, step), average)
                 if saving:
                     checkpoints.save(state)
     return state

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +12,7 @@ import optax
 from jax.sharding import Mesh
 
 from score_sde.training.mesh import batch_sharding, replicated
+from score_sde.training.post_hoc_ema import power_rate
 from score_sde.types import Array, Key
 
 Params = Any
@@ -30,11 +31,19 @@ class TrainState(NamedTuple):
     ema_params: Params
     """The moving average, from which one samples."""
     opt_state: optax.OptState
+    power_emas: tuple[Params, ...] = ()
+    """Averages of `post_hoc_ema`, one for each width that is tracked."""
 
 
-def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step; the average starts at the parameters."""
-    return TrainState(jnp.zeros((), jnp.int32), params, params, optimizer.init(params))
+def init_state(
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    *,
+    num_power_emas: int = 0,
+) -> TrainState:
+    """The state before the first step; the averages start at the parameters."""
+    step, averages = jnp.zeros((), jnp.int32), (params,) * num_power_emas
+    return TrainState(step, params, params, optimizer.init(params), averages)
 
 
 def ema_decay(step: Array, *, halflife_steps: float, rampup_ratio: float) -> Array:
@@ -56,11 +65,14 @@ def make_train_step(
     seed: int,
     ema_halflife_steps: float,
     ema_rampup_ratio: float,
+    project: Callable[[Params], Params] = lambda params: params,
+    power_ema_stds: Sequence[float] = (),
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The pure step (state, batch) -> (state, metrics).
 
     Its randomness is a function of (seed, step, example). Metrics are the mean loss and
-    the norm of the gradient before clipping.
+    the norm of the gradient before clipping. The parameters are projected first, as
+    those of a network that keeps its weights normalised (`Network.project`).
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -69,15 +81,21 @@ def make_train_step(
         def mean_loss(params: Params) -> Array:
             return loss(key, params, batch).mean()
 
-        value, gradient = jax.value_and_grad(mean_loss)(state.params)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = project(state.params)
+        value, gradient = jax.value_and_grad(mean_loss)(params)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, params)
+        params = optax.apply_updates(params, updates)
         decay = ema_decay(
             state.step, halflife_steps=ema_halflife_steps, rampup_ratio=ema_rampup_ratio
         )
         ema_params = optax.incremental_update(params, state.ema_params, 1 - decay)
+        power_emas = tuple(
+            optax.incremental_update(params, old, power_rate(state.step, std))
+            for std, old in zip(power_ema_stds, state.power_emas, strict=True)
+        )
         metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
-        return TrainState(state.step + 1, params, ema_params, opt_state), metrics
+        state = TrainState(state.step + 1, params, ema_params, opt_state, power_emas)
+        return state, metrics
 
     return train_step
 

@@ -1,0 +1,45 @@
+"""Write a run's weights: python -m experiments.export_weights --workdir=DIR --to=FILE.
+
+FILE ends in .safetensors. It gets the moving average, under the names of the program
+that published such networks, or under our own if there is none.
+"""
+
+from __future__ import annotations
+
+from experiments import launch
+
+OPTIONS = {"to": "a new file, *.safetensors"}
+
+
+def main(command: launch.Command) -> None:
+    """Write the file, whole or not at all."""
+    from pathlib import Path
+
+    import jax
+    from safetensors.numpy import save_file
+
+    from score_sde import weights
+    from score_sde.build import network_module
+    from score_sde.networks.published import tables
+    from score_sde.types import UserError
+
+    file = Path(command.options["to"])
+    if file.suffix != ".safetensors":
+        raise UserError(f"--to is {str(file)!r}; it must end in .safetensors.")
+    run = launch.open_run(command)
+    if run is None:
+        return
+    params = jax.device_get(run.params["network"])
+    network = command.config["network"]["name"]
+    module, shape = network_module(command.config), run.experiment.dataset.shape
+    program, table = next(iter(tables(network, module, shape, params).items()))
+    arrays = weights.published_arrays(params, table)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}")
+    save_file(arrays, partial, metadata={"names": program, "step": str(run.step)})
+    partial.rename(file)
+    print(f"{file}: {len(arrays)} tensors, named as those of {program}")
+
+
+if __name__ == "__main__":
+    launch.run(main, __doc__ or "", options=OPTIONS)

@@ -1,0 +1,126 @@
+"""Make a run of somebody's weights: python -m experiments.import_weights --help.
+
+    python -m experiments.import_weights --from=FILE --network=NAME --workdir=DIR
+
+NAME is that of a published configuration, such as edm2/edm2-img512-xs, or of a
+network, such as edm2, with its options in --config.network.OPTION=value and the format
+of its data in --config.data.shape and num_levels (0 for latents). The run draws samples
+at once; --config.data.name=NAME gives it data to be scored and trained on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from experiments import launch
+
+OPTIONS = {
+    "from": "the weights: .safetensors, .npz, .pt, .pth, .pkl or a Flax checkpoint",
+    "network": "a published configuration, or a network",
+}
+
+
+def main(command: launch.Command) -> None:
+    """Write the config, imported.json and a checkpoint, or nothing at all."""
+    from pathlib import Path
+
+    import jax
+    import jax.numpy as jnp
+
+    from score_sde import weights
+    from score_sde.build import build, network_module
+    from score_sde.experiment import init_params
+    from score_sde.networks import count_parameters
+    from score_sde.networks.published import tables
+    from score_sde.training.checkpoints import Checkpoints
+    from score_sde.training.optimizer import make_optimizer
+    from score_sde.training.run import describe_run, write_json
+    from score_sde.training.step import init_state
+
+    experiment = build(command.config)
+    if command.dry_run:
+        launch.print_dry_run(command.config, experiment)
+        return
+    workdir, file = command.workdir, Path(command.options["from"])
+    state = weights.state_dict(weights.read(file))
+    like = jax.eval_shape(lambda: init_params(experiment))
+    network = command.config["network"]["name"]
+    module, shape = network_module(command.config), experiment.dataset.shape
+    known = tables(network, module, shape, like["network"])
+    program, fitted = weights.fit(state, known, like["network"])
+    params = {"network": jax.tree.map(jnp.asarray, fitted)}
+    if like.keys() != params.keys():
+        params |= {k: v for k, v in init_params(experiment).items() if k != "network"}
+    optimizer = make_optimizer(
+        experiment.optimizer, num_steps=experiment.train.num_steps
+    )
+    with launch.new_run(workdir) as folder:
+        describe_run(folder, command.config)
+        made_by = {"file": file.name, "sha256": _digest(file), "program": program}
+        write_json(folder / "imported.json", made_by)
+        with Checkpoints(folder / "checkpoints") as checkpoints:
+            checkpoints.save(init_state(params, optimizer))
+    print(
+        f"{workdir}: {len(state.named)} tensors of {program}, "
+        f"{count_parameters(fitted):,} parameters"
+    )
+
+
+def _digest(file: Any) -> str:
+    import hashlib
+
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def default_config(options: dict[str, Any]) -> dict[str, Any]:
+    """The config of a run of these weights, before what the command line changes.
+
+    Raises: ValueError with the choices for an unknown network.
+    """
+    from score_sde.build import NETWORKS
+    from score_sde.networks.published import PUBLISHED, Published
+
+    name = options["network"]
+    if name in PUBLISHED:
+        published = PUBLISHED[name]
+    elif name in NETWORKS:
+        published = Published(name, {}, (32, 32, 3), "edm", 0.002, 80.0)
+    else:
+        import difflib
+
+        close = difflib.get_close_matches(name, PUBLISHED, n=3, cutoff=0.3)
+        raise ValueError(
+            f"--network is {name!r}; choose a network from {sorted(NETWORKS)}, or a "
+            f"published configuration, such as {close or list(PUBLISHED)[:3]}."
+        )
+    low, high = published.sigma_min, published.sigma_max
+    return {
+        "seed": 0,
+        "data": {
+            "name": "absent",
+            "shape": published.shape,
+            "num_levels": published.num_levels,
+        },
+        "sde": {"name": "edm", "t_min": low, "t_max": high},
+        "network": {"name": published.network, **published.options},
+        "precondition": {"name": published.precondition},
+        "noise_levels": {"name": "log_normal"},
+        "weight": {"name": "edm"},
+        "loss": {"learn_log_variance": published.network == "edm2"},
+        "optimizer": {"learning_rate": 1e-4, "warmup_steps": 100},
+        "train": {"num_steps": 10_000},
+        "sampler": {"name": "heun"},
+        "grid": {
+            "name": "karras",
+            "num_steps": 32,
+            "sigma_min": low,
+            "sigma_max": high,
+        },
+        "sampling": {"num_samples": 16, "batch_size": 16},
+        "likelihood": {},
+    }
+
+
+if __name__ == "__main__":
+    launch.run(main, __doc__ or "", options=OPTIONS, default=default_config)

@@ -1,0 +1,91 @@
+"""The U-Net that reads a sequence of tokens (Rombach et al. 2022, sec. 3.3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from score_sde.networks.attention import attend
+from score_sde.networks.blocks import NoiseAndCondition, ResidualBlock, group_norm
+from score_sde.networks.network import require_condition
+from score_sde.networks.unet import down_and_up
+from score_sde.types import Array
+
+
+class SpatialTransformer(nn.Module):
+    """Pixels look at each other, then at the tokens, then each at itself.
+
+    Each a residual behind a layer norm, all of them one that is initialised at zero.
+    """
+
+    num_heads: int
+
+    @nn.compact
+    def __call__(self, x: Array, tokens: Array | None, mask: Array | None) -> Array:
+        batch, height, width, channels = x.shape
+        h = group_norm(channels)(x).reshape(batch, height * width, channels)
+        h = nn.Dense(channels)(h)
+        own = nn.LayerNorm()(h)
+        h += self._attention(own, own, None)
+        if tokens is not None:
+            h += self._attention(nn.LayerNorm()(h), tokens, mask)
+        value, gate = jnp.split(nn.Dense(8 * channels)(nn.LayerNorm()(h)), 2, axis=-1)
+        h += nn.Dense(channels)(value * nn.gelu(gate))
+        h = nn.Dense(channels, kernel_init=nn.initializers.zeros)(h)
+        return x + h.reshape(x.shape)
+
+    def _attention(self, x: Array, context: Array, mask: Array | None) -> Array:
+        channels = x.shape[-1]
+        heads = (self.num_heads, channels // self.num_heads)
+        q, k, v = (
+            nn.Dense(channels, use_bias=False)(a).reshape(*a.shape[:2], *heads)
+            for a in (x, context, context)
+        )
+        return nn.Dense(channels)(attend(q, k, v, mask=mask).reshape(x.shape))
+
+
+class CrossUNet(nn.Module):
+    """F(x, noise) for images, conditioned on cond["tokens"], [batch, length, dims].
+
+    The `UNet` with a spatial transformer in place of its self-attention. A token whose
+    entry in cond["mask"] is False is not read; an example has at least one that is.
+
+    Args: `token_dims`, size of a token; 0 for a network without tokens.
+    """
+
+    channels: int = 64
+    multipliers: tuple[int, ...] = (1, 2)
+    blocks_per_level: int = 2
+    attention_resolutions: tuple[int, ...] = ()
+    num_heads: int = 1
+    dropout: float = 0.0
+    embedding: str = "positional"
+    num_classes: int = 0
+    vector_dims: int = 0
+    token_dims: int = 0
+
+    @nn.compact
+    def __call__(
+        self, x: Array, noise: Array, cond: Any = None, deterministic: bool = True
+    ) -> Array:
+        tokens = mask = None
+        if self.token_dims:
+            require_condition(cond, "tokens")
+            tokens, mask = cond["tokens"].astype(x.dtype), cond.get("mask")
+        embedding = NoiseAndCondition(
+            4 * self.channels, self.embedding, self.num_classes, self.vector_dims
+        )(noise, cond)
+
+        def block(h: Array, channels: int) -> Array:
+            h = ResidualBlock(channels, self.dropout)(h, embedding, deterministic)
+            if h.shape[1] in self.attention_resolutions:
+                h = SpatialTransformer(self.num_heads)(h, tokens, mask)
+            return h
+
+        widths = [self.channels * m for m in self.multipliers]
+        h = nn.Conv(self.channels, (3, 3))(x)
+        h = down_and_up(h, block, widths, self.blocks_per_level)
+        h = nn.silu(group_norm(h.shape[-1])(h))
+        return nn.Conv(x.shape[-1], (3, 3), kernel_init=nn.initializers.zeros)(h)

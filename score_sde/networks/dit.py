@@ -1,0 +1,204 @@
+"""The diffusion transformer, DiT, with its adaptive norms (Peebles and Xie 2023)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from score_sde.networks.attention import attend
+from score_sde.networks.blocks import positional_embedding
+from score_sde.networks.network import require_condition
+from score_sde.networks.tensors import CONV, LINEAR, Tensor
+from score_sde.types import Array, Key
+
+ZEROS = nn.initializers.zeros
+SMALL = nn.initializers.normal(0.02)
+XAVIER = nn.initializers.xavier_uniform()
+NOISE_FEATURES = 256
+
+
+class Block(nn.Module):
+    """Attention and a perceptron, each shifted, scaled and gated by the embedding."""
+
+    num_heads: int
+    mlp_ratio: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, embedding: Array) -> Array:
+        parts = _modulation(embedding, 6, self.dtype)
+        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = parts
+        h = self._attention(_norm(x) * (1 + scale) + shift)
+        x = x + gate * h.astype(x.dtype)
+        h = _norm(x) * (1 + scale_mlp) + shift_mlp
+        h = self._dense(int(self.mlp_ratio * x.shape[-1]), "mlp_fc1")(h)
+        h = self._dense(x.shape[-1], "mlp_fc2")(nn.gelu(h, approximate=True))
+        return x + gate_mlp * h.astype(x.dtype)
+
+    def _attention(self, x: Array) -> Array:
+        batch, length, size = x.shape
+        qkv = self._dense(3 * size, "attn_qkv")(x)
+        split = (batch, length, 3, self.num_heads, size // self.num_heads)
+        q, k, v = jnp.moveaxis(qkv.reshape(split), 2, 0)
+        h = attend(q, k, v).reshape(x.shape)
+        return self._dense(size, "attn_proj")(h)
+
+    def _dense(self, size: int, name: str) -> nn.Dense:
+        return nn.Dense(size, dtype=self.dtype, kernel_init=XAVIER, name=name)
+
+
+class DiT(nn.Module):
+    """F(x, noise) for images or latents, noise = the step of a chain of 1,000.
+
+    With `learn_sigma` the output has twice the channels of x: the noise, then what the
+    variance of each step of the chain is interpolated by (Nichol and Dhariwal 2021).
+
+    Args:
+        patch_size: side of the squares of pixels that are one token.
+        hidden_size, depth, num_heads, mlp_ratio: of the transformer.
+        num_classes: of cond["label"]; 0 for a network without classes.
+        null_class: whether num_classes itself is a label too, that of no class.
+        dtype: of products; "float32" for that of the input.
+    """
+
+    patch_size: int = 2
+    hidden_size: int = 1152
+    depth: int = 28
+    num_heads: int = 16
+    mlp_ratio: float = 4.0
+    num_classes: int = 0
+    null_class: bool = True
+    learn_sigma: bool = True
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Array,
+        noise: Array,
+        cond: Any = None,
+        deterministic: bool = True,  # noqa: ARG002 (it has no dropout)
+    ) -> Array:
+        dtype = None if self.dtype == "float32" else self.dtype
+        batch, height, width, channels = x.shape
+        p, size = self.patch_size, self.hidden_size
+        rows, columns = height // p, width // p
+        patches = nn.Conv(
+            size,
+            (p, p),
+            (p, p),
+            "VALID",
+            dtype=dtype,
+            kernel_init=_xavier_matrix,
+            name="x_embedder",
+        )
+        h = patches(x).reshape(batch, rows * columns, size).astype(x.dtype)
+        table = self.param("pos_embed", _position_table, (rows, columns, size))
+        h = h + jax.lax.stop_gradient(table).astype(x.dtype)
+        embedding = self._embedding(noise, cond).astype(x.dtype)
+        for i in range(self.depth):
+            block = Block(self.num_heads, self.mlp_ratio, dtype, name=f"blocks_{i}")
+            h = block(h, embedding)
+        out = channels * (2 if self.learn_sigma else 1)
+        final = Final(p * p * out, dtype, name="final_layer")
+        h = final(h, embedding).reshape(batch, rows, columns, p, p, out)
+        return h.swapaxes(2, 3).reshape(batch, height, width, out).astype(x.dtype)
+
+    def _embedding(self, noise: Array, cond: Any) -> Array:
+        h = positional_embedding(noise, NOISE_FEATURES)
+        h = nn.Dense(self.hidden_size, kernel_init=SMALL, name="t_embedder_mlp_0")(h)
+        h = nn.silu(h)
+        h = nn.Dense(self.hidden_size, kernel_init=SMALL, name="t_embedder_mlp_2")(h)
+        if self.num_classes:
+            require_condition(cond, "label")
+            rows = self.num_classes + self.null_class
+            table = nn.Embed(
+                rows, self.hidden_size, embedding_init=SMALL, name="y_embedder"
+            )
+            h += table(cond["label"]).astype(h.dtype)
+        return nn.silu(h)
+
+
+class Final(nn.Module):
+    """The last norm, modulated, and the map of each token to its patch."""
+
+    features: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, embedding: Array) -> Array:
+        shift, scale = _modulation(embedding, 2, self.dtype)
+        linear = nn.Dense(
+            self.features, dtype=self.dtype, kernel_init=ZEROS, name="linear"
+        )
+        return linear(_norm(x) * (1 + scale) + shift)
+
+
+def _modulation(embedding: Array, parts: int, dtype: Any) -> list[Array]:
+    """Vectors for all tokens, [batch, 1, size] each; zero at first."""
+    size = embedding.shape[-1]
+    linear = nn.Dense(
+        parts * size, dtype=dtype, kernel_init=ZEROS, name="adaLN_modulation"
+    )
+    return jnp.split(linear(embedding)[:, None].astype(embedding.dtype), parts, axis=-1)
+
+
+def _norm(x: Array) -> Array:
+    """Each token over its features, without parameters (Ba et al. 2016)."""
+    centred = x - x.mean(-1, keepdims=True)
+    return centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-6)
+
+
+def _xavier_matrix(key: Key, shape: tuple[int, ...], dtype: Any) -> Array:
+    """Of a convolution over whole patches, as the matrix that it is."""
+    matrix = XAVIER(key, (math.prod(shape[:-1]), shape[-1]), dtype)
+    return matrix.reshape(shape)
+
+
+def _position_table(_: Key, shape: tuple[int, int, int]) -> Array:
+    """Sines and cosines of the column, then of the row: [1, rows * columns, size]."""
+    rows, columns, size = shape
+    frequencies = 10_000.0 ** -(np.arange(size // 4) / (size / 4))
+    row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
+    waves = [
+        wave(position.reshape(-1, 1) * frequencies)
+        for position in (column, row)
+        for wave in (np.sin, np.cos)
+    ]
+    return jnp.asarray(np.concatenate(waves, axis=1)[None], jnp.float32)
+
+
+def tensors(module: DiT, shape: tuple[int, ...]) -> tuple[Tensor, ...]:  # noqa: ARG001
+    """The entries of a published state dict; they depend on no side of the image."""
+    entries = [
+        Tensor("pos_embed", ("pos_embed",), frozen=True),
+        Tensor("x_embedder.proj.weight", ("x_embedder", "kernel"), CONV),
+        Tensor("x_embedder.proj.bias", ("x_embedder", "bias")),
+        *_linear("t_embedder.mlp.0", "t_embedder_mlp_0"),
+        *_linear("t_embedder.mlp.2", "t_embedder_mlp_2"),
+    ]
+    if module.num_classes:
+        name = "y_embedder.embedding_table.weight"
+        entries.append(Tensor(name, ("y_embedder", "embedding")))
+    layers = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    for i in range(module.depth):
+        there, here = f"blocks.{i}", f"blocks_{i}"
+        for layer in layers:
+            entries += _linear(f"{there}.{layer}", here, layer.replace(".", "_"))
+        entries += _linear(f"{there}.adaLN_modulation.1", here, "adaLN_modulation")
+    entries += _linear("final_layer.linear", "final_layer", "linear")
+    name = "final_layer.adaLN_modulation.1"
+    entries += _linear(name, "final_layer", "adaLN_modulation")
+    return tuple(entries)
+
+
+def _linear(name: str, *path: str) -> list[Tensor]:
+    return [
+        Tensor(f"{name}.weight", (*path, "kernel"), LINEAR),
+        Tensor(f"{name}.bias", (*path, "bias")),
+    ]

@@ -1,0 +1,264 @@
+"""EDM2's magnitude-preserving U-Net (Karras et al. 2024, table 5 and app. B)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from score_sde.networks.attention import attend
+from score_sde.networks.blocks import downsample, upsample
+from score_sde.networks.magnitude_preserving import (
+    MPConv,
+    MPFourier,
+    mp_cat,
+    mp_silu,
+    mp_sum,
+    normalise,
+    normalise_weights,
+)
+from score_sde.networks.network import require_condition
+from score_sde.networks.tensors import CONV, LINEAR, POINTWISE, Tensor
+from score_sde.types import Array
+
+
+class Block(nn.Module):
+    """Residual block, attention, and a bound on the outcome.
+
+    Of the encoder or, with `decodes`, of the decoder, which brings the input to the
+    block's width after the residual branch instead of before it.
+    """
+
+    width: int
+    decodes: bool
+    num_heads: int
+    """Of the attention; 0 for none."""
+    resample: str
+    dropout: float
+    res_balance: float
+    attn_balance: float
+    clip: float
+
+    @nn.compact
+    def __call__(self, x: Array, embedding: Array, deterministic: bool) -> Array:
+        if self.resample:
+            x = {"down": downsample, "up": upsample}[self.resample](x)
+        rewidth = MPConv(self.width, name="conv_skip")
+        changes = x.shape[-1] != self.width
+        if not self.decodes:
+            x = normalise(rewidth(x) if changes else x, (-1,))
+        h = MPConv(self.width, 3, name="conv_res0")(mp_silu(x))
+        gain = self.param("emb_gain", nn.initializers.zeros, (), jnp.float32)
+        scale = 1 + MPConv(self.width, name="emb_linear")(embedding, gain)
+        h = mp_silu(h * scale[:, None, None, :].astype(h.dtype))
+        h = nn.Dropout(self.dropout)(h, deterministic=deterministic)
+        h = MPConv(self.width, 3, name="conv_res1")(h)
+        if self.decodes and changes:
+            x = rewidth(x)
+        x = mp_sum(x, h, self.res_balance)
+        if self.num_heads:
+            x = mp_sum(x, self._attention(x), self.attn_balance)
+        return jnp.clip(x, -self.clip, self.clip)
+
+    def _attention(self, x: Array) -> Array:
+        """Of all positions, with queries, keys and values of unit magnitude."""
+        batch, height, width, channels = x.shape
+        split = (batch, height * width, self.num_heads, channels // self.num_heads, 3)
+        qkv = MPConv(3 * channels, name="attn_qkv")(x).reshape(split)
+        q, k, v = jnp.moveaxis(normalise(qkv, (3,)), -1, 0)
+        h = attend(q, k, v).reshape(x.shape)
+        return MPConv(channels, name="attn_proj")(h)
+
+
+class LogVariance(nn.Module):
+    """u(noise), the learned log of the loss at a noise level (eq. 21): [batch]."""
+
+    size: int
+
+    @nn.compact
+    def __call__(self, noise: Array) -> Array:
+        return MPConv(1, name="linear")(MPFourier(self.size, name="fourier")(noise))[
+            :, 0
+        ]
+
+
+class Plan(NamedTuple):
+    """One block of the network: its published name and what distinguishes it."""
+
+    name: str
+    width: int
+    attends: bool = False
+    resample: str = ""
+    joins: bool = False
+    """Whether it sees the output of an encoder block too."""
+
+
+class EDM2(nn.Module):
+    """F(x, noise) for images, with noise = log(sigma) / 4; all weights normalised.
+
+    Args:
+        channels: at full resolution; times multipliers[i] after i halvings.
+        blocks_per_level: on the way down; one more on the way up.
+        attention_resolutions: heights at which self-attention follows each block.
+        num_classes: of cond["label"], where num_classes itself stands for no class; 0
+            for a network without classes.
+        label_balance, concat_balance, res_balance, attn_balance: the share of the
+            second part in each kind of weighted sum.
+        clip_act: bound on the output of every block.
+        logvar_channels: features of the learned log-variance.
+        dtype: of activations and products; "float32" for that of the input.
+    """
+
+    channels: int = 192
+    multipliers: tuple[int, ...] = (1, 2, 3, 4)
+    blocks_per_level: int = 3
+    attention_resolutions: tuple[int, ...] = (16, 8)
+    channels_per_head: int = 64
+    num_classes: int = 0
+    dropout: float = 0.0
+    label_balance: float = 0.5
+    concat_balance: float = 0.5
+    res_balance: float = 0.3
+    attn_balance: float = 0.3
+    clip_act: float = 256.0
+    logvar_channels: int = 128
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self, x: Array, noise: Array, cond: Any = None, deterministic: bool = True
+    ) -> Array:
+        if self.is_initializing():
+            LogVariance(self.logvar_channels, name="logvar")(noise)
+        image = x
+        if self.dtype != "float32":
+            x = x.astype(self.dtype)
+        embedding = self._embedding(noise, cond)
+        x = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
+        encoder, decoder = self.plan(x.shape[1])
+        x = MPConv(encoder[0].width, 3, name=f"enc_{encoder[0].name}")(x)
+        skips = [x]
+        for plan in encoder[1:]:
+            x = self._block(plan, decodes=False)(x, embedding, deterministic)
+            skips.append(x)
+        for plan in decoder:
+            if plan.joins:
+                x = mp_cat(x, skips.pop(), self.concat_balance)
+            x = self._block(plan, decodes=True)(x, embedding, deterministic)
+        gain = self.param("out_gain", nn.initializers.zeros, (), jnp.float32)
+        x = MPConv(image.shape[-1], 3, name="out_conv")(x, gain)
+        return x.astype(image.dtype)
+
+    def _embedding(self, noise: Array, cond: Any) -> Array:
+        size = self.channels * max(self.multipliers)
+        width = self.channels * self.multipliers[0]
+        h = MPConv(size, name="emb_noise")(MPFourier(width, name="emb_fourier")(noise))
+        if self.num_classes:
+            require_condition(cond, "label")
+            classes = jax.nn.one_hot(cond["label"], self.num_classes, dtype=h.dtype)
+            label = MPConv(size, name="emb_label")(
+                classes * math.sqrt(self.num_classes)
+            )
+            h = mp_sum(h, label, self.label_balance)
+        return mp_silu(h)
+
+    def _block(self, plan: Plan, *, decodes: bool) -> Block:
+        return Block(
+            plan.width,
+            decodes,
+            plan.width // self.channels_per_head if plan.attends else 0,
+            plan.resample,
+            self.dropout,
+            self.res_balance,
+            self.attn_balance,
+            self.clip_act,
+            name=f"{'dec' if decodes else 'enc'}_{plan.name}",
+        )
+
+    @nn.nowrap
+    def plan(self, height: int) -> tuple[list[Plan], list[Plan]]:
+        """(encoder, decoder) for images of this height; the first is a convolution."""
+        widths = [self.channels * m for m in self.multipliers]
+        encoder, decoder = [], []
+        for level, width in enumerate(widths):
+            side = height >> level
+            at, attends = f"{side}x{side}", side in self.attention_resolutions
+            if level == 0:
+                encoder.append(Plan(f"{at}_conv", width))
+            else:
+                encoder.append(Plan(f"{at}_down", widths[level - 1], resample="down"))
+            encoder += [
+                Plan(f"{at}_block{i}", width, attends)
+                for i in range(self.blocks_per_level)
+            ]
+        for level, width in reversed(list(enumerate(widths))):
+            side = height >> level
+            at, attends = f"{side}x{side}", side in self.attention_resolutions
+            if level == len(widths) - 1:
+                decoder += [Plan(f"{at}_in0", width, True), Plan(f"{at}_in1", width)]
+            else:
+                decoder.append(Plan(f"{at}_up", widths[level + 1], resample="up"))
+            decoder += [
+                Plan(f"{at}_block{i}", width, attends, joins=True)
+                for i in range(self.blocks_per_level + 1)
+            ]
+        return encoder, decoder
+
+    @nn.nowrap
+    def project(self, params: Any) -> Any:
+        """Parameters with their weights normalised, as training keeps them."""
+        return normalise_weights(params)
+
+    @nn.nowrap
+    def log_variance(self, params: Any, noise: Array) -> Any:
+        """u(noise), [batch]."""
+        head = LogVariance(self.logvar_channels, parent=None)
+        return head.apply({"params": params["logvar"]}, noise)
+
+
+def tensors(module: EDM2, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """The entries of a published snapshot for images of this shape."""
+    encoder, decoder = module.plan(shape[0])
+    fourier = [
+        ("emb_fourier.freqs", ("emb_fourier", "freqs")),
+        ("emb_fourier.phases", ("emb_fourier", "phases")),
+    ]
+    entries = [Tensor("unet.out_gain", ("out_gain",))]
+    entries += [Tensor(f"unet.{name}", path, frozen=True) for name, path in fourier]
+    for name in ("emb_noise", *(["emb_label"] if module.num_classes else [])):
+        entries.append(Tensor(f"unet.{name}.weight", (name, "weight"), LINEAR))
+    width = shape[-1]
+    skips: list[int] = []
+    for part, plans in (("enc", encoder), ("dec", decoder)):
+        for plan in plans:
+            if plan.joins:
+                width += skips.pop()
+            entries += _block_tensors(part, plan, changes=width != plan.width)
+            width = plan.width
+            if part == "enc":
+                skips.append(width)
+    entries += [
+        Tensor("unet.out_conv.weight", ("out_conv", "weight"), CONV),
+        Tensor("logvar_fourier.freqs", ("logvar", "fourier", "freqs"), frozen=True),
+        Tensor("logvar_fourier.phases", ("logvar", "fourier", "phases"), frozen=True),
+        Tensor("logvar_linear.weight", ("logvar", "linear", "weight"), LINEAR),
+    ]
+    return tuple(entries)
+
+
+def _block_tensors(part: str, plan: Plan, *, changes: bool) -> list[Tensor]:
+    there, here = f"unet.{part}.{plan.name}", f"{part}_{plan.name}"
+    if plan.name.endswith("conv"):
+        return [Tensor(f"{there}.weight", (here, "weight"), CONV)]
+    layers = {"conv_res0": CONV, "emb_linear": LINEAR, "conv_res1": CONV}
+    if changes:
+        layers["conv_skip"] = POINTWISE
+    if plan.attends:
+        layers |= {"attn_qkv": POINTWISE, "attn_proj": POINTWISE}
+    return [Tensor(f"{there}.emb_gain", (here, "emb_gain"))] + [
+        Tensor(f"{there}.{name}.weight", (here, name, "weight"), layout)
+        for name, layout in layers.items()
+    ]

@@ -1,0 +1,111 @@
+"""The configurations whose weights are published, and what they were trained as.
+
+Facts of the papers and their programs; `tensors` of the network files says how their
+weight files are laid out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from score_sde.networks import dit, edm2
+from score_sde.networks.tensors import Tensor, own_tensors
+
+
+class Published(NamedTuple):
+    """What a run needs to know to use somebody's weights."""
+
+    network: str
+    """Its name in `build.NETWORKS`."""
+    options: dict[str, Any]
+    """Its arguments, where they differ from the defaults."""
+    shape: tuple[int, ...]
+    """Of one example: height, width, channels."""
+    precondition: str
+    """Its name in `precondition.PRECONDITIONERS`, at its default options."""
+    sigma_min: float
+    sigma_max: float
+    """The noise levels that the network knows."""
+    num_levels: int = 256
+    """Grey levels of the images; 0 for latents of an autoencoder."""
+    file: str = ""
+    """The name it was released under; empty if only the configuration was."""
+
+
+def _edm2() -> dict[str, Published]:
+    """Karras et al. 2024, table 6; of ImageNet, in pixels or in latents."""
+    widths = dict(xxs=64, xs=128, s=192, m=256, l=320, xl=384, xxl=448)
+    made = {}
+    for size, channels in widths.items():
+        dropout = 0.0 if channels < 256 else 0.1
+        kinds = [("img512", 4, 1000, "")]
+        if size not in ("xxs", "xxl"):
+            kinds.append(("img64", 3, 1000, ""))
+        if size in ("xxs", "xs", "s"):
+            kinds.append(("img512", 4, 0, "-uncond"))
+        for data, depth, num_classes, end in kinds:
+            name = f"edm2-{data}-{size}{end}"
+            options = dict(channels=channels, num_classes=num_classes, dropout=dropout)
+            levels = 256 if data == "img64" else 0
+            made[f"edm2/{name}"] = Published(
+                "edm2",
+                options,
+                (64, 64, depth),
+                "edm",
+                0.002,
+                80.0,
+                num_levels=levels,
+                file=f"{name}-*.pkl",
+            )
+    return made
+
+
+def _dit() -> dict[str, Published]:
+    """Peebles and Xie 2023, table 1; latents, the linear chain of 1,000 steps."""
+    sizes = {
+        "S": dict(hidden_size=384, depth=12, num_heads=6),
+        "B": dict(hidden_size=768, depth=12, num_heads=12),
+        "L": dict(hidden_size=1024, depth=24, num_heads=16),
+        "XL": dict(hidden_size=1152, depth=28, num_heads=16),
+    }
+    released = {
+        "DiT-XL-2-256px": "DiT-XL-2-256x256.pt",
+        "DiT-XL-2-512px": "DiT-XL-2-512x512.pt",
+    }
+    kinds = [(size, p, 256) for size in sizes for p in (2, 4, 8)] + [("XL", 2, 512)]
+    made = {}
+    for size, patch_size, side in kinds:
+        name = f"DiT-{size}-{patch_size}-{side}px"
+        options = dict(sizes[size], patch_size=patch_size, num_classes=1000)
+        made[f"dit/{name}"] = Published(
+            "dit",
+            options,
+            (side // 8, side // 8, 4),
+            "chain",
+            0.01,
+            157.4,
+            num_levels=0,
+            file=released.get(name, ""),
+        )
+    return made
+
+
+PUBLISHED: dict[str, Published] = {**_edm2(), **_dit()}
+
+TENSORS: dict[str, dict[str, Callable[..., tuple[Tensor, ...]]]] = {
+    "edm2": {"edm2": edm2.tensors},
+    "dit": {"dit": dit.tensors},
+}
+"""Network -> program -> the names and layouts of that program's files."""
+
+
+def tables(
+    network: str, module: Any, shape: tuple[int, ...], params: Any
+) -> dict[str, tuple[Tensor, ...]]:
+    """All that files of this network may be named like; "score_sde" is our own way."""
+    published = {
+        program: make(module, shape)
+        for program, make in TENSORS.get(network, {}).items()
+    }
+    return {**published, "score_sde": own_tensors(params)}

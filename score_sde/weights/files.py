@@ -1,0 +1,71 @@
+"""Any weight file, recognised by its content and read as data."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from score_sde.types import UserError
+from score_sde.weights import torch_files
+
+FORMATS = (
+    "safetensors, npz, a PyTorch file, a pickle of EDM or EDM2, a Flax msgpack file"
+)
+
+OLD_PICKLES = (b"(", b"c", b"]", b"}")
+"""How pickles began before they said their protocol."""
+
+
+def read(path: Path) -> Any:
+    """What a file holds: nested dicts and lists of arrays, tensors and records.
+
+    Raises: FileNotFoundError; UserError that says what is wrong with the file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}.")
+    with path.open("rb") as stream:
+        start = stream.read(16)
+    try:
+        if start.startswith(b"PK"):
+            return _read_archive(path)
+        header = int.from_bytes(start[:8], "little")
+        if start[8:9] == b"{" and header <= path.stat().st_size:
+            return _read_safetensors(path)
+        if start[:1] in (b"\x80", *OLD_PICKLES):
+            return _read_pickles(path)
+        if start[:1] and (0x81 <= start[0] <= 0x8F or start[0] in (0xDE, 0xDF)):
+            return _read_msgpack(path)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except Exception as error:  # whatever a damaged file makes its reader say
+        kind = type(error).__name__
+        raise UserError(f"{path} is damaged or cut off: {kind}, {error}.") from None
+    raise UserError(f"{path} is no weight file that is known: {FORMATS}.")
+
+
+def _read_archive(path: Path) -> Any:
+    with zipfile.ZipFile(path) as archive:
+        if any(name.split("/")[-1] == "data.pkl" for name in archive.namelist()):
+            return torch_files.read_zip(archive)
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _read_pickles(path: Path) -> Any:
+    with path.open("rb") as stream:
+        return torch_files.read_stream(stream)
+
+
+def _read_safetensors(path: Path) -> Any:
+    from safetensors.numpy import load_file
+
+    return load_file(path)
+
+
+def _read_msgpack(path: Path) -> Any:
+    from flax.serialization import msgpack_restore
+
+    return msgpack_restore(path.read_bytes())

@@ -1,0 +1,438 @@
+"""Other programs' weight files: read as data, fitted whole, and written again."""
+
+import io
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.random as jr
+import numpy as np
+import pytest
+import torch_stubs
+from cases import GOLDEN
+from flax.serialization import msgpack_serialize
+from safetensors.numpy import load_file, save_file
+
+from experiments import import_weights, launch, train
+from score_sde import build, weights
+from score_sde.networks import dit, edm2, from_linen
+from score_sde.networks.published import PUBLISHED, tables
+from score_sde.types import UserError
+from score_sde.weights import unpickle
+
+ROOT = Path(__file__).parents[1]
+SMALL = {
+    "edm2": edm2.EDM2(
+        channels=16,
+        multipliers=(1, 2),
+        blocks_per_level=1,
+        attention_resolutions=(8,),
+        channels_per_head=16,
+        num_classes=5,
+        logvar_channels=16,
+    ),
+    "dit": dit.DiT(hidden_size=48, depth=2, num_heads=3, num_classes=5),
+}
+SHAPES = {"edm2": (16, 16, 3), "dit": (8, 8, 4)}
+
+
+@pytest.fixture(scope="module")
+def made():
+    """Stubs of torch for the length of these tests."""
+    stubs, added = torch_stubs.install()
+    yield stubs
+    for name in added:
+        sys.modules.pop(name, None)
+
+
+def arrays_of(name):
+    return dict(np.load(GOLDEN / f"nets/{name}.weights.npz"))
+
+
+def fitted(name, state):
+    """The parameters of a small network from the arrays of a file."""
+    cond = {"label": np.zeros(1, np.int32)}
+    network = from_linen(SMALL[name], SHAPES[name], cond)
+    like = jax.eval_shape(network.init, jr.key(0))
+    known = tables(name, SMALL[name], SHAPES[name], like)
+    return known[name], weights.fit(state, known, like)
+
+
+def read(tmp_path, data):
+    file = tmp_path / "weights"
+    file.write_bytes(data)
+    return weights.state_dict(weights.read(file))
+
+
+def npz(arrays):
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    return stream.getvalue()
+
+
+def nested(arrays):
+    """Dots as dicts in dicts, as Flax has them."""
+    tree = {}
+    for name, array in arrays.items():
+        *path, last = name.split(".")
+        node = tree
+        for word in path:
+            node = node.setdefault(word, {})
+        node[last] = array
+    return tree
+
+
+def zeros(arrays):
+    return {name: np.zeros_like(array) for name, array in arrays.items()}
+
+
+WRAPPED = {
+    "zip": ("dit", lambda a, m: torch_stubs.zipped(a, m)),
+    "zip with average": (
+        "dit",
+        lambda a, m: torch_stubs.zipped({"model": zeros(a), "ema": a, "step": 3}, m),
+    ),
+    "zip of a parallel module": (
+        "dit",
+        lambda a, m: torch_stubs.zipped({f"module.{k}": v for k, v in a.items()}, m),
+    ),
+    "legacy": (
+        "dit",
+        lambda a, m: torch_stubs.legacy({"model": zeros(a), "ema": a}, m),
+    ),
+    "npz": ("dit", lambda a, m: npz(a)),
+    "flax": (
+        "dit",
+        lambda a, m: msgpack_serialize({"params_ema": nested(a), "step": 5}),
+    ),
+    "edm, protocol 2": ("edm2", lambda a, m: torch_stubs.edm(a, m, 2)),
+    "edm, protocol 4": ("edm2", lambda a, m: torch_stubs.edm(a, m, 4)),
+}
+
+
+@pytest.mark.parametrize("wrapped", WRAPPED)
+def test_every_format_gives_the_same_parameters(wrapped, made, tmp_path):
+    name, write = WRAPPED[wrapped]
+    arrays = arrays_of(name)
+    state = read(tmp_path, write(arrays, made))
+    table, (program, params) = fitted(name, state)
+    assert program == name
+    back = weights.published_arrays(params, table)
+    assert list(back) == list(arrays)  # in the published order, too
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(back[key], array)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_out_and_in_again_is_exact(name, tmp_path):
+    state = weights.StateDict(arrays_of(name), [])
+    table, (_, params) = fitted(name, state)
+    file = tmp_path / "out.safetensors"
+    save_file(weights.published_arrays(params, table), file)
+    again = fitted(name, weights.state_dict(weights.read(file)))[1][1]
+    assert jax.tree.structure(again) == jax.tree.structure(params)
+    assert jax.tree.all(jax.tree.map(np.array_equal, again, params))
+
+
+def test_an_average_without_names_goes_to_the_trained_parameters_in_order():
+    arrays = arrays_of("dit")
+    named = zeros(arrays) | {"pos_embed": arrays["pos_embed"]}
+    unnamed = [a for n, a in arrays.items() if n != "pos_embed"]
+    table, (_, params) = fitted("dit", weights.StateDict(named, unnamed))
+    back = weights.published_arrays(params, table)
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(back[key], array)
+    with pytest.raises(UserError, match="the average has 30 tensors; the network trai"):
+        fitted("dit", weights.StateDict(named, unnamed[1:]))
+
+
+def test_half_precision_becomes_the_same_numbers_in_single(tmp_path):
+    arrays = {k: v.astype(np.float16) for k, v in arrays_of("dit").items()}
+    state = read(tmp_path, npz(arrays))
+    table, (_, params) = fitted("dit", state)
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(params))
+    back = weights.published_arrays(params, table)
+    np.testing.assert_array_equal(back["pos_embed"], arrays["pos_embed"])
+
+
+def test_a_network_without_its_wrapper_and_one_with_it_too_many():
+    arrays = arrays_of("dit")
+    for prefix in ("model.", "unet."):
+        named = {prefix + name: array for name, array in arrays.items()}
+        fitted("dit", weights.StateDict(named, []))
+    arrays = arrays_of("edm2")
+    bare = {name.removeprefix("unet."): array for name, array in arrays.items()}
+    fitted("edm2", weights.StateDict(bare, []))
+
+
+def test_all_that_does_not_fit_is_listed_at_once():
+    arrays = arrays_of("dit")
+    del arrays["pos_embed"]
+    arrays["blocks.0.attn.qkv.weight"] = arrays["blocks.0.attn.qkv.weight"].T
+    arrays["blocks.7.attn.qkv.weight"] = np.zeros((3, 3), np.float32)
+    arrays["final_layer.linear.bias"] = np.full(32, np.nan, np.float32)
+    arrays["x_embedder.proj.bias"] = np.zeros(48, np.int32)
+    with pytest.raises(UserError) as error:
+        fitted("dit", weights.StateDict(arrays, []))
+    for part in (
+        "1 missing: pos_embed",
+        "1 unused: blocks.7.attn.qkv.weight",
+        "1 misshapen: blocks.0.attn.qkv.weight [48, 144], not [144, 48]",
+        "2 unfit: final_layer.linear.bias (not finite), x_embedder.proj.bias (int32",
+    ):
+        assert part in str(error.value)
+
+
+def test_the_weights_of_another_network_are_refused():
+    with pytest.raises(UserError, match=r"63 missing: .*\n  32 unused: .* and 24 more"):
+        fitted("edm2", weights.StateDict(arrays_of("dit"), []))
+
+
+class Hostile:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.file}",)
+
+
+def hostile_files(hostile, made):
+    arrays = arrays_of("dit")
+    at_top = pickle.dumps(hostile)
+    return {
+        "at the top": at_top,
+        "protocol 0": pickle.dumps(hostile, 0),
+        "in a dict": pickle.dumps({"ema": {"pos_embed": hostile}}),
+        "in a zip": torch_stubs.zipped({"ema": arrays, "args": hostile}, made),
+        "in a legacy file": torch_stubs.legacy({"ema": arrays, "args": hostile}, made),
+        "in an EDM module": torch_stubs.edm({"unet.out_gain": hostile}, made),
+        "in a tensor's bytes": pickle.dumps({"ema": Nested(made["bytes"], at_top)}, 4),
+    }
+
+
+class Nested:
+    def __init__(self, load, data):
+        self.load, self.data = load, data
+
+    def __reduce__(self):
+        return self.load, (self.data,)
+
+
+@pytest.mark.parametrize("where", range(7))
+def test_a_hostile_pickle_is_named_and_not_executed(where, made, tmp_path):
+    proof = tmp_path / "executed"
+    name, data = list(hostile_files(Hostile(proof), made).items())[where]
+    with pytest.raises(UserError, match=r"to import '(posix|os)\.system'"):
+        read(tmp_path, data)
+    assert not proof.exists(), name
+
+
+def test_what_calls_no_name_or_sets_no_container_is_refused(tmp_path):
+    for data in (
+        b"\x80\x02K\x01)R.",  # calls the number 1
+        b"\x80\x02K\x01(K\x02e.",  # appends to a number
+        b"\x80\x02h\x07.",  # reads what was never put there
+        b"\x80\x02}K\x01K\x02.",  # leaves things behind, as no weights
+    ):
+        with pytest.raises(UserError):
+            read(tmp_path, data)
+
+
+@pytest.mark.parametrize("wrapped", WRAPPED)
+def test_a_file_cut_off_anywhere_is_one_clear_error(wrapped, made, tmp_path):
+    name, write = WRAPPED[wrapped]
+    data = write(arrays_of(name), made)
+    for length in np.linspace(0, len(data) - 1, 15).astype(int):
+        with pytest.raises(UserError):
+            read(tmp_path, data[:length])
+
+
+def test_tensors_stay_inside_their_memory():
+    memory = unpickle.Storage(np.dtype(np.float32), 6)
+    memory.array = np.arange(6, dtype=np.float32)
+    view = unpickle.Strided
+    np.testing.assert_array_equal(
+        view(memory, 1, (2, 2), (1, 2)).array(), [[1, 3], [2, 4]]
+    )
+    for bad in (
+        view(memory, 3, (2, 2), (2, 1)),
+        view(memory, -1, (2,), (1,)),
+        view(memory, 0, (2,), (-1,)),
+        view(memory, 0, (10**9, 10**9), (0, 0)),
+        view(memory, 0, (2,), (1, 1)),
+    ):
+        with pytest.raises(ValueError, match="a tensor"):
+            bad.array()
+
+
+def test_what_is_no_weight_file_is_said_to_be_none(tmp_path):
+    for data in (b"", b"hello, world, this is text", b"\x89PNG\r\n\x1a\n" + bytes(20)):
+        with pytest.raises(UserError, match="no weight file|damaged"):
+            read(tmp_path, data)
+    with pytest.raises(FileNotFoundError, match="no file"):
+        weights.read(tmp_path / "none")
+    with pytest.raises(UserError, match="has no tensors"):
+        read(tmp_path, pickle.dumps({"step": {}}))
+    with pytest.raises(UserError, match="'note' in the file is a str"):
+        read(tmp_path, pickle.dumps({"note": "hi"}))
+
+
+def program(name, *arguments, code=0):
+    command = [sys.executable, "-m", f"experiments.{name}", *map(str, arguments)]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    out = done.stdout + done.stderr
+    assert done.returncode == code, out
+    assert "Traceback" not in out
+    return out
+
+
+DIT = [
+    "--network=dit",
+    "--config.network.hidden_size=48",
+    "--config.network.depth=2",
+    "--config.network.num_heads=3",
+    "--config.network.num_classes=5",
+    "--config.data.shape=(8,8,4)",
+    "--config.data.num_levels=0",
+    "--config.precondition.name=chain",
+    "--config.grid.num_steps=2",
+    "--config.sampling.num_samples=4",
+    "--config.sampling.batch_size=4",
+]
+
+
+def test_imported_weights_are_a_run_that_samples_and_exports(made, tmp_path):
+    arrays = arrays_of("dit")
+    file, workdir = tmp_path / "dit.pt", tmp_path / "run"
+    file.write_bytes(torch_stubs.zipped({"model": zeros(arrays), "ema": arrays}, made))
+    out = program("import_weights", f"--from={file}", f"--workdir={workdir}", *DIT)
+    assert "32 tensors of dit, 107,216 parameters" in out
+    assert {path.name for path in workdir.iterdir()} == {
+        "checkpoints",
+        "config.json",
+        "environment.json",
+        "imported.json",
+    }
+    assert "samples of heun" in program("sample", f"--workdir={workdir}")
+    samples = np.load(workdir / "samples.npz")
+    assert samples["samples"].shape == (4, 8, 8, 4)
+    assert samples["success"].all()
+    exported = tmp_path / "out.safetensors"
+    program("export_weights", f"--workdir={workdir}", f"--to={exported}")
+    back = load_file(exported)
+    assert back.keys() == arrays.keys()
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(back[key], array)
+    with pytest.raises(UserError, match="is in use"):  # nothing is written over
+        imported(file, workdir, *DIT)
+    command = launch.parse("", [f"--workdir={workdir}"])
+    with pytest.raises(UserError, match="data.name is 'absent'"):
+        train.main(command)
+
+
+def imported(file, workdir, *arguments):
+    """Import in this process, which is faster."""
+    options = dict(
+        options=import_weights.OPTIONS, default=import_weights.default_config
+    )
+    words = [f"--from={file}", f"--workdir={workdir}", *arguments]
+    import_weights.main(launch.parse("", words, **options))
+
+
+def test_an_import_that_fails_leaves_nothing(made, tmp_path):
+    proof, file = tmp_path / "executed", tmp_path / "file"
+    workdir = tmp_path / "run"
+    good = torch_stubs.zipped(arrays_of("dit"), made)
+    hostile = pickle.dumps({"ema": Hostile(proof)})
+    for data, message in (
+        (hostile, "import 'posix.system'"),
+        (good[:-100], "damaged or cut off"),
+        (torch_stubs.edm(arrays_of("edm2"), made), "63 unused"),
+    ):
+        file.write_bytes(data)
+        with pytest.raises(UserError, match=message):
+            imported(file, workdir, *DIT)
+        assert {path.name for path in tmp_path.iterdir()} == {"file"}
+    with pytest.raises(SystemExit):  # a network that nobody published
+        imported(file, workdir, "--network=dit/DiT-XXL")
+
+
+@pytest.mark.slow
+def test_a_run_goes_out_and_comes_in_to_be_scored_and_trained(tmp_path):
+    """Of a network that nobody published, by our own names, on data that are here."""
+    tiny = [
+        "--config.network.channels=8",
+        "--config.network.blocks_per_level=1",
+        "--config.network.multipliers=(1,2)",
+        "--config.train.num_steps=2",
+        "--config.optimizer.warmup_steps=1",
+        "--config.data.batch_size=8",
+    ]
+    first, second, file = tmp_path / "a", tmp_path / "b", tmp_path / "a.safetensors"
+    config = "--config=configs/digits.py"
+    plain = "--config.network.input_frequencies=()"
+    program("train", config, f"--workdir={first}", *tiny, plain)
+    program("export_weights", f"--workdir={first}", f"--to={file}")
+    program(
+        "import_weights",
+        f"--from={file}",
+        f"--workdir={second}",
+        "--network=unet",
+        "--config.data.name=digits",
+        *tiny,
+    )
+    again = tmp_path / "b.safetensors"
+    program("export_weights", f"--workdir={second}", f"--to={again}")
+    before, after = load_file(file), load_file(again)
+    assert before.keys() == after.keys()
+    for key, array in before.items():
+        np.testing.assert_array_equal(after[key], array)
+    out = program("train", f"--workdir={second}")
+    assert "resuming from step 0" in out
+    assert "step       2/2" in out
+    quick = {"rtol": 0.01, "atol": 0.01, "batch_size": 120, "num_checked": 4}
+    quick |= {"num_train": 0, "bound_draws": 2}
+    fields = [f"--config.likelihood.{k}={v}" for k, v in quick.items()]
+    out = program("likelihood", f"--workdir={second}", *fields)
+    assert "360 examples" in out
+
+
+@pytest.mark.slow
+def test_averages_of_any_width_become_runs(tmp_path):
+    workdir = tmp_path / "run"
+    fields = {
+        "network.channels": 8,
+        "network.blocks_per_level": 1,
+        "train.num_steps": 4,
+        "train.snapshot_every": 1,
+        "train.power_ema_stds": (0.05, 0.1),
+        "optimizer.warmup_steps": 1,
+        "data.batch_size": 8,
+        "grid.num_steps": 2,
+        "sampling.num_samples": 4,
+    }
+    words = [f"--config.{k}={v}" for k, v in fields.items()]
+    program("train", "--config=configs/digits.py", f"--workdir={workdir}", *words)
+    assert len(list((workdir / "averages").glob("*.npz"))) == 8
+    out = program("reconstruct_ema", f"--workdir={workdir}", "--std=0.05,0.08")
+    assert "ema_0.08: the average of width 0.08 at step 4" in out
+    out = program("sample", f"--workdir={workdir}/ema_0.08")
+    assert "4 samples of heun" in out
+    for std, message in (("0.3", "must be in"), ("x", "give numbers")):
+        arguments = (f"--workdir={workdir}", f"--std={std}")
+        assert message in program("reconstruct_ema", *arguments, code=2)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_published_configuration_makes_a_config(name):
+    experiment = build.build(import_weights.default_config({"network": name}))
+    assert experiment.dataset.shape == PUBLISHED[name].shape
+    sigmas = np.asarray(experiment.grid())
+    assert sigmas[0] == pytest.approx(PUBLISHED[name].sigma_max)
