@@ -26,7 +26,7 @@ def main(command: launch.Command) -> None:
     made_by = launch.fingerprint(
         command.config,
         step,
-        *("sampler", "grid", "guidance", "threshold", "sampling"),
+        *("sampler", "grid", "guidance", "threshold", "sampling", "classifier"),
     )
     picture, report = (command.workdir / f"samples.{end}" for end in ("png", "json"))
     if launch.is_done(report, made_by):

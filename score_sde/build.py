@@ -23,7 +23,7 @@ from score_sde import losses, noise_levels, precondition, sde
 from score_sde.data import ABSENT, DATASETS, Dataset, absent
 from score_sde.data.augment import NUM_LABELS
 from score_sde.evaluation.settings import Editing, Sampling, Scoring
-from score_sde.experiment import Data, Experiment, Loss
+from score_sde.experiment import Data, Experiment, Loss, NoisyClassifier
 from score_sde.guidance import GUIDANCES, THRESHOLDS
 from score_sde.networks import (
     ADM,
@@ -98,6 +98,7 @@ SETTINGS: dict[str, Callable[..., Any]] = {
     "sampling": Sampling,
     "likelihood": Scoring,
     "editing": Editing,
+    "classifier": NoisyClassifier,
 }
 """Sections without alternatives."""
 
@@ -105,13 +106,23 @@ OPTIONAL: dict[str, Mapping[str, Any]] = {
     "guidance": {"name": "none"},
     "threshold": {"name": "none"},
     "editing": {},
+    "classifier": {},
 }
 """Sections that a config may leave out, and what they then are."""
 
 NAMED: dict[str, Mapping[str, Callable[..., Any]]] = {**CLASSES, **FUNCTIONS}
 
 # Arguments that come from elsewhere: another section, the caller, or Flax.
-NOT_FIELDS = {"sde", "sigma_data", "sigma", "denoise", "logits", "parent", "name"}
+NOT_FIELDS = {
+    "denoise",
+    "log_prob",
+    "logits",
+    "name",
+    "parent",
+    "sde",
+    "sigma",
+    "sigma_data",
+}
 
 Holds = Callable[[Any], bool]
 POSITIVE: tuple[str, Holds] = ("> 0", lambda v: 0 < v < math.inf)

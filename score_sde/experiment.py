@@ -21,11 +21,22 @@ from score_sde import data, elbo, losses, sde
 from score_sde.arrays import example_keys, per_example
 from score_sde.dequantisation import DEQUANTISERS, Dequantised, variational
 from score_sde.evaluation.settings import Editing, Sampling, Scoring
-from score_sde.guidance import drop_condition
+from score_sde.guidance import drop_condition, from_logits
 from score_sde.likelihood import DIVERGENCES, LogProb, exact, log_prob
-from score_sde.networks import Dequantiser, LogVariance, Network
+from score_sde.networks import (
+    Classifier,
+    Dequantiser,
+    LogVariance,
+    Network,
+    from_linen,
+)
 from score_sde.noise_levels import Learned, LikelihoodImportance, NoiseLevels
-from score_sde.precondition import Precondition, make_denoiser, make_score
+from score_sde.precondition import (
+    Precondition,
+    make_classifier,
+    make_denoiser,
+    make_score,
+)
 from score_sde.samplers import sample
 from score_sde.samplers.steps import Sampler
 from score_sde.training.loop import Training
@@ -90,6 +101,30 @@ class Loss:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class NoisyClassifier:
+    """The classifier of noisy data that may guide samples, and its training.
+
+    It is trained on the noise levels and with the input scaling of the model's network.
+    """
+
+    width: int = 256
+    depth: int = 3
+    dropout: float = 0.2
+    num_steps: int = 4_000
+    learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        require(
+            self,
+            ("1 <= width", lambda c: c.width >= 1),
+            ("1 <= depth", lambda c: c.depth >= 1),
+            ("0 <= dropout < 1", lambda c: 0 <= c.dropout < 1),
+            ("1 <= num_steps", lambda c: c.num_steps >= 1),
+            ("0 < learning_rate", lambda c: 0 < c.learning_rate < math.inf),
+        )
+
+
 class Experiment(NamedTuple):
     """What a config describes. Nothing here has touched a device."""
 
@@ -108,11 +143,12 @@ class Experiment(NamedTuple):
     train: Training
     sampler: Sampler
     grid: Callable[[], Array]
-    guidance: Callable[[Denoise], Denoise]
+    guidance: Callable[..., Denoise]
     threshold: Callable[[Denoise], Denoise]
     sampling: Sampling
     likelihood: Scoring
     editing: Editing
+    classifier: NoisyClassifier
 
 
 def init_params(experiment: Experiment) -> Params:
@@ -157,8 +193,16 @@ def denoiser(
 
 
 def guided_denoiser(experiment: Experiment, params: Params) -> Denoise:
-    """The denoiser from which samples are drawn."""
-    return experiment.threshold(experiment.guidance(denoiser(experiment, params)))
+    """The denoiser from which samples are drawn.
+
+    Args: `params`, with those of the classifier under "classifier" if it guides.
+    """
+    guide = experiment.guidance
+    if "classifier" in params:
+        apply = partial(classifier_network(experiment).apply, params["classifier"])
+        log_prob = from_logits(make_classifier(apply, experiment.precondition))
+        guide = partial(guide, log_prob=log_prob)
+    return experiment.threshold(guide(denoiser(experiment, params)))
 
 
 def condition(experiment: Experiment, labels: Array | None) -> Any:
@@ -172,7 +216,10 @@ def batch_loss(experiment: Experiment, key: Key, params: Params, batch: Any) -> 
     values = batch["values"]
     if experiment.data.random_flip:
         values = data.flip_at_random(key_flip, values)
-    x0, cost = _training_points(experiment, key_data, params, values)
+    if experiment.data.points == "variational":
+        x0, cost = _learned_points(experiment, key_data, params, values)
+    else:
+        x0, cost = _training_points(experiment, key_data, values), jnp.zeros((), jnp.float32)
     cond = condition(experiment, batch.get("label"))
     if cond is not None and experiment.loss.condition_dropout:
         key_drop = jr.fold_in(key, 4)
@@ -198,20 +245,57 @@ def batch_loss(experiment: Experiment, key: Key, params: Params, batch: Any) -> 
     )
 
 
-def _training_points(
-    experiment: Experiment, key: Key, params: Params, values: Array
-) -> tuple[Array, Array | float]:
-    """(x0, what these points cost), the cost in the unit of the loss."""
+def _training_points(experiment: Experiment, key: Key, values: Array) -> Array:
     levels = experiment.dataset.num_levels
     if experiment.data.points == "centres":
-        return data.centres(values, num_levels=levels), 0.0
-    if experiment.data.points == "uniform":
-        return data.dequantise(key, values, num_levels=levels), 0.0
+        return data.centres(values, num_levels=levels)
+    return data.dequantise(key, values, num_levels=levels)
+
+
+def _learned_points(
+    experiment: Experiment, key: Key, params: Params, values: Array
+) -> tuple[Array, Array]:
+    """(x0, what these points cost, in the unit of the loss)."""
     x0, log_density = dequantised(experiment, params, key, values)
     # The bound in nats per dimension, over the span of log sigma: the loss is a mean.
     sde = experiment.sde
     span = jnp.log(sde.sigma(sde.t_max) / sde.sigma(sde.t_min))
-    return x0, log_density / (math.prod(x0.shape[1:]) * span)
+    return x0, log_density / (math.prod(x0.shape[1:]) * span.astype(x0.dtype))
+
+
+def classifier_network(experiment: Experiment) -> Network:
+    """The network of the settings `classifier`: logits of noisy data."""
+    settings = experiment.classifier
+    module = Classifier(
+        num_classes=experiment.dataset.num_classes,
+        width=settings.width,
+        depth=settings.depth,
+        dropout=settings.dropout,
+    )
+    return from_linen(module, experiment.dataset.shape)
+
+
+def classifier_loss(
+    experiment: Experiment, key: Key, params: Params, batch: Any
+) -> Array:
+    """The loss of the classifier, as `batch_loss` is that of the model.
+
+    Where the model learns its points, the classifier sees uniform ones.
+    """
+    key_data, key_flip, key_loss, key_dropout = jr.split(key, 4)
+    values = batch["values"]
+    if experiment.data.random_flip:
+        values = data.flip_at_random(key_flip, values)
+    apply = classifier_network(experiment).apply
+    return losses.classification_loss(
+        key_loss,
+        make_classifier(
+            partial(apply, params, dropout_key=key_dropout), experiment.precondition
+        ),
+        _training_points(experiment, key_data, values),
+        batch["label"],
+        noise_levels=experiment.noise_levels,
+    )
 
 
 class Samples(NamedTuple):

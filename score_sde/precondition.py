@@ -194,6 +194,19 @@ def make_denoiser(
     return denoise
 
 
+def make_classifier(
+    network_fn: Callable[..., Array], precondition: Precondition
+) -> Callable[[Array, Scalar], Array]:
+    """Logits(x, sigma), [batch, classes], of `network_fn(in_ x, noise)`."""
+
+    def logits(x: Array, sigma: Scalar) -> Array:
+        sigma = jnp.broadcast_to(jnp.asarray(sigma, x.dtype), x.shape[:1])
+        c = precondition(sigma)
+        return network_fn(expand_like(c.in_, x) * x, c.noise.astype(x.dtype))
+
+    return logits
+
+
 def make_score(denoise: Denoise, sde: SDE) -> Score:
     """The score of `sde` at xt: (alpha D(xt / alpha, sigma) - xt) / std^2.
 

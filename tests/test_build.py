@@ -198,7 +198,7 @@ BAD = [
     ),
     (
         {"guidance__name": "cfg"},
-        r"guidance.name is 'cfg'; choose from \['classifier_free', 'none'\]",
+        r"guidance.name is 'cfg'; choose from \['classifier', 'classifier_free'",
     ),
     (
         {"guidance__name": "classifier_free"},

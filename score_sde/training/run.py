@@ -69,7 +69,7 @@ def _git(directory: Path, *arguments: str) -> str:
 
 FREE_TO_CHANGE = (
     *("train", "sampler", "grid", "guidance", "threshold"),
-    *("sampling", "likelihood", "editing"),
+    *("sampling", "likelihood", "editing", "classifier"),
 )
 
 
