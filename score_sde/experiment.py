@@ -219,7 +219,10 @@ def batch_loss(experiment: Experiment, key: Key, params: Params, batch: Any) -> 
     if experiment.data.points == "variational":
         x0, cost = _learned_points(experiment, key_data, params, values)
     else:
-        x0, cost = _training_points(experiment, key_data, values), jnp.zeros((), jnp.float32)
+        x0, cost = (
+            _training_points(experiment, key_data, values),
+            jnp.zeros((), jnp.float32),
+        )
     cond = condition(experiment, batch.get("label"))
     if cond is not None and experiment.loss.condition_dropout:
         key_drop = jr.fold_in(key, 4)
