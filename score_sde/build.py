@@ -19,11 +19,20 @@ from typing import Any, get_type_hints
 import numpy as np
 
 from score_sde import losses, noise_levels, precondition, sde
-from score_sde.data import ABSENT, DATASETS, Dataset, absent
+from score_sde.data import ABSENT, DATASETS, Dataset, absent, captions
 from score_sde.evaluation.settings import Editing, Sampling, Scoring
 from score_sde.experiment import Data, Experiment, Loss, NoisyClassifier
 from score_sde.guidance import GUIDANCES, THRESHOLDS
-from score_sde.networks import EDM2, MLP, CrossUNet, DiT, Network, UNet, from_linen
+from score_sde.networks import (
+    EDM2,
+    MLP,
+    CrossUNet,
+    DiT,
+    Network,
+    TextUNet,
+    UNet,
+    from_linen,
+)
 from score_sde.networks.blocks import DTYPES, EMBEDDINGS
 from score_sde.samplers import SAMPLERS, grids
 from score_sde.schedules import BETA_SCHEDULES, TIMESTEP_SPACINGS
@@ -45,6 +54,7 @@ NETWORKS: dict[str, Callable[..., Any]] = {
     "edm2": EDM2,
     "dit": DiT,
     "cross_unet": CrossUNet,
+    "text_unet": TextUNet,
 }
 NOISE_LEVELS: dict[str, Callable[..., Any]] = {
     "uniform_time": noise_levels.UniformTime,
@@ -111,6 +121,7 @@ def _one_of(choices: Collection[str]) -> tuple[str, Holds]:
 
 RULES: dict[str, tuple[str, Holds]] = {
     **dict.fromkeys(("channels", "width", "depth", "blocks_per_level"), POSITIVE),
+    **dict.fromkeys(("num_words", "text_width", "text_depth"), POSITIVE),
     **dict.fromkeys(("num_heads", "gamma", "rho", "num_steps"), POSITIVE),
     **dict.fromkeys(("sigma_min", "sigma_max", "beta_min", "beta_max"), POSITIVE),
     **dict.fromkeys(("c_1", "c_2"), POSITIVE),
@@ -192,7 +203,13 @@ def build(config: Mapping[str, Any]) -> Experiment:
         raise ConfigError(problems)
     assert isinstance(seed, int)
     built["network"] = _network(built["network"], dataset, num_classes)
-    return Experiment(seed=seed, dataset=dataset, num_classes=num_classes, **built)
+    return Experiment(
+        seed=seed,
+        dataset=dataset,
+        num_classes=num_classes,
+        captioned=sections["network"]["name"] == "text_unet",
+        **built,
+    )
 
 
 def network_module(config: Mapping[str, Any]) -> Any:
@@ -390,6 +407,13 @@ def _fit_data(
             f"network.num_classes is {classes}; {dataset.name} needs 0 (unconditional) "
             f"or {dataset.num_classes}"
         )
+    if isinstance(built["network"], TextUNet):
+        problems += _fit_captions(built["network"], dataset, built["sampling"].caption)
+    elif built["sampling"].caption:
+        problems.append(
+            f"sampling.caption is {built['sampling'].caption!r}; it is for a network "
+            "that reads: network.name 'text_unet'"
+        )
     problems += _fit_labels(sections, built, dataset, classes)
     if network.get("vector_dims", 0):
         problems.append(
@@ -447,6 +471,23 @@ def _fit_labels(
     ]
 
 
+def _fit_captions(module: TextUNet, dataset: Dataset, caption: str) -> list[str]:
+    """Rules between captions and the network that reads them."""
+    problems = []
+    try:
+        captions.tokens(caption)
+    except UserError as error:
+        problems.append(f"sampling.caption: {error}")
+    if dataset.name != "digits":
+        problems.append(f"network.name is 'text_unet'; {dataset.name} has no captions")
+    needed = {"num_words": len(captions.WORDS), "num_classes": len(captions.NUMBERS)}
+    return problems + [
+        f"network.{field} is {getattr(module, field)}; captions need {value}"
+        for field, value in needed.items()
+        if getattr(module, field) != value
+    ]
+
+
 def _fit_image(module: Any, shape: tuple[int, ...]) -> list[str]:
     """Rules between an image and the network that halves it or cuts it to patches."""
     if isinstance(module, DiT):
@@ -491,5 +532,13 @@ def _fit_image(module: Any, shape: tuple[int, ...]) -> list[str]:
 
 
 def _network(module: Any, dataset: Dataset, num_classes: int) -> Network:
+    if isinstance(module, TextUNet):
+        words = {"words": np.zeros((1, captions.LENGTH), np.int32)}
+        network = from_linen(module, dataset.shape, words)
+
+        def apply(params: Any, x: Any, noise: Any, cond: Any, **options: Any) -> Any:
+            return network.apply(params, x, noise, captions.cond_of(cond), **options)
+
+        return network._replace(apply=apply)
     cond = {"label": np.zeros(1, np.int32)} if num_classes else None
     return from_linen(module, dataset.shape, cond)

@@ -19,6 +19,7 @@ import jax.random as jr
 
 from score_sde import data, elbo, losses, sde
 from score_sde.arrays import example_keys, per_example
+from score_sde.data import captions
 from score_sde.dequantisation import DEQUANTISERS, Dequantised
 from score_sde.evaluation.settings import Editing, Sampling, Scoring
 from score_sde.guidance import drop_condition, from_logits
@@ -122,6 +123,8 @@ class Experiment(NamedTuple):
     network: Network
     num_classes: int
     """Of the condition; 0 for an unconditional network."""
+    captioned: bool
+    """Whether the network reads captions; told a label, it reads the label's."""
     precondition: Precondition
     noise_levels: NoiseLevels
     weight: losses.Weight
@@ -197,6 +200,8 @@ def batch_loss(experiment: Experiment, key: Key, params: Params, batch: Any) -> 
     key_data, key_flip, key_loss, key_dropout = jr.split(key, 4)
     x0 = _training_points(experiment, key_data, key_flip, batch["values"])
     cond = condition(experiment, batch.get("label"))
+    if experiment.captioned:
+        cond = {"words": captions.random_captions(jr.fold_in(key, 5), batch["label"])}
     if cond is not None and experiment.loss.condition_dropout:
         key_drop = jr.fold_in(key, 4)
         cond = drop_condition(key_drop, cond, experiment.loss.condition_dropout)
@@ -253,6 +258,15 @@ def classifier_loss(
     )
 
 
+def _wanted(experiment: Experiment, labels: Array | None) -> Any:
+    """The condition of samples: the caption of the settings, or their labels."""
+    if not experiment.sampling.caption:
+        return condition(experiment, labels)
+    assert labels is not None  # `build` has seen to it
+    words = jnp.asarray(captions.tokens(experiment.sampling.caption))
+    return {"words": jnp.broadcast_to(words, (len(labels), *words.shape))}
+
+
 class Samples(NamedTuple):
     """One entry per sample in each field."""
 
@@ -278,7 +292,7 @@ def draw_samples(
         start,
         sigmas,
         key=keys_path,
-        cond=condition(experiment, labels),
+        cond=_wanted(experiment, labels),
     )
     finite = jnp.isfinite(result.x.reshape(len(keys), -1)).all(1)
     return Samples(
