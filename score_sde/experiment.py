@@ -22,7 +22,7 @@ from score_sde.arrays import example_keys, per_example
 from score_sde.data import captions
 from score_sde.dequantisation import DEQUANTISERS, Dequantised
 from score_sde.evaluation.settings import Editing, Sampling, Scoring
-from score_sde.guidance import drop_condition, from_logits
+from score_sde.guidance import drop_condition, from_logits, network_evals
 from score_sde.likelihood import DIVERGENCES, LogProb, exact, log_prob
 from score_sde.networks import Classifier, LogVariance, Network, from_linen
 from score_sde.noise_levels import NoiseLevels
@@ -188,6 +188,15 @@ def guided_denoiser(experiment: Experiment, params: Params) -> Denoise:
         log_prob = from_logits(make_classifier(apply, experiment.precondition))
         guide = partial(guide, log_prob=log_prob)
     return experiment.threshold(guide(denoiser(experiment, params)))
+
+
+def evals_per_call(experiment: Experiment, params: Params) -> tuple[int, int]:
+    """The fewest and the most evaluations of the network in one call of the denoiser.
+
+    Over the levels of the grid; both are 1 without guidance.
+    """
+    evals = network_evals(guided_denoiser(experiment, params), experiment.grid()[:-1])
+    return int(evals.min()), int(evals.max())
 
 
 def condition(experiment: Experiment, labels: Array | None) -> Any:
