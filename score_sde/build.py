@@ -18,7 +18,7 @@ import numpy as np
 
 from score_sde import losses, noise_levels, precondition, sde
 from score_sde.config_rules import RULES, choices_text, cross_check, fit_data
-from score_sde.data import ABSENT, DATASETS, Dataset, absent
+from score_sde.data import ABSENT, DATASETS, Dataset, absent, captions
 from score_sde.evaluation.settings import Editing, Sampling, Scoring
 from score_sde.experiment import Data, Experiment, Loss, NoisyClassifier
 from score_sde.guidance import GUIDANCES, THRESHOLDS
@@ -31,6 +31,7 @@ from score_sde.networks import (
     DiT,
     Network,
     SongUNet,
+    TextUNet,
     UNet,
     from_linen,
 )
@@ -56,6 +57,7 @@ NETWORKS: dict[str, Callable[..., Any]] = {
     "edm2": EDM2,
     "dit": DiT,
     "cross_unet": CrossUNet,
+    "text_unet": TextUNet,
 }
 NOISE_LEVELS: dict[str, Callable[..., Any]] = {
     "uniform_time": noise_levels.UniformTime,
@@ -166,7 +168,13 @@ def build(config: Mapping[str, Any]) -> Experiment:
         raise ConfigError(problems)
     assert isinstance(seed, int)
     built["network"] = _network(built["network"], dataset, num_classes)
-    return Experiment(seed=seed, dataset=dataset, num_classes=num_classes, **built)
+    return Experiment(
+        seed=seed,
+        dataset=dataset,
+        num_classes=num_classes,
+        captioned=sections["network"]["name"] == "text_unet",
+        **built,
+    )
 
 
 def network_module(config: Mapping[str, Any]) -> Any:
@@ -310,5 +318,13 @@ def _dataset(settings: Data, num_classes: int) -> Dataset:
 
 
 def _network(module: Any, dataset: Dataset, num_classes: int) -> Network:
+    if isinstance(module, TextUNet):
+        words = {"words": np.zeros((1, captions.LENGTH), np.int32)}
+        network = from_linen(module, dataset.shape, words)
+
+        def apply(params: Any, x: Any, noise: Any, cond: Any, **options: Any) -> Any:
+            return network.apply(params, x, noise, captions.cond_of(cond), **options)
+
+        return network._replace(apply=apply)
     cond = {"label": np.zeros(1, np.int32)} if num_classes else None
     return from_linen(module, dataset.shape, cond)

@@ -12,14 +12,14 @@ from typing import Any
 
 import jax
 
-from score_sde.data import ABSENT, DATASETS, Dataset
+from score_sde.data import ABSENT, DATASETS, Dataset, captions
 from score_sde.data.augment import NUM_LABELS
-from score_sde.networks import ADM, EDM2, DiT
+from score_sde.networks import ADM, EDM2, DiT, TextUNet
 from score_sde.networks.attention import IMPLEMENTATIONS
 from score_sde.networks.blocks import DTYPES, EMBEDDINGS
 from score_sde.networks.song_unet import PROGRESSIVE_INPUTS, PROGRESSIVES
 from score_sde.schedules import BETA_SCHEDULES, TIMESTEP_SPACINGS
-from score_sde.types import NO_LABEL
+from score_sde.types import NO_LABEL, UserError
 
 Holds = Callable[[Any], bool]
 POSITIVE: tuple[str, Holds] = ("> 0", lambda v: 0 < v < math.inf)
@@ -36,6 +36,7 @@ def _one_of(choices: Collection[str]) -> tuple[str, Holds]:
 
 RULES: dict[str, tuple[str, Holds]] = {
     **dict.fromkeys(("channels", "width", "depth", "blocks_per_level"), POSITIVE),
+    **dict.fromkeys(("num_words", "text_width", "text_depth"), POSITIVE),
     **dict.fromkeys(("num_heads", "gamma", "rho", "num_steps"), POSITIVE),
     **dict.fromkeys(("sigma_min", "sigma_max", "beta_min", "beta_max"), POSITIVE),
     **dict.fromkeys(("c_1", "c_2"), POSITIVE),
@@ -167,6 +168,13 @@ def fit_data(
             f"network.num_classes is {classes}; {dataset.name} needs 0 (unconditional) "
             f"or {dataset.num_classes}"
         )
+    if isinstance(built["network"], TextUNet):
+        problems += _fit_captions(built["network"], dataset, built["sampling"].caption)
+    elif built["sampling"].caption:
+        problems.append(
+            f"sampling.caption is {built['sampling'].caption!r}; it is for a network "
+            "that reads: network.name 'text_unet'"
+        )
     problems += _fit_labels(sections, built, dataset, classes)
     if network.get("vector_dims", 0):
         problems.append(
@@ -289,4 +297,21 @@ def _fit_labels(
         for field, values in given.items()
         for label in values
         if not NO_LABEL <= label < num_classes
+    ]
+
+
+def _fit_captions(module: TextUNet, dataset: Dataset, caption: str) -> list[str]:
+    """Rules between captions and the network that reads them."""
+    problems = []
+    try:
+        captions.tokens(caption)
+    except UserError as error:
+        problems.append(f"sampling.caption: {error}")
+    if dataset.name != "digits":
+        problems.append(f"network.name is 'text_unet'; {dataset.name} has no captions")
+    needed = {"num_words": len(captions.WORDS), "num_classes": len(captions.NUMBERS)}
+    return problems + [
+        f"network.{field} is {getattr(module, field)}; captions need {value}"
+        for field, value in needed.items()
+        if getattr(module, field) != value
     ]

@@ -19,9 +19,10 @@ import jax.random as jr
 
 from score_sde import data, elbo, losses, sde
 from score_sde.arrays import example_keys, per_example
+from score_sde.data import captions
 from score_sde.dequantisation import DEQUANTISERS, Dequantised, variational
 from score_sde.evaluation.settings import Editing, Sampling, Scoring
-from score_sde.guidance import drop_condition, from_logits
+from score_sde.guidance import drop_condition, from_logits, network_evals
 from score_sde.likelihood import DIVERGENCES, LogProb, exact, log_prob
 from score_sde.networks import (
     Classifier,
@@ -135,6 +136,8 @@ class Experiment(NamedTuple):
     network: Network
     num_classes: int
     """Of the condition; 0 for an unconditional network."""
+    captioned: bool
+    """Whether the network reads captions; told a label, it reads the label's."""
     precondition: Precondition
     noise_levels: NoiseLevels
     weight: losses.Weight
@@ -205,6 +208,15 @@ def guided_denoiser(experiment: Experiment, params: Params) -> Denoise:
     return experiment.threshold(guide(denoiser(experiment, params)))
 
 
+def evals_per_call(experiment: Experiment, params: Params) -> tuple[int, int]:
+    """The fewest and the most evaluations of the network in one call of the denoiser.
+
+    Over the levels of the grid; both are 1 without guidance.
+    """
+    evals = network_evals(guided_denoiser(experiment, params), experiment.grid()[:-1])
+    return int(evals.min()), int(evals.max())
+
+
 def condition(experiment: Experiment, labels: Array | None) -> Any:
     """What the network is told of examples with these labels."""
     return {"label": labels} if experiment.num_classes else None
@@ -224,11 +236,13 @@ def batch_loss(experiment: Experiment, key: Key, params: Params, batch: Any) -> 
             jnp.zeros((), jnp.float32),
         )
     cond = condition(experiment, batch.get("label"))
+    if experiment.captioned:
+        cond = {"words": captions.random_captions(jr.fold_in(key, 5), batch["label"])}
     if cond is not None and experiment.loss.condition_dropout:
         key_drop = jr.fold_in(key, 4)
         cond = drop_condition(key_drop, cond, experiment.loss.condition_dropout)
     if experiment.data.augment_probability:
-        key_augment = jr.fold_in(key, 5)
+        key_augment = jr.fold_in(key, 6)
         probability = experiment.data.augment_probability
         x0, how = data.augment(key_augment, x0, probability=probability)
         cond = (cond or {}) | {"augment": how}
@@ -301,6 +315,15 @@ def classifier_loss(
     )
 
 
+def _wanted(experiment: Experiment, labels: Array | None) -> Any:
+    """The condition of samples: the caption of the settings, or their labels."""
+    if not experiment.sampling.caption:
+        return condition(experiment, labels)
+    assert labels is not None  # `build` has seen to it
+    words = jnp.asarray(captions.tokens(experiment.sampling.caption))
+    return {"words": jnp.broadcast_to(words, (len(labels), *words.shape))}
+
+
 class Samples(NamedTuple):
     """One entry per sample in each field."""
 
@@ -326,7 +349,7 @@ def draw_samples(
         start,
         sigmas,
         key=keys_path,
-        cond=condition(experiment, labels),
+        cond=_wanted(experiment, labels),
     )
     finite = jnp.isfinite(result.x.reshape(len(keys), -1)).all(1)
     return Samples(

@@ -72,6 +72,7 @@ def test_every_alternative_builds_from_its_defaults(section):
     required = {
         "grid": {"num_steps": 5, "sigma_min": 0.1, "sigma_max": 1.0},
         "noise_levels": {"sigmas": (0.1, 1.0)},
+        "network": {"num_words": 18},
     }
     for name in build.NAMED[section]:
         if section == "network" and name == "mlp":
@@ -84,6 +85,8 @@ def test_every_alternative_builds_from_its_defaults(section):
             config["weight"] = {"name": "noise"}
         if section == "guidance":
             config["network"]["num_classes"] = 10
+        if name == "text_unet":
+            config[section]["num_classes"] = 10
         build.build(config)
 
 
@@ -232,6 +235,10 @@ BAD = [
     (
         {"threshold__name": "dynamic", "threshold__percentile": 0.0},
         r"threshold.percentile is 0.0; it must be > 0 and <= 100",
+    ),
+    (
+        {"sampling__caption": "a seven"},
+        r"sampling.caption is 'a seven'; it is for a network that reads",
     ),
     ({"sampling__num_samples": 0}, r"sampling: Sampling needs 1 <= num_samples"),
 ]

@@ -111,6 +111,7 @@ def drawn(denoise, num=50_000, sampler="heun", sigmas=SIGMAS):
     return np.asarray(run(x))
 
 
+@pytest.mark.slow
 def test_restored_samples_have_the_exact_mean_and_covariance():
     noise_std, y = 0.3, jnp.asarray([[0.3, -0.2]])
     exact = posterior(GAUSSIAN, dense(PARTLY, (4,)), y[0], noise_std)

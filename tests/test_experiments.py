@@ -149,6 +149,7 @@ def test_classes_are_drawn_as_asked_and_guided(tmp_path):
         "--config.threshold.name=dynamic",
     )
     assert "6 samples of heun, 5 evaluations each" in out
+    assert "guided: 2 to 2 of the network each time" in out
     assert np.load(workdir / "samples.npz")["labels"].tolist() == [3, 7] * 3
     guided = ["--config.guidance.name=classifier", *labels]
     out = program("sample", f"--workdir={workdir}", *guided, code=2)

@@ -81,18 +81,27 @@ def test_bayes_rule_of_the_oracle():
     np.testing.assert_allclose(log_class, expected, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_conditional_samples_have_the_law_of_their_class():
     assert_has_law(draw(LABELLED.denoise, label(ROW)), LABELLED.given(ROW))
 
 
-def test_weight_one_by_a_noisy_classifier_is_the_conditional_law():
-    guided = guidance.classifier(
-        guidance.without_condition(LABELLED.denoise), LABELLED.log_class, 1.0
-    )
+def by_noisy_classifier(weight):
+    unconditional = guidance.without_condition(LABELLED.denoise)
+    return guidance.classifier(unconditional, LABELLED.log_class, weight)
+
+
+def test_weight_one_by_a_noisy_classifier_is_the_conditional_denoiser():
+    guided = by_noisy_classifier(1.0)
     x, sigmas = points(), jnp.asarray([0.05, 0.3, 1.0, 5.0, 30.0])
     exact = LABELLED.denoise(x, sigmas, label(ROW, 5))
     np.testing.assert_allclose(guided(x, sigmas, label(ROW, 5)), exact, atol=1e-9)
-    assert_has_law(draw(guided, label(ROW)), LABELLED.given(ROW))
+
+
+@pytest.mark.slow
+def test_samples_by_a_noisy_classifier_have_the_conditional_law():
+    samples = draw(by_noisy_classifier(1.0), label(ROW))
+    assert_has_law(samples, LABELLED.given(ROW))
 
 
 def test_composed_samples_have_the_law_given_both_classes():
@@ -107,9 +116,7 @@ def test_composed_samples_have_the_law_given_both_classes():
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["dpmpp_sde", "dpmpp_2m_sde"])
 def test_stochastic_samplers_are_guided_too(sampler):
-    guided = guidance.classifier(
-        guidance.without_condition(LABELLED.denoise), LABELLED.log_class, 1.0
-    )
+    guided = by_noisy_classifier(1.0)
     # Of second order: that of first order is off by 5 % in the covariance here.
     sigmas = ss.grids.karras(400, sigma_min=0.01, sigma_max=400.0)
     samples = draw(guided, label(ROW), sampler=sampler, sigmas=sigmas)

@@ -15,11 +15,13 @@ class Sampling:
     """How many samples, and how many at once; their contents don't depend on that.
 
     labels: the classes to draw, over and over; none means all. -1 is no class.
+    caption: what to draw instead, in words, of a network that reads.
     """
 
     num_samples: int = 64
     batch_size: int = 64
     labels: tuple[int, ...] = ()
+    caption: str = ""
 
     def __post_init__(self) -> None:
         require(

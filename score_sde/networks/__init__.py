@@ -14,4 +14,5 @@ from score_sde.networks.network import count_parameters as count_parameters
 from score_sde.networks.network import from_linen as from_linen
 from score_sde.networks.network import with_image as with_image
 from score_sde.networks.song_unet import SongUNet as SongUNet
+from score_sde.networks.text_unet import TextUNet as TextUNet
 from score_sde.networks.unet import UNet as UNet
