@@ -36,6 +36,7 @@ from score_sde.networks import (
     from_linen,
 )
 from score_sde.samplers import SAMPLERS, grids
+from score_sde.schedules import chain_levels
 from score_sde.training.loop import Training
 from score_sde.training.optimizer import Optimizer
 from score_sde.types import UserError
@@ -168,8 +169,11 @@ def build(config: Mapping[str, Any]) -> Experiment:
         raise ConfigError(problems)
     assert isinstance(seed, int)
     built["network"] = _network(built["network"], dataset, num_classes)
+    known = dict(sections["precondition"])
+    chain = chain_levels(**known) if known.pop("name") == "chain" else None
     return Experiment(
         seed=seed,
+        chain=chain,
         dataset=dataset,
         num_classes=num_classes,
         captioned=sections["network"]["name"] == "text_unet",

@@ -114,6 +114,11 @@ def cross_check(sections: Mapping[str, Any], built: Mapping[str, Any]) -> list[s
     if threshold.get("low", -1.0) >= threshold.get("high", 1.0):
         problems.append("threshold: low must be below high")
     problems += _check_points(sections, built)
+    if built["loss"].bound_weight and sections["precondition"]["name"] != "chain":
+        problems.append(
+            f"precondition.name is {sections['precondition']['name']!r}; "
+            "loss.bound_weight needs a network of a discrete chain, 'chain'"
+        )
     if built["optimizer"].warmup_steps >= built["train"].num_steps:
         problems.append(
             f"optimizer.warmup_steps is {built['optimizer'].warmup_steps}; it must be "
@@ -152,6 +157,7 @@ def fit_data(
     """Rules between the data and what processes them."""
     problems = []
     network, shape = sections["network"], dataset.shape
+    network_of = built["network"]
     is_image = len(shape) == 3
     if is_image != (network["name"] != "mlp"):
         fitting = "'unet'" if is_image else "'mlp'"
@@ -200,6 +206,10 @@ def fit_data(
         problems.append(
             f"data.points is 'variational'; it is for images of levels, not for "
             f"{dataset.name}"
+        )
+    if built["loss"].bound_weight and not getattr(network_of, "learn_sigma", False):
+        problems.append(
+            "loss.bound_weight needs network.learn_sigma True, of a network that has it"
         )
     if built["editing"].task == "colourise" and shape[-1] != 3:
         problems.append(

@@ -37,6 +37,7 @@ from score_sde.precondition import (
     make_classifier,
     make_denoiser,
     make_score,
+    make_variance,
 )
 from score_sde.samplers import sample
 from score_sde.samplers.steps import Sampler
@@ -94,11 +95,15 @@ class Loss:
     learn_log_variance: bool = False
     condition_dropout: float = 0.0
     """Share of the examples whose condition is not told, for guidance."""
+    bound_weight: float = 0.0
+    """Above 0, the hybrid loss of a network that predicts the variances of its chain,
+    and how much its bound counts in it; 0.001 (Nichol and Dhariwal 2021)."""
 
     def __post_init__(self) -> None:
         require(
             self,
             ("0 <= condition_dropout <= 1", lambda c: 0 <= c.condition_dropout <= 1),
+            ("0 <= bound_weight", lambda c: 0 <= c.bound_weight < math.inf),
         )
 
 
@@ -139,6 +144,8 @@ class Experiment(NamedTuple):
     captioned: bool
     """Whether the network reads captions; told a label, it reads the label's."""
     precondition: Precondition
+    chain: Any
+    """Levels of the discrete chain that the network knows, ascending, or None."""
     noise_levels: NoiseLevels
     weight: losses.Weight
     loss: Loss
@@ -195,6 +202,21 @@ def denoiser(
     return make_denoiser(apply, experiment.precondition)
 
 
+def learned_variance(
+    experiment: Experiment,
+    params: Params,
+    cond: Any,
+    *,
+    dropout_key: Key | None = None,
+) -> elbo.Variance:
+    """The variance of the chain's steps that the network predicts."""
+    apply = partial(
+        experiment.network.apply, params["network"], dropout_key=dropout_key
+    )
+    v = make_variance(apply, experiment.precondition)
+    return elbo.learned_range(lambda x, sigma: 0.5 * (v(x, sigma, cond) + 1))
+
+
 def guided_denoiser(experiment: Experiment, params: Params) -> Denoise:
     """The denoiser from which samples are drawn.
 
@@ -246,6 +268,19 @@ def batch_loss(experiment: Experiment, key: Key, params: Params, batch: Any) -> 
         probability = experiment.data.augment_probability
         x0, how = data.augment(key_augment, x0, probability=probability)
         cond = (cond or {}) | {"augment": how}
+    if experiment.loss.bound_weight:
+        return elbo.hybrid_loss(
+            key_loss,
+            denoiser(experiment, params, dropout_key=key_dropout),
+            x0,
+            sigmas=jnp.asarray(experiment.chain, x0.dtype),
+            variance=learned_variance(
+                experiment, params, cond, dropout_key=key_dropout
+            ),
+            decoder=_decoder(experiment),
+            bound_weight=experiment.loss.bound_weight,
+            cond=cond,
+        )
     noise_levels, reference = experiment.noise_levels, None
     if isinstance(noise_levels, Learned):
         reference = LikelihoodImportance(experiment.sde)
@@ -428,16 +463,29 @@ def bound_examples(
     """The bound of the reverse SDE on -log P of examples, in nats.
 
     Of the same points as `score_examples`; of models trained on centres, by the
-    discretised decoder, without points.
+    discretised decoder, without points. Of models trained by the hybrid loss, the bound
+    of their chain.
     """
     settings, sde = experiment.likelihood, experiment.sde
     levels = experiment.dataset.num_levels
     decoder: elbo.Decoder = elbo.gaussian_decoder
     points = _points(experiment, params, keys_data, values)
-    if settings.dequantisation == "truncated_normal" and levels is not None:
-        decoder = elbo.discretised_decoder(2 / levels)
+    of_chain = experiment.loss.bound_weight > 0
+    if of_chain or (settings.dequantisation == "truncated_normal" and levels):
+        decoder = _decoder(experiment)
         x0 = data.centres(values, num_levels=levels)
         points = Dequantised(x0, jnp.zeros_like(points.log_density))
+    cond = condition(experiment, labels)
+    if of_chain:
+        return elbo.chain_bound(
+            keys_noise,
+            denoiser(experiment, params),
+            points.x,
+            sigmas=jnp.asarray(experiment.chain, points.x.dtype),
+            decoder=decoder,
+            variance=learned_variance(experiment, params, cond),
+            cond=cond,
+        )
     bound = elbo.continuous_bound(
         keys_noise,
         denoiser(experiment, params),
@@ -446,9 +494,16 @@ def bound_examples(
         sigma_max=sde.sigma(sde.t_max),
         decoder=decoder,
         num_draws=settings.bound_draws,
-        cond=condition(experiment, labels),
+        cond=cond,
     )
     return bound._replace(decoder=bound.decoder + points.log_density)
+
+
+def _decoder(experiment: Experiment) -> elbo.Decoder:
+    levels = experiment.dataset.num_levels
+    if levels is None:
+        return elbo.gaussian_decoder
+    return elbo.discretised_decoder(2 / levels)
 
 
 def dequantised(
