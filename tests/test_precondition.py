@@ -83,7 +83,8 @@ def test_the_perfect_network_makes_the_perfect_denoiser(name, key):
     denoise = ss.make_denoiser(perfect, PRECONDITIONERS[name])
     np.testing.assert_allclose(denoise(x, SIGMAS), x0, rtol=1e-9, atol=1e-9)
     assert seen["noise"].shape == (9,)
-    assert (np.diff(seen["noise"]) > 0).all()  # the condition grows with the noise
+    steps = np.diff(seen["noise"])  # the condition grows with the noise, or falls
+    assert (steps > 0).all() or (steps < 0).all()
 
 
 @pytest.mark.parametrize("name", ["edm", "vp", "ve", "iddpm", "noise", "v", "velocity"])

@@ -28,6 +28,7 @@ class Block(nn.Module):
     num_heads: int
     mlp_ratio: float
     dtype: Any
+    attention: str
 
     @nn.compact
     def __call__(self, x: Array, embedding: Array) -> Array:
@@ -45,7 +46,7 @@ class Block(nn.Module):
         qkv = self._dense(3 * size, "attn_qkv")(x)
         split = (batch, length, 3, self.num_heads, size // self.num_heads)
         q, k, v = jnp.moveaxis(qkv.reshape(split), 2, 0)
-        h = attend(q, k, v).reshape(x.shape)
+        h = attend(q, k, v, implementation=self.attention).reshape(x.shape)
         return self._dense(size, "attn_proj")(h)
 
     def _dense(self, size: int, name: str) -> nn.Dense:
@@ -64,6 +65,8 @@ class DiT(nn.Module):
         num_classes: of cond["label"]; 0 for a network without classes.
         null_class: whether there is a row for no class, label -1 or num_classes.
         dtype: of products; "float32" for that of the input.
+        attention: implementation, 'xla' or 'cudnn'.
+        remat: whether the backward pass computes the inside of every block again.
     """
 
     patch_size: int = 2
@@ -75,6 +78,8 @@ class DiT(nn.Module):
     null_class: bool = True
     learn_sigma: bool = True
     dtype: str = "float32"
+    attention: str = "xla"
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -101,9 +106,10 @@ class DiT(nn.Module):
         table = self.param("pos_embed", _position_table, (rows, columns, size))
         h = h + jax.lax.stop_gradient(table).astype(x.dtype)
         embedding = self._embedding(noise, cond).astype(x.dtype)
+        make = nn.remat(Block) if self.remat else Block
+        options = (self.num_heads, self.mlp_ratio, dtype, self.attention)
         for i in range(self.depth):
-            block = Block(self.num_heads, self.mlp_ratio, dtype, name=f"blocks_{i}")
-            h = block(h, embedding)
+            h = make(*options, name=f"blocks_{i}")(h, embedding)
         out = channels * (2 if self.learn_sigma else 1)
         final = Final(p * p * out, dtype, name="final_layer")
         h = final(h, embedding).reshape(batch, rows, columns, p, p, out)

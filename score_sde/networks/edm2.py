@@ -42,6 +42,7 @@ class Block(nn.Module):
     res_balance: float
     attn_balance: float
     clip: float
+    attention: str
 
     @nn.compact
     def __call__(self, x: Array, embedding: Array, deterministic: bool) -> Array:
@@ -71,7 +72,7 @@ class Block(nn.Module):
         split = (batch, height * width, self.num_heads, channels // self.num_heads, 3)
         qkv = MPConv(3 * channels, name="attn_qkv")(x).reshape(split)
         q, k, v = jnp.moveaxis(normalise(qkv, (3,)), -1, 0)
-        h = attend(q, k, v).reshape(x.shape)
+        h = attend(q, k, v, implementation=self.attention).reshape(x.shape)
         return MPConv(channels, name="attn_proj")(h)
 
 
@@ -113,6 +114,8 @@ class EDM2(nn.Module):
         clip_act: bound on the output of every block.
         logvar_channels: features of the learned log-variance.
         dtype: of activations and products; "float32" for that of the input.
+        attention: implementation, 'xla' or 'cudnn'.
+        remat: whether the backward pass computes the inside of every block again.
     """
 
     channels: int = 192
@@ -130,6 +133,8 @@ class EDM2(nn.Module):
     clip_act: float = 256.0
     logvar_channels: int = 128
     dtype: str = "float32"
+    attention: str = "xla"
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -170,7 +175,8 @@ class EDM2(nn.Module):
         return mp_silu(h)
 
     def _block(self, plan: Plan, *, decodes: bool) -> Block:
-        return Block(
+        make = nn.remat(Block, static_argnums=(3,)) if self.remat else Block
+        return make(
             plan.width,
             decodes,
             plan.width // self.channels_per_head if plan.attends else 0,
@@ -180,6 +186,7 @@ class EDM2(nn.Module):
             self.res_balance,
             self.attn_balance,
             self.clip_act,
+            self.attention,
             name=f"{'dec' if decodes else 'enc'}_{plan.name}",
         )
 
