@@ -1,22 +1,28 @@
-"""Time of a likelihood beside the usual way, in one run with one network.
+"""Time of a likelihood beside the usual ways, in one run with one network.
 
-    taskset -c 1 env XLA_FLAGS="--xla_cpu_multi_thread_eigen=false \
-        intra_op_parallelism_threads=1" python -m benchmarks.likelihood [--json=FILE]
+    OMP_NUM_THREADS=1 XLA_FLAGS="--xla_cpu_multi_thread_eigen=false \
+        intra_op_parallelism_threads=1" taskset -c 1 \
+        python -m benchmarks.likelihood [--json=FILE]
 
-The usual way (Song et al. 2021): SciPy's RK45 on the host in float64, one step size for
-the batch, two compiled calls per evaluation, for the drift and for its divergence by a
-backward pass. Both sides have the same weights, images, probes and tolerances, and the
-VP SDE from t = 1e-5 to 1; they take turns, and medians are compared.
+- scipy (Song et al. 2021): RK45 on the host in float64, one step size for the batch,
+  two compiled calls per evaluation, for the drift and for its divergence by a backward
+  pass.
+- torchdiffeq, if it is installed (extra `peers`): dopri5 on the batch, drift and
+  divergence from one forward and one backward pass.
+
+All sides have the same weights, images, probes and tolerances, and the VP SDE from
+t = 1e-5 to 1; that their scores agree is checked first. They take turns, and medians
+are compared.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import math
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,102 +33,215 @@ import numpy as np
 from scipy.integrate import solve_ivp
 
 import score_sde as ss
-from score_sde import networks
 from score_sde.arrays import example_keys
-from score_sde.types import Array, Key
+from score_sde.types import Array
 
-SDE = ss.VP()
+SDE, KEY = ss.VP(), jr.key(0)
+Weights = list[tuple[np.ndarray, np.ndarray]]
+Run = Callable[[], tuple[np.ndarray, float]]
+"""-> (nats, evaluations)."""
 
 
-def make_score(shape: tuple[int, ...], channels: int) -> Any:
-    """A U-Net with random weights, none of them zero, as the score of the VP SDE."""
-    network = networks.from_linen(networks.UNet(channels, blocks_per_level=1), shape)
-    leaves, structure = jax.tree.flatten(network.init(jr.key(0)))
-    keys = jr.split(jr.key(1), len(leaves))
-    leaves = [
-        a + 0.02 * jr.normal(k, a.shape, a.dtype)
-        for a, k in zip(leaves, keys, strict=True)
+def make_weights(channels: int) -> Weights:
+    """Five 3x3 convolutions [3, 3, in, out], and what each adds of the noise [out]."""
+    random = np.random.RandomState(0)
+    sizes = [3, channels, channels, channels, channels, 3]
+    return [
+        (
+            random.normal(size=(3, 3, a, b)).astype(np.float32) / math.sqrt(9 * a),
+            random.normal(size=b).astype(np.float32),
+        )
+        for a, b in zip(sizes[:-1], sizes[1:], strict=True)
     ]
-    apply = partial(network.apply, jax.tree.unflatten(structure, leaves))
-    return ss.make_score(ss.make_denoiser(apply, ss.precondition.edm), SDE)
 
 
-def ours(score: Any, tolerance: float) -> Callable[[Array, Key], Any]:
+def in_jax(weights: Weights) -> Any:
+    """score(xt, t) of EDM's preconditioning around the convolutions."""
+
+    def network(x: Array, noise: Array, cond: Any = None) -> Any:
+        del cond
+        for i, (kernel, shift) in enumerate(weights):
+            x = jax.nn.silu(x) if i else x
+            x = jax.lax.conv_general_dilated(
+                x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+            x = x + noise[:, None, None, None] * shift
+        return x
+
+    return ss.make_score(ss.make_denoiser(network, ss.precondition.edm), SDE)
+
+
+def in_torch(weights: Weights) -> Any:
+    """The same score of [batch, channels, height, width]."""
+    import torch
+    from torch.nn import functional
+
+    there = [
+        (torch.tensor(k).permute(3, 2, 0, 1).contiguous(), torch.tensor(s))
+        for k, s in weights
+    ]
+    rate, low = SDE.beta_max - SDE.beta_min, SDE.beta_min
+
+    def score(xt: Any, t: Any) -> Any:
+        t = torch.as_tensor(t, dtype=torch.float32)
+        log_alpha = -0.5 * (low * t + 0.5 * rate * t**2)
+        alpha, sigma = torch.exp(log_alpha), torch.sqrt(torch.expm1(-2 * log_alpha))
+        x, total = xt / alpha, sigma**2 + 0.25
+        h, noise = x / torch.sqrt(total), torch.log(sigma) / 4
+        for i, (kernel, shift) in enumerate(there):
+            h = functional.silu(h) if i else h
+            h = functional.conv2d(h, kernel, padding=1)
+            h = h + noise * shift[:, None, None]
+        denoised = 0.25 / total * x + 0.5 * sigma / torch.sqrt(total) * h
+        return (alpha * denoised - xt) / (alpha * sigma) ** 2
+
+    return score
+
+
+def probes(x: np.ndarray) -> np.ndarray:
+    """Those that `log_prob` draws by KEY."""
+    draw = jax.vmap(lambda key: jr.rademacher(key, (1, *x.shape[1:]), jnp.float32)[0])
+    return np.asarray(draw(example_keys(KEY, len(x))))
+
+
+def ours(score: Any, x: np.ndarray, v: np.ndarray, tolerance: float) -> Run:
+    del v
     solve = jax.jit(
-        lambda x, key: ss.log_prob(
-            x, sde=SDE, score=score, key=key, rtol=tolerance, atol=tolerance
+        lambda x: ss.log_prob(
+            x,
+            sde=SDE,
+            score=score,
+            key=KEY,
+            rtol=tolerance,
+            atol=tolerance,
         )
     )
 
-    def run(x: Array, key: Key) -> tuple[np.ndarray, float]:
-        out = solve(x, key)
+    def run() -> tuple[np.ndarray, float]:
+        out = solve(x)
         return np.asarray(out.nats), float(out.num_evals.max())
 
     return run
 
 
-def usual(score: Any, tolerance: float) -> Callable[[Array, Key], Any]:
+def scipy(score: Any, x: np.ndarray, v: np.ndarray, tolerance: float) -> Run:
     flow = jax.jit(lambda x, t: ss.probability_flow(x, t, sde=SDE, score=score))
 
     @jax.jit
-    def divergence(x: Array, t: Array, v: Array) -> Array:
+    def divergence(x: Array, t: Array) -> Array:
         gradient = jax.grad(lambda x: (flow(x, t) * v).sum())(x)
         return (gradient * v).sum(tuple(range(1, x.ndim)))
 
-    def run(x: Array, key: Key) -> tuple[np.ndarray, float]:
-        v = jax.vmap(lambda k: jr.rademacher(k, (1, *x.shape[1:]), x.dtype)[0])(
-            example_keys(key, len(x))
-        )
+    def slope(t: float, y: np.ndarray) -> np.ndarray:
+        now = jnp.asarray(y[: x.size].reshape(x.shape), jnp.float32)
+        times = jnp.full(len(x), t, jnp.float32)
+        drift, trace = flow(now, times), divergence(now, times)
+        return np.concatenate([np.asarray(drift).ravel(), np.asarray(trace)])
 
-        def slope(t: float, y: np.ndarray) -> np.ndarray:
-            now = jnp.asarray(y[: x.size].reshape(x.shape), x.dtype)
-            times = jnp.full(len(x), t, x.dtype)
-            drift, trace = flow(now, times), divergence(now, times, v)
-            return np.concatenate([np.asarray(drift).ravel(), np.asarray(trace)])
-
+    def run() -> tuple[np.ndarray, float]:
         start = np.concatenate([np.asarray(x, np.float64).ravel(), np.zeros(len(x))])
         ends = (SDE.t_min, SDE.t_max)
         out = solve_ivp(
             slope, ends, start, method="RK45", rtol=tolerance, atol=tolerance
         )
-        latent = jnp.asarray(out.y[: x.size, -1].reshape(x.shape), x.dtype)
-        log_prior = np.asarray(ss.prior_log_prob(latent, sde=SDE))
-        return log_prior + out.y[x.size :, -1], out.nfev
+        latent = jnp.asarray(out.y[: x.size, -1].reshape(x.shape), jnp.float32)
+        return np.asarray(ss.prior_log_prob(latent, sde=SDE)) + out.y[
+            x.size :, -1
+        ], out.nfev
 
     return run
 
 
+def torchdiffeq(score: Any, x: np.ndarray, v: np.ndarray, tolerance: float) -> Run:
+    import torch
+    from torchdiffeq import odeint
+
+    start, probe = (torch.tensor(a).permute(0, 3, 1, 2).contiguous() for a in (x, v))
+    calls = []
+
+    def slope(t: Any, state: Any) -> Any:
+        calls.append(1)
+        beta = SDE.beta_min + t * (SDE.beta_max - SDE.beta_min)
+        with torch.enable_grad():
+            now = state[0].detach().requires_grad_(True)
+            drift = -0.5 * beta * (now + score(now, t))
+            gradient = torch.autograd.grad((drift * probe).sum(), now)[0]
+        return drift.detach(), (gradient * probe).sum((1, 2, 3))
+
+    def run() -> tuple[np.ndarray, float]:
+        calls.clear()
+        with torch.no_grad():
+            last, gained = odeint(
+                slope,
+                (start, torch.zeros(len(x))),
+                torch.tensor([SDE.t_min, SDE.t_max]),
+                method="dopri5",
+                rtol=tolerance,
+                atol=tolerance,
+            )
+        latent = last[-1].permute(0, 2, 3, 1).numpy()
+        prior = np.asarray(ss.prior_log_prob(jnp.asarray(latent), sde=SDE))
+        return prior + gained[-1].numpy(), len(calls)
+
+    return run
+
+
+def check_equal(score: Any, other: Any, x: np.ndarray) -> None:
+    """Raises AssertionError if the two scores of x differ by more than rounding."""
+    import torch
+
+    for t in (0.01, 0.3, 1.0):
+        mine = np.asarray(score(jnp.asarray(x), jnp.full(len(x), t)))
+        theirs = other(torch.tensor(x).permute(0, 3, 1, 2), t).permute(0, 2, 3, 1)
+        scale = np.abs(mine).max()
+        np.testing.assert_allclose(mine, theirs.numpy(), rtol=0, atol=1e-5 * scale)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, default=16)
-    parser.add_argument("--channels", type=int, default=32)
+    parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--channels", type=int, default=64)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--tolerance", type=float, default=1e-5)
-    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--repeat", type=int, default=7)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    shape = (given.size, given.size, 3)
-    score = make_score(shape, given.channels)
-    x = jr.uniform(jr.key(2), (given.batch, *shape), minval=-1.0)
-    sides = {f.__name__: f(score, given.tolerance) for f in (usual, ours)}
+    random = np.random.RandomState(1)
+    shape = (given.batch, given.size, given.size, 3)
+    x = random.uniform(-1, 1, shape).astype(np.float32)
+    v = probes(x)
+    weights = make_weights(given.channels)
+    score = in_jax(weights)
+    sides = {f.__name__: f(score, x, v, given.tolerance) for f in (ours, scipy)}
+    if importlib.util.find_spec("torchdiffeq"):
+        import torch
+
+        torch.set_num_threads(1)
+        other = in_torch(weights)
+        check_equal(score, other, x)
+        sides["torchdiffeq"] = torchdiffeq(other, x, v, given.tolerance)
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     bits, evals = {}, {}
     for turn in range(given.repeat + 1):
         for name, run in sides.items():
-            start = time.monotonic()
-            nats, evals[name] = run(x, jr.key(3))
-            bits[name] = np.asarray(ss.bits_per_dim(nats, math.prod(shape)))
+            start = time.perf_counter()
+            nats, evals[name] = run()
+            bits[name] = np.asarray(ss.bits_per_dim(nats, math.prod(x.shape[1:])))
             if turn:  # the first one compiles
-                seconds[name].append(time.monotonic() - start)
+                seconds[name].append(time.perf_counter() - start)
     medians = {name: float(np.median(s)) for name, s in seconds.items()}
     result = {
         "seconds": medians,
         "all_seconds": seconds,
         "evaluations": evals,
-        "speedup": medians["usual"] / medians["ours"],
-        "largest_difference_bits_per_dim": float(
-            np.abs(bits["usual"] - bits["ours"]).max()
-        ),
+        "speedup": {
+            name: medians[name] / medians["ours"] for name in sides if name != "ours"
+        },
+        "largest_difference_bits_per_dim": {
+            name: float(np.abs(bits[name] - bits["ours"]).max())
+            for name in sides
+            if name != "ours"
+        },
     }
     print(json.dumps(result))
     if given.json:

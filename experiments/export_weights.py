@@ -1,10 +1,12 @@
 """Write a run's weights: python -m experiments.export_weights --workdir=DIR --to=FILE.
 
 FILE ends in .safetensors. It gets the moving average, under the names of the program
-that published such networks, or under our own if there is none.
+that it was imported from, or that published such networks, or under our own.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from experiments import launch
 
@@ -13,8 +15,6 @@ OPTIONS = {"to": "a new file, *.safetensors"}
 
 def main(command: launch.Command) -> None:
     """Write the file, whole or not at all."""
-    from pathlib import Path
-
     import jax
     from safetensors.numpy import save_file
 
@@ -32,13 +32,25 @@ def main(command: launch.Command) -> None:
     params = jax.device_get(run.params["network"])
     network = command.config["network"]["name"]
     module, shape = network_module(command.config), run.experiment.dataset.shape
-    program, table = next(iter(tables(network, module, shape, params).items()))
+    known = tables(network, module, shape, params)
+    program = _imported_from(command.workdir)
+    if program not in known:
+        program = next(iter(known))
+    table = known[program]
     arrays = weights.published_arrays(params, table)
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}")
     save_file(arrays, partial, metadata={"names": program, "step": str(run.step)})
     partial.rename(file)
     print(f"{file}: {len(arrays)} tensors, named as those of {program}")
+
+
+def _imported_from(workdir: Path) -> str | None:
+    """The program whose names the run's weights had, if they were imported."""
+    import json
+
+    file = workdir / "imported.json"
+    return json.loads(file.read_text())["program"] if file.exists() else None
 
 
 if __name__ == "__main__":

@@ -20,12 +20,18 @@ import jax.random as jr
 from score_sde import data, elbo, losses, sde
 from score_sde.arrays import example_keys, per_example
 from score_sde.data import captions
-from score_sde.dequantisation import DEQUANTISERS, Dequantised
+from score_sde.dequantisation import DEQUANTISERS, Dequantised, variational
 from score_sde.evaluation.settings import Editing, Sampling, Scoring
 from score_sde.guidance import drop_condition, from_logits, network_evals
 from score_sde.likelihood import DIVERGENCES, LogProb, exact, log_prob
-from score_sde.networks import Classifier, LogVariance, Network, from_linen
-from score_sde.noise_levels import NoiseLevels
+from score_sde.networks import (
+    Classifier,
+    Dequantiser,
+    LogVariance,
+    Network,
+    from_linen,
+)
+from score_sde.noise_levels import Learned, LikelihoodImportance, NoiseLevels
 from score_sde.precondition import (
     Precondition,
     make_classifier,
@@ -39,7 +45,7 @@ from score_sde.training.optimizer import Optimizer
 from score_sde.types import Array, Denoise, Key, require
 
 Params = Any
-POINTS = ("uniform", "centres")
+POINTS = ("uniform", "centres", "variational")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +58,9 @@ class Data:
 
     sigma_data is the standard deviation of the scaled data, which EDM's preconditioner
     and weight need. Training sees each level as a point drawn from its bin, 'uniform',
-    or as the centre of its bin, 'centres'.
+    as the centre of its bin, 'centres', or where a flow that is trained with the
+    network puts it, 'variational'. EDM's augmentation transforms each image in each way
+    with augment_probability, and the network is told how.
     """
 
     name: str
@@ -60,6 +68,7 @@ class Data:
     random_flip: bool = False
     sigma_data: float = 0.5
     points: str = "uniform"
+    augment_probability: float = 0.0
     shape: tuple[int, ...] = (32, 32, 3)
     num_levels: int = 256
 
@@ -69,6 +78,10 @@ class Data:
             ("1 <= batch_size", lambda d: d.batch_size >= 1),
             ("0 < sigma_data", lambda d: 0 < d.sigma_data < math.inf),
             (f"points in {POINTS}", lambda d: d.points in POINTS),
+            (
+                "0 <= augment_probability <= 1",
+                lambda d: 0 <= d.augment_probability <= 1,
+            ),
             ("shape of numbers > 0", lambda d: d.shape and min(d.shape) >= 1),
             ("0 <= num_levels <= 256", lambda d: 0 <= d.num_levels <= 256),
         )
@@ -147,6 +160,11 @@ def init_params(experiment: Experiment) -> Params:
     params = {"network": experiment.network.init(key_network)}
     if experiment.loss.learn_log_variance and not experiment.network.log_variance:
         params["log_variance"] = LogVariance.init(key_variance)
+    if experiment.data.points == "variational":
+        key_flow = jr.fold_in(jr.key(experiment.seed), 2)
+        params["dequantiser"] = Dequantiser.init(key_flow, experiment.dataset.shape)
+    if isinstance(experiment.noise_levels, Learned):
+        params["noise_levels"] = experiment.noise_levels.init()
     return params
 
 
@@ -207,35 +225,59 @@ def condition(experiment: Experiment, labels: Array | None) -> Any:
 def batch_loss(experiment: Experiment, key: Key, params: Params, batch: Any) -> Array:
     """One loss per example of a batch of `data.batch_at`."""
     key_data, key_flip, key_loss, key_dropout = jr.split(key, 4)
-    x0 = _training_points(experiment, key_data, key_flip, batch["values"])
+    values = batch["values"]
+    if experiment.data.random_flip:
+        values = data.flip_at_random(key_flip, values)
+    if experiment.data.points == "variational":
+        x0, cost = _learned_points(experiment, key_data, params, values)
+    else:
+        x0, cost = (
+            _training_points(experiment, key_data, values),
+            jnp.zeros((), jnp.float32),
+        )
     cond = condition(experiment, batch.get("label"))
     if experiment.captioned:
         cond = {"words": captions.random_captions(jr.fold_in(key, 5), batch["label"])}
     if cond is not None and experiment.loss.condition_dropout:
         key_drop = jr.fold_in(key, 4)
         cond = drop_condition(key_drop, cond, experiment.loss.condition_dropout)
-    return losses.denoising_loss(
+    if experiment.data.augment_probability:
+        key_augment = jr.fold_in(key, 6)
+        probability = experiment.data.augment_probability
+        x0, how = data.augment(key_augment, x0, probability=probability)
+        cond = (cond or {}) | {"augment": how}
+    noise_levels, reference = experiment.noise_levels, None
+    if isinstance(noise_levels, Learned):
+        reference = LikelihoodImportance(experiment.sde)
+        noise_levels = dataclasses.replace(noise_levels, logits=params["noise_levels"])
+    return cost + losses.denoising_loss(
         key_loss,
         denoiser(experiment, params, dropout_key=key_dropout),
         x0,
-        noise_levels=experiment.noise_levels,
+        noise_levels=noise_levels,
+        reference=reference,
         weight=experiment.weight,
         log_variance=log_variance(experiment, params),
         cond=cond,
     )
 
 
-def _training_points(
-    experiment: Experiment, key_data: Key, key_flip: Key, values: Array
-) -> Array:
+def _training_points(experiment: Experiment, key: Key, values: Array) -> Array:
     levels = experiment.dataset.num_levels
     if experiment.data.points == "centres":
-        x0 = data.centres(values, num_levels=levels)
-    else:
-        x0 = data.dequantise(key_data, values, num_levels=levels)
-    if experiment.data.random_flip:
-        x0 = data.flip_at_random(key_flip, x0)
-    return x0
+        return data.centres(values, num_levels=levels)
+    return data.dequantise(key, values, num_levels=levels)
+
+
+def _learned_points(
+    experiment: Experiment, key: Key, params: Params, values: Array
+) -> tuple[Array, Array]:
+    """(x0, what these points cost, in the unit of the loss)."""
+    x0, log_density = dequantised(experiment, params, key, values)
+    # The bound in nats per dimension, over the span of log sigma: the loss is a mean.
+    sde = experiment.sde
+    span = jnp.log(sde.sigma(sde.t_max) / sde.sigma(sde.t_min))
+    return x0, log_density / (math.prod(x0.shape[1:]) * span.astype(x0.dtype))
 
 
 def classifier_network(experiment: Experiment) -> Network:
@@ -253,15 +295,21 @@ def classifier_network(experiment: Experiment) -> Network:
 def classifier_loss(
     experiment: Experiment, key: Key, params: Params, batch: Any
 ) -> Array:
-    """The loss of the classifier, as `batch_loss` is that of the model."""
+    """The loss of the classifier, as `batch_loss` is that of the model.
+
+    Where the model learns its points, the classifier sees uniform ones.
+    """
     key_data, key_flip, key_loss, key_dropout = jr.split(key, 4)
+    values = batch["values"]
+    if experiment.data.random_flip:
+        values = data.flip_at_random(key_flip, values)
     apply = classifier_network(experiment).apply
     return losses.classification_loss(
         key_loss,
         make_classifier(
             partial(apply, params, dropout_key=key_dropout), experiment.precondition
         ),
-        _training_points(experiment, key_data, key_flip, batch["values"]),
+        _training_points(experiment, key_data, values),
         batch["label"],
         noise_levels=experiment.noise_levels,
     )
@@ -329,7 +377,7 @@ def score_examples(
     divergence = DIVERGENCES[settings.divergence]
     if divergence is not exact:
         divergence = partial(divergence, num_probes=settings.num_probes)
-    points = _points(experiment, keys_data, values)
+    points = _points(experiment, params, keys_data, values)
     log_alpha = jnp.asarray(sde.log_alpha(sde.t_min), points.x.dtype)
     out = log_prob(
         jnp.exp(log_alpha) * points.x,
@@ -379,14 +427,14 @@ def bound_examples(
 ) -> elbo.Bound:
     """The bound of the reverse SDE on -log P of examples, in nats.
 
-    Of the same points as `score_examples` if they are uniform on their bins; of models
-    trained on centres, by the discretised decoder, without points.
+    Of the same points as `score_examples`; of models trained on centres, by the
+    discretised decoder, without points.
     """
     settings, sde = experiment.likelihood, experiment.sde
     levels = experiment.dataset.num_levels
     decoder: elbo.Decoder = elbo.gaussian_decoder
-    points = _points(experiment, keys_data, values)
-    if settings.dequantisation != "uniform" and levels is not None:
+    points = _points(experiment, params, keys_data, values)
+    if settings.dequantisation == "truncated_normal" and levels is not None:
         decoder = elbo.discretised_decoder(2 / levels)
         x0 = data.centres(values, num_levels=levels)
         points = Dequantised(x0, jnp.zeros_like(points.log_density))
@@ -403,7 +451,21 @@ def bound_examples(
     return bound._replace(decoder=bound.decoder + points.log_density)
 
 
-def _points(experiment: Experiment, keys: Key, values: Array) -> Dequantised:
+def dequantised(
+    experiment: Experiment, params: Params, keys: Key, values: Array
+) -> Dequantised:
+    """Points where the flow that was trained with the network puts them."""
+    levels = experiment.dataset.num_levels
+    assert levels is not None  # `build` refuses variational points of points
+    flow = partial(Dequantiser.apply, params["dequantiser"])
+    return variational(keys, values, num_levels=levels, flow=flow)
+
+
+def _points(
+    experiment: Experiment, params: Params, keys: Key, values: Array
+) -> Dequantised:
+    if experiment.likelihood.dequantisation == "variational":
+        return dequantised(experiment, params, keys, values)
     return DEQUANTISERS[experiment.likelihood.dequantisation](
         keys,
         values,

@@ -68,7 +68,7 @@ def denoising_loss(
     if log_variance is not None:
         u = log_variance(jnp.log(sigma))
         loss = loss / jnp.exp(u) + u
-    return loss
+    return loss + noise_levels.lesson(sigma, loss)
 
 
 def classification_loss(

@@ -99,33 +99,16 @@ class GaussianMixture:
             jnp.asarray(a, xt.dtype)[None]
             for a in (self.means, self.covariances, self._normalised_weights())
         )
-        num_dims = xt.shape[1]
-        alpha, std = alpha.reshape(-1, 1, 1, 1), std.reshape(-1, 1, 1, 1)
-        noised = (
-            alpha**2 * covariances
-            + std**2 * jnp.eye(num_dims, dtype=xt.dtype)[None, None]
-        )
-        gaps = xt[:, None, :] - alpha[..., 0] * means
-        factors = jnp.linalg.cholesky(noised)
-        # Inverted once per noise level, so that many points of one level are cheap.
-        identity = jnp.broadcast_to(jnp.eye(num_dims, dtype=xt.dtype), factors.shape)
-        inverses = jax.lax.linalg.triangular_solve(
-            factors, identity, left_side=True, lower=True
-        )
-        half = _apply(inverses, gaps)
-        solved = _apply(inverses.swapaxes(2, 3), half)
-        log_det = 2 * jnp.log(jnp.diagonal(factors, axis1=2, axis2=3)).sum(-1)
+        alpha, std = alpha.reshape(-1, 1, 1), std.reshape(-1, 1, 1)
+        # In the axes of each component the coordinates are independent, at every level.
+        values, vectors = jnp.linalg.eigh(covariances[0])
+        variances = alpha**2 * values.clip(0)[None] + std**2
+        gaps = jnp.einsum("bki,kij->bkj", xt[:, None, :] - alpha * means, vectors)
+        solved = jnp.einsum("bkj,kij->bki", gaps / variances, vectors)
         log_normal = -0.5 * (
-            (half**2).sum(-1) + log_det + num_dims * math.log(2 * math.pi)
-        )
+            gaps**2 / variances + jnp.log(2 * math.pi * variances)
+        ).sum(-1)
         return solved, jnp.log(weights) + log_normal
-
-
-def _apply(matrices: Array, vectors: Array) -> Array:
-    """[1 or batch, components, i, j] times [batch, components, j]."""
-    if matrices.shape[0] == 1:
-        return jnp.einsum("kij,bkj->bki", matrices[0], vectors)
-    return jnp.einsum("bkij,bkj->bki", matrices, vectors)
 
 
 def _average(log_joint: Array, values: Array) -> Array:

@@ -2,17 +2,15 @@
 
     D(x, sigma) = skip x + out F(in_ x, noise)         (Karras et al. 2022, eq. 7)
 
-The first four are the columns of their table 1, `chain` is that of a discrete chain
-of any betas. The others are the plain
-parameterisations of the literature in the same form: the network sees xt of a
-variance-preserving process (or of the straight line, for `velocity`) and log(sigma)/4,
-and its output is the noise, x0, v or velocity of `predictions.py`.
+The first four are the columns of their table 1; `subvp`, `ve_ladder` and `chain` are
+those of other published networks: of the sub-VP process, and of discrete levels. The
+others are the plain parameterisations of the literature in the same form: the network
+sees xt of a variance-preserving process (or of the straight line, for `velocity`) and
+log(sigma)/4, and its output is the noise, x0, v or velocity of `predictions.py`.
 """
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,7 +19,7 @@ import numpy as np
 
 from score_sde import schedules
 from score_sde.arrays import expand_like
-from score_sde.sde import SDE, VP
+from score_sde.sde import SDE, VP, SubVP
 from score_sde.types import Array, Denoise, Scalar, Score
 
 
@@ -60,11 +58,42 @@ def vp(
     return noise(sigma)._replace(noise=(num_steps - 1) * t)
 
 
+def subvp(
+    sigma: Scalar,
+    *,
+    beta_min: float = 0.1,
+    beta_max: float = 20.0,
+    num_steps: int = 1000,
+) -> Preconditioner:
+    """Noise prediction of a sub-VP network that was trained on t in [0, 1]."""
+    sde = SubVP(beta_min=beta_min, beta_max=beta_max)
+    t = sde.t_from_sigma(sigma)
+    return noise(sigma)._replace(in_=sde.alpha(t), noise=(num_steps - 1) * t)
+
+
 def ve(sigma: Scalar) -> Preconditioner:
     """Noise prediction, up to its sign, of a VE network fed with x itself."""
     sigma = jnp.asarray(sigma)
     one = jnp.ones_like(sigma)
     return Preconditioner(one, sigma, one, jnp.log(sigma / 2))
+
+
+def ve_ladder(
+    sigma: Scalar,
+    *,
+    num_steps: int = 1000,
+    sigma_min: float = 0.02,
+    sigma_max: float = 100.0,
+) -> Preconditioner:
+    """As `ve`, of a network that was fed the index of one of a ladder of levels.
+
+    Geometric, the largest the first (Song et al. 2021, app. B); of those next to sigma,
+    the nearer in log sigma.
+    """
+    sigma = jnp.asarray(sigma)
+    place = jnp.log(sigma_max / sigma) / np.log(sigma_max / sigma_min)
+    index = jnp.round(jnp.clip(place, 0, 1) * (num_steps - 1))
+    return ve(sigma)._replace(noise=index)
 
 
 def iddpm(
@@ -75,7 +104,8 @@ def iddpm(
     The noise condition is the index of the level nearest to sigma, counted so that it
     grows with noise up to num_steps - 1; a sigma nearest to no noise at all has -1.
     """
-    levels = jnp.asarray(iddpm_levels(num_steps, c_1, c_2), jnp.asarray(sigma).dtype)
+    known = schedules.iddpm_levels(num_steps, c_1, c_2)
+    levels = jnp.asarray(known, jnp.asarray(sigma).dtype)
     ascending = levels[::-1]
     middles = 0.5 * (ascending[1:] + ascending[:-1])
     index = jnp.searchsorted(middles, sigma) - 1
@@ -101,22 +131,6 @@ def chain(
     known = jnp.asarray(np.log(levels), sigma.dtype)
     steps = jnp.arange(num_train_timesteps, dtype=sigma.dtype)
     return noise(sigma)._replace(noise=jnp.interp(jnp.log(sigma), known, steps))
-
-
-@functools.cache
-def iddpm_levels(num_steps: int, c_1: float, c_2: float) -> np.ndarray:
-    """The noise levels u_0 > ... > u_M = 0 of the cosine chain (Karras 2022, table 1).
-
-    u_(j-1)^2 = (u_j^2 + 1) / max(abar_(j-1) / abar_j, c_1) - 1, with
-    abar_j = sin^2(pi/2 j / (M (c_2 + 1))).
-    """
-    ladder = np.arange(num_steps + 1) / (num_steps * (c_2 + 1))
-    alpha_bar = np.sin(0.5 * math.pi * ladder) ** 2
-    levels = np.zeros(num_steps + 1)
-    for j in range(num_steps, 0, -1):
-        ratio = max(alpha_bar[j - 1] / alpha_bar[j], c_1)
-        levels[j - 1] = math.sqrt((levels[j] ** 2 + 1) / ratio - 1)
-    return levels
 
 
 def noise(sigma: Scalar) -> Preconditioner:
@@ -148,7 +162,9 @@ def velocity(sigma: Scalar) -> Preconditioner:
 PRECONDITIONERS: dict[str, Callable[..., Preconditioner]] = {
     "edm": edm,
     "vp": vp,
+    "subvp": subvp,
     "ve": ve,
+    "ve_ladder": ve_ladder,
     "iddpm": iddpm,
     "chain": chain,
     "noise": noise,

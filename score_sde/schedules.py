@@ -7,6 +7,7 @@ A chain of `num_train_timesteps` steps is a table, made on the host in float64.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -66,6 +67,22 @@ def alphas_cumprod(betas: np.ndarray) -> np.ndarray:
 def levels(betas: np.ndarray) -> np.ndarray:
     """sigma after each step of the chain, ascending."""
     return np.sqrt(np.expm1(-np.cumsum(np.log1p(-betas))))
+
+
+@functools.cache
+def iddpm_levels(num_steps: int, c_1: float, c_2: float) -> np.ndarray:
+    """The noise levels u_0 > ... > u_M = 0 of the cosine chain (Karras 2022, table 1).
+
+    u_(j-1)^2 = (u_j^2 + 1) / max(abar_(j-1) / abar_j, c_1) - 1, with
+    abar_j = sin^2(pi/2 j / (M (c_2 + 1))).
+    """
+    ladder = np.arange(num_steps + 1) / (num_steps * (c_2 + 1))
+    alpha_bar = np.sin(0.5 * math.pi * ladder) ** 2
+    levels = np.zeros(num_steps + 1)
+    for j in range(num_steps, 0, -1):
+        ratio = max(alpha_bar[j - 1] / alpha_bar[j], c_1)
+        levels[j - 1] = math.sqrt((levels[j] ** 2 + 1) / ratio - 1)
+    return levels
 
 
 def leading(num_steps: int, num_train_timesteps: int) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.launch import _load
-from score_sde import build, data, losses, precondition
+from score_sde import build, data, experiment, losses, precondition
 from score_sde.samplers import SAMPLERS
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("[a-z]*.py"))
@@ -79,12 +79,14 @@ def test_every_alternative_builds_from_its_defaults(section):
             continue  # for points
         config = digits()
         config[section] = build.rename(required.get(section, {}), name, section)
+        if getattr(build.NAMED[section][name], "attention_resolutions", ()):
+            config[section]["attention_resolutions"] = (8,)  # for 8x8 pixels
+        if name == "learned":
+            config["weight"] = {"name": "noise"}
         if section == "guidance":
             config["network"]["num_classes"] = 10
         if name == "text_unet":
             config[section]["num_classes"] = 10
-        if name == "edm2":  # its defaults are for 64x64
-            config[section]["attention_resolutions"] = (8, 4)
         build.build(config)
 
 
@@ -109,6 +111,9 @@ def test_the_chain_of_a_grid_is_checked():
     config["grid"] = {"name": "ddpm", "num_steps": 5, "beta_schedule": "cosin"}
     with pytest.raises(build.ConfigError, match=r"grid.beta_schedule is 'cosin'; it"):
         build.build(config)
+    config["grid"] = {"name": "ddpm", "num_steps": 1001}
+    with pytest.raises(build.ConfigError, match="grid: num_steps is 1001; the chain"):
+        build.build(config)
 
 
 BAD = [
@@ -118,6 +123,18 @@ BAD = [
     (
         {"sde__beta_min": 0.1},
         r"sde.beta_min: no such field; .*choose from \['t_max', 't_min'\]",
+    ),
+    (
+        {"data__points": "variational", "weight__name": "edm"},
+        r"weight.name is 'edm'; data.points 'variational' needs the bound's, 'noise'",
+    ),
+    (
+        {"data__points": "variational", "noise_levels__name": "log_normal"},
+        r"noise_levels.name is 'log_normal'; data.points 'variational' needs one of",
+    ),
+    (
+        {"likelihood__dequantisation": "variational"},
+        r"likelihood.dequantisation is 'variational'; it needs the flow",
     ),
     ({"network__channels": -8}, r"network.channels is -8; it must be > 0"),
     ({"network__channels": 8.5}, r"network.channels is 8.5; it must be int"),
@@ -303,3 +320,43 @@ def test_absent_data_have_a_format_and_no_examples():
     dataset = build.build(config).dataset
     assert (dataset.shape, dataset.num_levels) == ((16, 16, 4), None)
     assert (len(dataset.train), dataset.num_classes) == (0, 7)
+
+
+def test_edm2_brings_its_own_log_variance():
+    config = digits()
+    network = {"name": "edm2", "channels": 8, "multipliers": (1, 2)}
+    network |= {"channels_per_head": 8, "attention_resolutions": ()}
+    config |= {"network": network, "loss": {"learn_log_variance": True}}
+    made = build.build(config)
+    params = jax.eval_shape(lambda: experiment.init_params(made))
+    assert params.keys() == {"network"}
+    assert "logvar" in params["network"]
+
+    log_sigma = jax.ShapeDtypeStruct((3,), np.float32)
+    assert jax.eval_shape(
+        lambda p, s: experiment.log_variance(made, p)(s), params, log_sigma
+    ).shape == (3,)
+    projected = jax.eval_shape(lambda p: experiment.project_params(made, p), params)
+    assert jax.tree.structure(projected) == jax.tree.structure(params)
+
+
+def test_augmented_data_need_a_network_that_is_told():
+    config = digits()
+    config["data"]["augment_probability"] = 0.12
+    with pytest.raises(build.ConfigError, match="augment_dims is 0; it must be 9"):
+        build.build(config)
+    config["network"] = {"name": "song_unet", "channels": 32, "augment_dims": 9}
+    config["network"] |= {"multipliers": (1, 2), "attention_resolutions": ()}
+    made = build.build(config)
+    params = jax.eval_shape(lambda: experiment.init_params(made))
+    batch = {
+        "values": jax.ShapeDtypeStruct((4, 8, 8, 1), np.uint8),
+        "label": jax.ShapeDtypeStruct((4,), np.int32),
+    }
+    loss = jax.eval_shape(
+        lambda p, b: experiment.batch_loss(made, jax.random.key(0), p, b), params, batch
+    )
+    assert loss.shape == (4,)
+    config["network"]["augment_dims"] = 3
+    with pytest.raises(build.ConfigError, match="augment_dims is 3; it must be 9"):
+        build.build(config)

@@ -33,6 +33,7 @@ FLOORS = [
     {"evaluation", "editing"},
     {"training"},
     {"experiment"},
+    {"config_rules"},
     {"build", "jobs"},
     {"scoring", "edits"},
 ]

@@ -16,6 +16,7 @@ from score_sde import build
 from score_sde.networks import dit, edm2, from_linen, with_image
 from score_sde.networks import magnitude_preserving as mp
 from score_sde.networks.blocks import positional_embedding
+from score_sde.networks.network import FROZEN
 from score_sde.networks.published import PUBLISHED
 
 CONFIGURATIONS = json.loads((GOLDEN / "nets/edm2_dit.json").read_text())
@@ -138,6 +139,7 @@ OPTIONS = {
         "res_balance": 0.6,
         "attn_balance": 0.1,
     },
+    "F_filter1331": {"resample_filter": (1, 3, 3, 1)},
     "F_label_dim0": {"num_classes": 0},
 }
 
@@ -320,3 +322,9 @@ def test_an_image_can_be_the_condition():
     assert (out != network.apply(params, x, noise, {"image": 2 * image})).any()
     with pytest.raises(ValueError, match=r"needs cond\['image'\]"):
         network.apply(params, x, noise)
+
+
+def test_what_is_called_frozen_is_frozen():
+    for name, module in SMALL.items():
+        for tensor in TENSORS[name](module, SHAPES[name]):
+            assert tensor.frozen == (tensor.path[-1] in FROZEN)

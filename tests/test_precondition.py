@@ -40,7 +40,7 @@ def test_coefficients_are_those_of_a_peer(case):
 
 def test_levels_of_iddpm_are_those_of_a_peer():
     (case,) = [c for c in CASES if c["function"] == "edm.iddpm_table"]
-    levels = ss.precondition.iddpm_levels(1000, 0.001, 0.008)
+    levels = schedules.iddpm_levels(1000, 0.001, 0.008)
     assert close(levels, at(case["out"]["u"]), case["tol"]["u"]["f64"])
 
 

@@ -10,6 +10,7 @@ import pytest
 from cases import GAUSSIAN, close, golden, problems
 
 import score_sde as ss
+from score_sde import schedules
 from score_sde.samplers import SAMPLERS, BrownianPath
 from score_sde.samplers.ancestral import ancestral_levels
 from score_sde.samplers.lms import adams_weights
@@ -236,7 +237,7 @@ def ablated(inputs):
     if kind == "vp":
         levels = vp.sigma(jnp.linspace(1.0, inputs["epsilon_s"], num_steps))
     elif kind == "iddpm":
-        table = ss.precondition.iddpm_levels(inputs["M"], inputs["C_1"], inputs["C_2"])
+        table = schedules.iddpm_levels(inputs["M"], inputs["C_1"], inputs["C_2"])
         table = np.sort(table[(low <= table) & (table <= high)])[::-1]
         index = np.arange(num_steps) * (len(table) - 1) / (num_steps - 1)
         levels = table[np.round(index).astype(int)]

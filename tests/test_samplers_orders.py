@@ -138,6 +138,11 @@ def test_a_path_belongs_to_its_example(key):
     assert len(np.unique(whole)) == whole.size
     single = BrownianPath(key).like(x.astype(jnp.float32))(0, 3.0, 1.0)
     assert single.dtype == jnp.float32
+    # A first level that float32 rounds above sigma_max is where the path begins.
+    above = np.nextafter(np.float32(80), np.float32(81))
+    rounded = BrownianPath(key).like(x.astype(jnp.float32))(0, above, 1.0)
+    exact = BrownianPath(key).like(x.astype(jnp.float32))(0, 80.0, 1.0)
+    np.testing.assert_allclose(rounded, exact, rtol=1e-6)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])

@@ -367,3 +367,18 @@ def test_the_step_projects_its_parameters_first():
     expected, _ = prepared(power_ema_stds=(0.1,))[1](half, batch_of(0))
     np.testing.assert_array_equal(moved.params["w"], expected.params["w"])
     np.testing.assert_array_equal(moved.power_emas[0]["w"], moved.params["w"])
+
+
+def test_frozen_parameters_do_not_decay():
+    params = {"freqs": PARAMS["w"], "w": PARAMS["w"]}
+    optimizer = make_optimizer(Optimizer(weight_decay=0.5), num_steps=100)
+    step = make_train_step(
+        quadratic,
+        optimizer,
+        seed=0,
+        ema_halflife_steps=5.0,
+        ema_rampup_ratio=math.inf,
+    )
+    state, _ = step(init_state(params, optimizer), batch_of(0))
+    np.testing.assert_array_equal(state.params["freqs"], params["freqs"])
+    assert (state.params["w"] != params["w"]).all()

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_sde.arrays import check_labels
-from score_sde.networks.network import require_condition
+from score_sde.networks.network import refuse_condition, require_condition
 from score_sde.types import NO_LABEL, Array
 
 EMBEDDINGS = ("positional", "fourier")
@@ -61,12 +61,12 @@ class NoiseAndCondition(nn.Module):
             check_labels(cond["label"], self.num_classes)
             h += _told(cond["label"], nn.Embed(self.num_classes, self.size))
         else:
-            _refuse(cond, "label", "num_classes")
+            refuse_condition(cond, "label", "num_classes")
         if self.vector_dims:
             require_condition(cond, "vector")
             h += nn.Dense(self.size)(cond["vector"])
         else:
-            _refuse(cond, "vector", "vector_dims")
+            refuse_condition(cond, "vector", "vector_dims")
         return nn.silu(h)
 
 
@@ -74,13 +74,6 @@ def _told(label: Array, embed: nn.Embed) -> Array:
     """The embedding of each label; nothing where there is none."""
     known = (label != NO_LABEL)[:, None]
     return jnp.where(known, embed(jnp.maximum(label, 0)), 0.0)
-
-
-def _refuse(cond: Any, name: str, option: str) -> None:
-    if isinstance(cond, dict) and name in cond:
-        raise ValueError(
-            f"this network was made without {option}; it was given cond[{name!r}]."
-        )
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

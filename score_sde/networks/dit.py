@@ -14,7 +14,7 @@ from score_sde.networks.attention import attend
 from score_sde.networks.blocks import positional_embedding
 from score_sde.networks.network import require_condition
 from score_sde.networks.tensors import CONV, LINEAR, Tensor
-from score_sde.types import Array, Key
+from score_sde.types import NO_LABEL, Array, Key
 
 ZEROS = nn.initializers.zeros
 SMALL = nn.initializers.normal(0.02)
@@ -62,7 +62,7 @@ class DiT(nn.Module):
         patch_size: side of the squares of pixels that are one token.
         hidden_size, depth, num_heads, mlp_ratio: of the transformer.
         num_classes: of cond["label"]; 0 for a network without classes.
-        null_class: whether num_classes itself is a label too, that of no class.
+        null_class: whether there is a row for no class, label -1 or num_classes.
         dtype: of products; "float32" for that of the input.
     """
 
@@ -120,7 +120,10 @@ class DiT(nn.Module):
             table = nn.Embed(
                 rows, self.hidden_size, embedding_init=SMALL, name="y_embedder"
             )
-            h += table(cond["label"]).astype(h.dtype)
+            label = jnp.where(
+                cond["label"] == NO_LABEL, self.num_classes, cond["label"]
+            )
+            h += table(label).astype(h.dtype)
         return nn.silu(h)
 
 

@@ -13,6 +13,9 @@ from score_sde.types import Array, Key
 
 Params = Any
 
+FROZEN = ("freqs", "phases", "pos_embed")
+"""What parameters that are never trained are called, wherever they are."""
+
 
 def unchanged(params: Params) -> Params:
     """The parameters, of which any value is allowed."""
@@ -104,6 +107,14 @@ def require_condition(cond: Any, name: str) -> None:
     """Raises: ValueError if cond lacks an entry that the network was built for."""
     if not isinstance(cond, dict) or name not in cond:
         raise ValueError(f"this network is conditional: it needs cond[{name!r}].")
+
+
+def refuse_condition(cond: Any, name: str, option: str) -> None:
+    """Raises: ValueError if cond has an entry that the network was built without."""
+    if isinstance(cond, dict) and name in cond:
+        raise ValueError(
+            f"this network was made without {option}; it was given cond[{name!r}]."
+        )
 
 
 def count_parameters(params: Params) -> int:

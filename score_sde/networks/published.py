@@ -7,30 +7,13 @@ weight files are laid out.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-from score_sde.networks import dit, edm2
+from score_sde.networks import adm, ddpm, dit, edm2, song_unet
+from score_sde.networks.publication import Published as Published
+from score_sde.networks.published_unets import edm, openai, score_sde
+from score_sde.networks.song_flax import flax_tensors
 from score_sde.networks.tensors import Tensor, own_tensors
-
-
-class Published(NamedTuple):
-    """What a run needs to know to use somebody's weights."""
-
-    network: str
-    """Its name in `build.NETWORKS`."""
-    options: dict[str, Any]
-    """Its arguments, where they differ from the defaults."""
-    shape: tuple[int, ...]
-    """Of one example: height, width, channels."""
-    precondition: str
-    """Its name in `precondition.PRECONDITIONERS`, at its default options."""
-    sigma_min: float
-    sigma_max: float
-    """The noise levels that the network knows."""
-    num_levels: int = 256
-    """Grey levels of the images; 0 for latents of an autoencoder."""
-    file: str = ""
-    """The name it was released under; empty if only the configuration was."""
 
 
 def _edm2() -> dict[str, Published]:
@@ -91,9 +74,29 @@ def _dit() -> dict[str, Published]:
     return made
 
 
-PUBLISHED: dict[str, Published] = {**_edm2(), **_dit()}
+PUBLISHED: dict[str, Published] = {
+    **score_sde(),
+    **edm(),
+    **openai(),
+    **_edm2(),
+    **_dit(),
+}
 
 TENSORS: dict[str, dict[str, Callable[..., tuple[Tensor, ...]]]] = {
+    "ddpm": {
+        "score_sde_pytorch": ddpm.tensors,
+        "score_sde_flax": lambda module, shape: flax_tensors(
+            ddpm.tensors(module, shape), block="ResnetBlockDDPM"
+        ),
+    },
+    "song_unet": {
+        "edm": song_unet.edm_tensors,
+        "score_sde_pytorch": song_unet.song_tensors,
+        "score_sde_flax": lambda module, shape: flax_tensors(
+            song_unet.song_tensors(module, shape), block="ResnetBlockBigGANpp"
+        ),
+    },
+    "adm": {"guided_diffusion": adm.guided_tensors, "edm": adm.edm_tensors},
     "edm2": {"edm2": edm2.tensors},
     "dit": {"dit": dit.tensors},
 }
@@ -103,9 +106,10 @@ TENSORS: dict[str, dict[str, Callable[..., tuple[Tensor, ...]]]] = {
 def tables(
     network: str, module: Any, shape: tuple[int, ...], params: Any
 ) -> dict[str, tuple[Tensor, ...]]:
-    """All that files of this network may be named like; "score_sde" is our own way."""
+    """All that files of this network may be named like; "here" is our own way."""
     published = {
         program: make(module, shape)
         for program, make in TENSORS.get(network, {}).items()
     }
-    return {**published, "score_sde": own_tensors(params)}
+    published = {program: table for program, table in published.items() if table}
+    return {**published, "here": own_tensors(params)}

@@ -7,7 +7,7 @@ a list of parameters without names can be read too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -38,7 +38,8 @@ class Tensor(NamedTuple):
     `path` leads to the parameter in the pytree here. For an entry that no parameter
     holds, such as the taps of a resampling filter, it is empty and `value` says what
     the entry must be. A `frozen` entry is not trained, so that lists of trained
-    parameters lack it.
+    parameters lack it. An `unused` entry is not needed: a file may hold any other value
+    there. `part` is (i, n) for the i-th of n equal parts of the parameter's last axis.
     """
 
     name: str
@@ -46,6 +47,57 @@ class Tensor(NamedTuple):
     layout: Layout = AS_IS
     value: np.ndarray | None = None
     frozen: bool = False
+    unused: bool = False
+    part: tuple[int, int] | None = None
+
+
+def linear(name: str, *path: str, layout: Layout = LINEAR) -> list[Tensor]:
+    """Weight and bias of a linear map or, by its layout, of a convolution."""
+    return [
+        Tensor(f"{name}.weight", (*path, "kernel"), layout),
+        Tensor(f"{name}.bias", (*path, "bias")),
+    ]
+
+
+def norm(name: str, *path: str) -> list[Tensor]:
+    """Weight and bias of a norm."""
+    return [
+        Tensor(f"{name}.weight", (*path, "scale")),
+        Tensor(f"{name}.bias", (*path, "bias")),
+    ]
+
+
+def leaf_of(params: Any, tensor: Tensor) -> Any:
+    """The array, or the shape of one, that an entry holds, in the layout here."""
+    leaf = params
+    for word in tensor.path:
+        leaf = leaf[word]
+    if tensor.part is None:
+        return leaf
+    index, count = tensor.part
+    size = leaf.shape[-1] // count
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct((*leaf.shape[:-1], size), leaf.dtype)
+    return leaf[..., index * size : (index + 1) * size]
+
+
+def params_of(arrays: Iterable[tuple[Tensor, np.ndarray]]) -> Any:
+    """The pytree of parameters from the arrays of its entries, in the layout here."""
+    parts: dict[tuple[str, ...], dict[int, np.ndarray]] = {}
+    for tensor, array in arrays:
+        if tensor.path:
+            index = tensor.part[0] if tensor.part else 0
+            parts.setdefault(tensor.path, {})[index] = array
+    params: dict[str, Any] = {}
+    for path, arrays_of in parts.items():
+        node = params
+        for word in path[:-1]:
+            node = node.setdefault(word, {})
+        ordered = [arrays_of[i] for i in sorted(arrays_of)]
+        node[path[-1]] = (
+            ordered[0] if len(ordered) == 1 else np.concatenate(ordered, -1)
+        )
+    return params
 
 
 def own_tensors(params: Any) -> tuple[Tensor, ...]:

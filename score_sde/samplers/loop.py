@@ -28,7 +28,7 @@ from score_sde.samplers.plms import PLMS
 from score_sde.samplers.predictor_corrector import PredictorCorrector
 from score_sde.samplers.progress import Report, report_end, reporting
 from score_sde.samplers.repaint import RePaint
-from score_sde.samplers.steps import Sampler, SampleResult
+from score_sde.samplers.steps import Draw, Sampler, SampleResult
 from score_sde.samplers.unipc import UniPC
 from score_sde.types import Array, Denoise, Key, Scalar
 
@@ -88,7 +88,8 @@ def sample(
         sigmas: strictly decreasing, usually from `grids`; the last may be 0.
         key: for samplers that add noise. The noise of example i is a function of
             (key, step, i), so that a sample doesn't depend on its batch; keys may
-            also be given one per example, shape [batch].
+            also be given one per example, shape [batch]. For a sampler that chooses its
+            steps by its noise it is the key of a `BrownianPath`.
         noise: [draws, batch, *dims], used instead of a key: the k-th draw of the
             algorithm is noise[k]. Or a `BrownianPath`, for samples that converge when
             the grid is refined.
@@ -107,11 +108,7 @@ def sample(
     def model(x: Array, sigma: Scalar) -> Array:
         return denoise(x, sigma, cond)
 
-    if isinstance(noise, BrownianPath):
-        _check_reach(noise, sigmas)
-        draw = noise.like(x)
-    else:
-        draw = from_key(key, x) if noise is None else from_bank(noise, x)
+    draw = _draws(sampler, key, noise, x, sigmas)
     if progress is None:
         return sampler.run(model, x, sigmas, draw, return_path=return_path)
     observed = reporting(model, sigmas, progress)
@@ -128,6 +125,21 @@ def _named(sampler: str | Sampler) -> Sampler:
             f"unknown sampler {sampler!r}; choose from {sorted(SAMPLERS)}."
         )
     return SAMPLERS[sampler]()
+
+
+def _draws(
+    sampler: Sampler,
+    key: Key | None,
+    noise: Array | BrownianPath | None,
+    x: Array,
+    sigmas: Array,
+) -> Draw:
+    if noise is None and key is not None and sampler.needs_path:
+        noise = BrownianPath(key, sigma_max=sigmas[0])
+    if isinstance(noise, BrownianPath):
+        _check_reach(noise, sigmas)
+        return noise.like(x)
+    return from_key(key, x) if noise is None else from_bank(noise, x)
 
 
 def _checked(sigmas: Array, x: Array) -> Array:

@@ -63,39 +63,64 @@ class BrownianPath:
     (W(sigma) - W(sigma_next)) / sqrt(sigma - sigma_next), so that a finer grid meets
     the same path and converges to the same sample. Example i is a function of (key, i).
 
-    A value of W is found by halving [0, sigma_max] down to `tol` sigma_max, by diffrax:
-    some 20 draws for each end of a step.
+    A value of W is found by halving [0, sigma_max] `depth` times: as many draws for
+    each end of a step. (Diffrax has such a tree, whose checks of its bounds hung in
+    loops on a CPU of two threads; jax 0.10.2, diffrax 0.7.2.)
     """
 
     key: Key
     """One for all, or one per example, [batch]."""
     sigma_max: Scalar = 80.0
-    tol: float = static(default=2.0**-22)
+    depth: int = static(default=24)
 
     def like(self, x: Array) -> Draw:
         """Draws shaped like x."""
-        import diffrax
-
-        shape = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
         keys = example_keys(self.key, x.shape[0])
-        # The clock of the tree is sigma / sigma_max.
         sigma_max = jnp.asarray(self.sigma_max, x.dtype)
-        zero, one = jnp.zeros((), x.dtype), jnp.ones((), x.dtype)
 
         def increment(key: Key, start: Array, end: Array) -> Array:
-            tree = diffrax.VirtualBrownianTree(zero, one, self.tol, shape, key)
+            def value(at: Array) -> Array:
+                return brownian(key, at, x.shape[1:], self.depth)
+
             moves = start < end
-            gap = jnp.sqrt(jnp.where(moves, end - start, one))
-            return tree.evaluate(jnp.where(moves, start, zero), end) / gap
+            gap = jnp.sqrt(jnp.where(moves, end - start, 1))
+            return jnp.where(moves, value(end) - value(start), 0) / gap
 
         def draw(
             k: Scalar, sigma: Scalar, sigma_next: Scalar, via: Scalar | None = None
         ) -> Array:
             del k, via
+            # A level that rounding put above sigma_max is sigma_max.
             ends = (
-                jnp.broadcast_to(jnp.asarray(s, x.dtype) / sigma_max, x.shape[:1])
+                jnp.broadcast_to(jnp.clip(jnp.asarray(s, x.dtype) / sigma_max, 0, 1), n)
                 for s in (sigma_next, sigma)
             )
             return jax.vmap(increment)(keys, *ends)
 
+        n = x.shape[:1]
         return draw
+
+
+def brownian(key: Key, at: Array, shape: tuple[int, ...], depth: int) -> Array:
+    """W(at), 0 <= at <= 1, of the path that the key means; W(0) = 0.
+
+    Halfway between two known values lies their mean and a normal of a quarter of the
+    interval's variance (Lévy's construction). Below the resolution 2^-depth the path
+    is a straight line.
+    """
+
+    def halve(level: Array, now: tuple[Any, ...]) -> tuple[Any, ...]:
+        key, at, low, high = now
+        here, *halves = jr.split(key, 3)
+        std = 2.0 ** (-0.5 * level.astype(at.dtype) - 1)
+        middle = 0.5 * (low + high) + std * jr.normal(here, shape, at.dtype)
+        right = at >= 0.5
+        low, high = jnp.where(right, middle, low), jnp.where(right, high, middle)
+        key = jnp.where(right, *halves[::-1])
+        return key, jnp.where(right, 2 * at - 1, 2 * at), low, high
+
+    end, inside = jr.split(key)
+    last = jr.normal(end, shape, at.dtype)
+    start = inside, at, jnp.zeros_like(last), last
+    _, rest, low, high = jax.lax.fori_loop(0, depth, halve, start)
+    return low + rest * (high - low)

@@ -7,7 +7,7 @@ that the probability flow of every SDE is dx/dsigma = (x - D(x, sigma)) / sigma.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -86,6 +86,9 @@ class SampleResult(NamedTuple):
 @pytree
 class Sampler:
     """A step rule. Its options are the fields of a subclass."""
+
+    needs_path: ClassVar[bool] = False
+    """Whether steps are chosen by what was drawn, so that draws must be of one path."""
 
     @property
     def num_draws(self) -> int:

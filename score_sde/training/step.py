@@ -11,6 +11,7 @@ import jax.random as jr
 import optax
 from jax.sharding import Mesh
 
+from score_sde.networks.network import FROZEN
 from score_sde.training.mesh import batch_sharding, replicated
 from score_sde.training.post_hoc_ema import power_rate
 from score_sde.types import Array, Key
@@ -84,7 +85,7 @@ def make_train_step(
         params = project(state.params)
         value, gradient = jax.value_and_grad(mean_loss)(params)
         updates, opt_state = optimizer.update(gradient, state.opt_state, params)
-        params = optax.apply_updates(params, updates)
+        params = optax.apply_updates(params, _of_trained(updates))
         decay = ema_decay(
             state.step, halflife_steps=ema_halflife_steps, rampup_ratio=ema_rampup_ratio
         )
@@ -98,6 +99,16 @@ def make_train_step(
         return state, metrics
 
     return train_step
+
+
+def _of_trained(updates: Params) -> Params:
+    """Updates without those of frozen parameters, which may decay like all weights."""
+
+    def one(path: tuple[Any, ...], update: Array) -> Array:
+        is_frozen = getattr(path[-1], "key", None) in FROZEN
+        return jnp.zeros_like(update) if is_frozen else update
+
+    return jax.tree_util.tree_map_with_path(one, updates)
 
 
 def compile_train_step(

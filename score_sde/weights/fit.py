@@ -8,7 +8,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from score_sde.networks.tensors import Tensor
+from score_sde.networks.tensors import Tensor, leaf_of, params_of
 from score_sde.types import UserError
 from score_sde.weights.state_dict import StateDict
 
@@ -45,30 +45,28 @@ def fit(
             )
         named = named | dict(zip(trained, state.unnamed, strict=False))
     known = {tensor.name for tensor in table}
-    problems += _listed("missing", [n for n in known if n not in named])
+    missing = [t.name for t in table if t.name not in named and not t.unused]
+    problems += _listed("missing", missing)
     problems += _listed("unused", [n for n in named if n not in known])
-    params: dict[str, Any] = {}
     misshapen, unfit = [], []
+    arrays: list[tuple[Tensor, np.ndarray]] = []
     for tensor in table:
-        if tensor.name not in named:
+        if tensor.name not in named or tensor.unused:
             continue
         array = named[tensor.name]
-        target = _leaf(like, tensor.path)
+        target = leaf_of(like, tensor)
         shape = _published_shape(tensor, target)
         if array.shape != shape:
             misshapen.append(f"{tensor.name} {list(array.shape)}, not {list(shape)}")
         elif why := _unfit(tensor, array):
             unfit.append(f"{tensor.name} ({why})")
         elif tensor.path:
-            node = params
-            for word in tensor.path[:-1]:
-                node = node.setdefault(word, {})
             here = tensor.layout.to_here(array.astype(target.dtype))
-            node[tensor.path[-1]] = np.ascontiguousarray(here).reshape(target.shape)
+            arrays.append((tensor, np.ascontiguousarray(here).reshape(target.shape)))
     problems += _listed("misshapen", misshapen) + _listed("unfit", unfit)
     if problems:
         raise UserError("\n  ".join(["the file doesn't fit the network:", *problems]))
-    return program, params
+    return program, params_of(arrays)
 
 
 def published_arrays(params: Any, table: Sequence[Tensor]) -> dict[str, np.ndarray]:
@@ -77,7 +75,7 @@ def published_arrays(params: Any, table: Sequence[Tensor]) -> dict[str, np.ndarr
     for tensor in table:
         array = tensor.value
         if tensor.path:
-            array = tensor.layout.to_published(np.asarray(_leaf(params, tensor.path)))
+            array = tensor.layout.to_published(np.asarray(leaf_of(params, tensor)))
         assert array is not None
         arrays[tensor.name] = np.ascontiguousarray(array).reshape(array.shape)
     return arrays
@@ -113,12 +111,6 @@ def _unfit(tensor: Tensor, array: np.ndarray) -> str:
     if array.dtype.kind != "f" and array.dtype != ml_dtypes.bfloat16:
         return f"{array.dtype}, not a float"
     return "" if np.isfinite(array.astype(np.float32)).all() else "not finite"
-
-
-def _leaf(tree: Any, path: tuple[str, ...]) -> Any:
-    for word in path:
-        tree = tree[word]
-    return tree
 
 
 def _listed(what: str, names: list[str]) -> list[str]:

@@ -1,0 +1,134 @@
+"""The U-Net of DDPM as score_sde has it (Ho et al. 2020, app. B)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import flax.linen as nn
+
+from score_sde.networks import unet_tensors as names
+from score_sde.networks.embeddings import conditions, sine_embedding
+from score_sde.networks.tensors import CONV, Tensor, linear, norm
+from score_sde.networks.unet_blocks import (
+    Layers,
+    Plan,
+    Step,
+    Style,
+    checkpointed,
+    conv_resample,
+    follow,
+    plan,
+)
+from score_sde.types import Array
+
+
+class DDPM(nn.Module):
+    """F(x, noise) for images in [-1, 1], [batch, height, width, channels].
+
+    The noise is the step of a chain of 1,000, or 999 t. Args as `SongUNet`; channels
+    are multiples of 32, since norms always have 32 groups.
+    """
+
+    channels: int = 128
+    multipliers: tuple[int, ...] = (1, 2, 2, 2)
+    blocks_per_level: int = 2
+    attention_resolutions: tuple[int, ...] = (16,)
+    dropout: float = 0.1
+    num_classes: int = 0
+    vector_dims: int = 0
+    dtype: str = "float32"
+    attention: str = "xla"
+    remat: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: Array, noise: Array, cond: Any = None, deterministic: bool = True
+    ) -> Array:
+        style, layers = self.style, self.style.layers
+        embedding = self._embedding(noise, cond)
+        block = checkpointed(self.remat)
+
+        def apply(h: Array, step: Step, name: str) -> Array:
+            if step.resample:
+                return conv_resample(layers, h, step, name, padding="SAME")
+            made = block(style, step.width, 1 if step.attends else 0, name=name)
+            return made(h, embedding, deterministic)
+
+        h = x if self.dtype == "float32" else x.astype(self.dtype)
+        h = layers.conv(h, self.channels, "in_conv")
+        h = follow(h, self.plan(x.shape[1]), apply)
+        h = nn.silu(layers.norm(h, "out_norm"))
+        return layers.conv(h, x.shape[-1], "out_conv", last=True).astype(x.dtype)
+
+    def _embedding(self, noise: Array, cond: Any) -> Array:
+        layers, size = self.style.layers._replace(dtype="float32"), 4 * self.channels
+        h = layers.dense(sine_embedding(noise, self.channels), size, "map_layer0")
+        h = layers.dense(nn.silu(h), size, "map_layer1")
+        sources = conditions(
+            cond,
+            noise,
+            num_classes=self.num_classes,
+            vector_dims=self.vector_dims,
+            augment_dims=0,
+        )
+        for name, source in sources.items():
+            h = h + layers.dense(source, size, f"map_{name}")
+        return nn.silu(h)
+
+    @property
+    def style(self) -> Style:
+        """Of all blocks."""
+        layers = Layers("xavier", norm_eps=1e-6, min_group=1, dtype=self.dtype)
+        return Style(
+            layers,
+            self.dropout,
+            self.attention,
+            skip_gain=math.sqrt(0.1),
+            qkv_gain=math.sqrt(0.2),
+        )
+
+    @nn.nowrap
+    def plan(self, height: int) -> Plan:
+        """The blocks for images of this height."""
+        return plan(
+            height,
+            self.channels,
+            [self.channels * m for m in self.multipliers],
+            self.blocks_per_level,
+            self.attention_resolutions,
+            attend_in_every_block=False,
+        )
+
+
+def tensors(module: DDPM, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """The entries of score_sde's `ddpm`, whose modules are one numbered list.
+
+    None for a network with conditions, which it hasn't.
+    """
+    if module.num_classes or module.vector_dims:
+        return ()
+    steps = module.plan(shape[0])
+    modules: list[list[Tensor]] = []
+
+    def named(make: Any, *args: Any, **options: Any) -> None:
+        modules.append(make(f"all_modules.{len(modules)}", *args, **options))
+
+    named(linear, "map_layer0")
+    named(linear, "map_layer1")
+    named(linear, "in_conv", layout=CONV)
+    for part, blocks in (("enc", steps.encoder), ("dec", steps.decoder)):
+        for step in blocks:
+            here = f"{part}_{step.name}"
+            if step.resample:
+                named(lambda n, p: linear(f"{n}.Conv_0", p, layout=CONV), here)
+                continue
+            named(names.song_block, here, step, module.style, shortcut="NIN_0")
+            if step.attends:
+                named(names.song_attention, here)
+    named(norm, "out_norm")
+    named(linear, "out_conv", layout=CONV)
+    return (
+        names.song_levels(shape),
+        *(tensor for entry in modules for tensor in entry),
+    )

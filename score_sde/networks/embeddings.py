@@ -1,0 +1,65 @@
+"""What the published U-Nets make of the noise and of the condition."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from score_sde.networks.network import require_condition
+from score_sde.types import Array
+
+
+def sine_embedding(noise: Array, size: int) -> Array:
+    """Sin and cos at frequencies from 1 to exactly 1e-4: [batch, size].
+
+    As in Ho et al. 2020's program; `blocks.positional_embedding` stops short of 1e-4
+    and has the cosines first.
+    """
+    half = size // 2
+    frequencies = 10_000.0 ** -(np.arange(half) / (half - 1))
+    angles = noise[:, None] * jnp.asarray(frequencies, noise.dtype)[None]
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
+
+
+class FourierFeatures(nn.Module):
+    """Sin and cos of 2 pi f noise, f ~ N(0, scale^2) never trained: [batch, 2 size].
+
+    As in Song et al. 2021, app. H, whose noise is log(sigma).
+    """
+
+    size: int
+    scale: float = 16.0
+
+    @nn.compact
+    def __call__(self, noise: Array) -> Array:
+        init = nn.initializers.normal(self.scale)
+        freqs = jax.lax.stop_gradient(self.param("freqs", init, (self.size,)))
+        angles = 2 * math.pi * noise[:, None] * freqs.astype(noise.dtype)[None]
+        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
+
+
+def conditions(
+    cond: Any, like: Array, *, num_classes: int, vector_dims: int, augment_dims: int
+) -> dict[str, Array]:
+    """The parts of a condition as vectors, [batch, size] of the type of `like`.
+
+    A label is a one, and num_classes, for no class, all zeros. "augment" may be absent,
+    as it is when samples are drawn, and is then zeros.
+    """
+    parts = {}
+    if num_classes:
+        require_condition(cond, "label")
+        parts["label"] = jax.nn.one_hot(cond["label"], num_classes, dtype=like.dtype)
+    if vector_dims:
+        require_condition(cond, "vector")
+        parts["vector"] = cond["vector"].astype(like.dtype)
+    if augment_dims:
+        zeros = jnp.zeros((like.shape[0], augment_dims), like.dtype)
+        augment = zeros if cond is None else cond.get("augment", zeros)
+        parts["augment"] = augment.astype(like.dtype)
+    return parts

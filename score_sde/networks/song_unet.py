@@ -1,0 +1,274 @@
+"""DDPM++ and NCSN++ (Song et al. 2021, app. H), with EDM's conditions (Karras 2022)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from score_sde.networks import unet_tensors as names
+from score_sde.networks.embeddings import FourierFeatures, conditions, sine_embedding
+from score_sde.networks.resampling import filter_down, filter_for_strides, filter_up
+from score_sde.networks.tensors import CONV, POINTWISE, Tensor, linear, norm
+from score_sde.networks.unet_blocks import (
+    Layers,
+    Plan,
+    Step,
+    Style,
+    checkpointed,
+    plan,
+)
+from score_sde.types import Array
+
+PROGRESSIVE_INPUTS = ("none", "residual", "input_skip")
+PROGRESSIVES = ("none", "output_skip")
+
+
+class SongUNet(nn.Module):
+    """F(x, noise) for images in [-1, 1], [batch, height, width, channels].
+
+    DDPM++ by its defaults; NCSN++ with embedding 'fourier', resample_filter
+    (1, 3, 3, 1) and progressive_input 'residual'. The noise is what its preconditioning
+    gives: 999 t or log(sigma) / 4 for 'positional', log(sigma / 2) for 'fourier'.
+
+    Args:
+        channels: at full resolution; times multipliers[i] after i halvings.
+        blocks_per_level: residual blocks on the way down; one more on the way up.
+        attention_resolutions: heights at which self-attention follows each block on
+            the way down, and the last one on the way up.
+        embedding: of the noise, 'positional' or 'fourier', at fixed random frequencies.
+        resample_filter: taps of the filter with which images are halved and doubled.
+        progressive_input: how the image, halved, comes into the encoder: 'none',
+            'residual' (a sum through a 3x3 convolution, which becomes the image) or
+            'input_skip' (a 1x1 convolution of the image is added).
+        progressive: 'output_skip' for an output that is the sum of those of all levels.
+        skip_rescale: whether residual sums are divided by sqrt(2).
+        num_classes: of cond["label"], where num_classes itself stands for no class; 0
+            for a network without classes.
+        vector_dims: of cond["vector"]; augment_dims: of cond["augment"], which may be
+            absent and is then zero; 0 for none.
+        dtype: of activations and products; "float32" for that of the input.
+        attention: implementation, 'xla' or 'cudnn'.
+        remat: whether the backward pass computes the inside of every block again.
+    """
+
+    channels: int = 128
+    multipliers: tuple[int, ...] = (1, 2, 2, 2)
+    blocks_per_level: int = 4
+    attention_resolutions: tuple[int, ...] = (16,)
+    dropout: float = 0.1
+    embedding: str = "positional"
+    resample_filter: tuple[float, ...] = (1, 1)
+    progressive_input: str = "none"
+    progressive: str = "none"
+    skip_rescale: bool = True
+    num_classes: int = 0
+    vector_dims: int = 0
+    augment_dims: int = 0
+    dtype: str = "float32"
+    attention: str = "xla"
+    remat: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: Array, noise: Array, cond: Any = None, deterministic: bool = True
+    ) -> Array:
+        embedding = self._embedding(noise, cond)
+        style, steps = self.style, self.plan(x.shape[1])
+        block = checkpointed(self.remat)
+
+        def apply(h: Array, step: Step, name: str) -> Array:
+            heads = 1 if step.attends else 0
+            made = block(style, step.width, heads, step.resample, name=name)
+            return made(h, embedding, deterministic)
+
+        image = x
+        if self.dtype != "float32":
+            x = x.astype(self.dtype)
+        pyramid = x
+        h = style.layers.conv(x, self.channels, f"enc_{_side(x)}_conv")
+        skips = [h]
+        for step in steps.encoder:
+            h = apply(h, step, f"enc_{step.name}")
+            if step.resample:
+                h, pyramid = self._with_input(h, pyramid)
+            skips.append(h)
+        out = None
+        for step in steps.decoder:
+            if step.joins:
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+            h = apply(h, step, f"dec_{step.name}")
+            if self._ends_level(step):
+                out = self._with_output(h, out, image)
+        assert out is not None
+        return out
+
+    def _with_input(self, h: Array, pyramid: Array) -> tuple[Array, Array]:
+        """h joined by the pyramid's next level, and that level."""
+        style, width = self.style, h.shape[-1]
+        at = f"enc_{_side(h)}"
+        if self.progressive_input == "residual":
+            filtered = filter_for_strides(pyramid, self.resample_filter)
+            pyramid = style.layers.conv(
+                filtered, width, f"{at}_aux_residual", stride=2, padding="VALID"
+            )
+            h = pyramid = style.add(pyramid, h)
+        elif self.progressive_input == "input_skip":
+            pyramid = filter_down(pyramid, self.resample_filter)
+            h = h + style.layers.dense(pyramid, width, f"{at}_aux_skip")
+        return h, pyramid
+
+    def _with_output(self, h: Array, out: Array | None, image: Array) -> Array | None:
+        """The running sum of outputs, at the height of h."""
+        is_last = h.shape[1] == image.shape[1]
+        if self.progressive == "none" and not is_last:
+            return None
+        layers, at = self.style.layers, f"dec_{_side(h)}"
+        h = nn.silu(layers.norm(h, f"{at}_aux_norm"))
+        h = layers.conv(h, image.shape[-1], f"{at}_aux_conv", last=True)
+        h = h.astype(image.dtype)
+        return h if out is None else h + filter_up(out, self.resample_filter)
+
+    def _embedding(self, noise: Array, cond: Any) -> Array:
+        if self.embedding == "fourier":
+            h = FourierFeatures(self.channels, name="map_noise")(noise)
+        else:
+            h = sine_embedding(noise, self.channels)
+        layers, size = self.style.layers._replace(dtype="float32"), h.shape[-1]
+        sources = conditions(
+            cond,
+            noise,
+            num_classes=self.num_classes,
+            vector_dims=self.vector_dims,
+            augment_dims=self.augment_dims,
+        )
+        for name, source in sources.items():
+            if name == "label":
+                source = source * math.sqrt(self.num_classes)
+            has_bias = name != "augment"
+            h = h + layers.dense(source, size, f"map_{name}", use_bias=has_bias)
+        for i in range(2):
+            h = nn.silu(layers.dense(h, 4 * self.channels, f"map_layer{i}"))
+        return h
+
+    @property
+    def style(self) -> Style:
+        """Of all blocks."""
+        layers = Layers("xavier", norm_eps=1e-6, min_group=4, dtype=self.dtype)
+        return Style(
+            layers,
+            self.dropout,
+            self.attention,
+            tuple(self.resample_filter),
+            skip_rescale=self.skip_rescale,
+            project_resampled=True,
+            qkv_gain=math.sqrt(0.2),
+        )
+
+    @nn.nowrap
+    def plan(self, height: int) -> Plan:
+        """The blocks for images of this height."""
+        return plan(
+            height,
+            self.channels,
+            [self.channels * m for m in self.multipliers],
+            self.blocks_per_level,
+            self.attention_resolutions,
+            attend_in_every_block=False,
+        )
+
+    @nn.nowrap
+    def _ends_level(self, step: Step) -> bool:
+        return step.name.endswith(f"_block{self.blocks_per_level}")
+
+
+def _side(h: Array) -> str:
+    return f"{h.shape[1]}x{h.shape[1]}"
+
+
+def edm_tensors(module: SongUNet, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """The entries of NVlabs/edm's SongUNet in its preconditioner; or none."""
+    if module.vector_dims:
+        return ()
+    style, taps = module.style, module.resample_filter
+    steps = module.plan(shape[0])
+    full = f"{shape[0]}x{shape[0]}"
+    entries: list[Tensor] = []
+    if module.embedding == "fourier":
+        path = ("map_noise", "freqs")
+        entries.append(Tensor("model.map_noise.freqs", path, frozen=True))
+    if module.num_classes:
+        entries += linear("model.map_label", "map_label")
+    if module.augment_dims:
+        entries.append(names.matrix("model.map_augment", "map_augment"))
+    entries += linear("model.map_layer0", "map_layer0")
+    entries += linear("model.map_layer1", "map_layer1")
+    entries += linear(f"model.enc.{full}_conv", f"enc_{full}_conv", layout=CONV)
+    for step in steps.encoder:
+        there, here = f"model.enc.{step.name}", f"enc_{step.name}"
+        entries += names.edm_block(there, here, step, style, 1)
+        if step.resample:
+            there, here = (a.removesuffix("down") + "aux" for a in (there, here))
+            if module.progressive_input == "residual":
+                name = f"{there}_residual"
+                entries += linear(name, f"{here}_residual", layout=CONV)
+                entries.append(names.edm_filter(name, taps))
+            elif module.progressive_input == "input_skip":
+                entries.append(names.edm_filter(f"{there}_down", taps))
+                name = f"{there}_skip"
+                entries += linear(name, f"{here}_skip", layout=POINTWISE)
+    lowest = steps.decoder[0].name
+    for step in steps.decoder:
+        there, here = f"model.dec.{step.name}", f"dec_{step.name}"
+        entries += names.edm_block(there, here, step, style, 1)
+        at = step.name.split("_")[0]
+        if module._ends_level(step) and (at == full or module.progressive != "none"):
+            aux = f"model.dec.{at}_aux"
+            if module.progressive != "none" and not lowest.startswith(f"{at}_"):
+                entries.append(names.edm_filter(f"{aux}_up", taps))
+            entries += names.out(f"{aux}_norm", f"{aux}_conv", prefix=f"dec_{at}_aux")
+    return tuple(entries)
+
+
+def song_tensors(module: SongUNet, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """The entries of score_sde's `ncsnpp`, whose modules are one numbered list.
+
+    None for a network with conditions, which it hasn't.
+    """
+    if module.num_classes or module.vector_dims or module.augment_dims:
+        return ()
+    style, steps = module.style, module.plan(shape[0])
+    full = f"{shape[0]}x{shape[0]}"
+    modules: list[list[Tensor]] = []
+
+    def named(make: Any, *args: Any, **options: Any) -> None:
+        modules.append(make(f"all_modules.{len(modules)}", *args, **options))
+
+    if module.embedding == "fourier":
+        named(lambda name: [Tensor(f"{name}.W", ("map_noise", "freqs"), frozen=True)])
+    named(linear, "map_layer0")
+    named(linear, "map_layer1")
+    named(linear, f"enc_{full}_conv", layout=CONV)
+    for part, blocks in (("enc", steps.encoder), ("dec", steps.decoder)):
+        for step in blocks:
+            here, at = f"{part}_{step.name}", step.name.split("_")[0]
+            named(names.song_block, here, step, style, shortcut="Conv_2")
+            if step.attends:
+                named(names.song_attention, here)
+            if part == "enc" and step.resample:
+                if module.progressive_input == "residual":
+                    path = f"enc_{at}_aux_residual"
+                    named(lambda n, p: linear(f"{n}.Conv2d_0", p, layout=CONV), path)
+                elif module.progressive_input == "input_skip":
+                    path = f"enc_{at}_aux_skip"
+                    named(lambda n, p: linear(f"{n}.Conv_0", p, layout=POINTWISE), path)
+            ends = part == "dec" and module._ends_level(step)
+            if ends and (at == full or module.progressive != "none"):
+                named(norm, f"dec_{at}_aux_norm")
+                named(linear, f"dec_{at}_aux_conv", layout=CONV)
+    return (
+        names.song_levels(shape),
+        *(tensor for entry in modules for tensor in entry),
+    )

@@ -1,0 +1,294 @@
+"""The published convolutional U-Nets' common parts: layers, block and plan.
+
+DDPM (Ho et al. 2020), DDPM++ and NCSN++ (Song et al. 2021), ADM (Dhariwal and Nichol
+2021) and their versions in EDM (Karras et al. 2022) are made of these. What is
+initialised at zero or nearly so, the last layer of every branch, is marked `last`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+import jax.random as jr
+
+from score_sde.networks.attention import attend
+from score_sde.networks.blocks import upsample
+from score_sde.networks.resampling import filter_down, filter_up
+from score_sde.types import Array, Key
+
+
+class Layers(NamedTuple):
+    """How all layers of a network begin and compute."""
+
+    init: str
+    """'xavier': uniform, of variance 1 / mean of fans, biases zero, the last layers
+    times 1e-5; 'torch': uniform up to 1 / sqrt(fan in), biases too, the last zero."""
+    norm_eps: float
+    min_group: int
+    """Channels in a group of a norm, which has at most 32 groups, at least."""
+    dtype: str
+    """Of products; norms are in float32 at least."""
+
+    def norm(self, x: Array, name: str) -> Array:
+        """Group norm (Wu and He 2018), with the variance taken about the mean."""
+        groups = min(32, x.shape[-1] // self.min_group)
+        if not groups or x.shape[-1] % groups:
+            raise ValueError(
+                f"{x.shape[-1]} channels can't be normalised in {groups} groups; make "
+                "the widths of the network multiples of 32."
+            )
+        norm = nn.GroupNorm(
+            groups, epsilon=self.norm_eps, use_fast_variance=False, name=name
+        )
+        return norm(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+
+    def conv(
+        self,
+        x: Array,
+        width: int,
+        name: str,
+        *,
+        stride: int = 1,
+        padding: Any = "SAME",
+        last: bool = False,
+    ) -> Array:
+        """3x3."""
+        kernel_init, bias_init = self._inits(9 * x.shape[-1], 1.0, last)
+        conv = nn.Conv(
+            width,
+            (3, 3),
+            (stride, stride),
+            padding,
+            dtype=self._dtype,
+            kernel_init=kernel_init,
+            bias_init=bias_init,
+            name=name,
+        )
+        return conv(x)
+
+    def dense(
+        self,
+        x: Array,
+        width: int,
+        name: str,
+        *,
+        gain: float = 1.0,
+        last: bool = False,
+        use_bias: bool = True,
+    ) -> Array:
+        """Of the last axis: a 1x1 convolution for images. `gain` is on its init."""
+        kernel_init, bias_init = self._inits(x.shape[-1], gain, last)
+        dense = nn.Dense(
+            width,
+            use_bias,
+            dtype=self._dtype,
+            kernel_init=kernel_init,
+            bias_init=bias_init,
+            name=name,
+        )
+        return dense(x)
+
+    @property
+    def _dtype(self) -> Any:
+        """What Flax makes of None is the type of the input."""
+        return None if self.dtype == "float32" else jnp.dtype(self.dtype)
+
+    def _inits(self, fan_in: int, gain: float, last: bool) -> tuple[Any, Any]:
+        zeros = nn.initializers.zeros
+        scaling = nn.initializers.variance_scaling
+        if self.init == "xavier":
+            gain = 1e-5 if last else gain
+            return scaling(gain**2, "fan_avg", "uniform"), zeros
+        if last:
+            return zeros, zeros
+        bound = gain / math.sqrt(fan_in)
+
+        def uniform(key: Key, shape: tuple[int, ...], dtype: Any) -> Array:
+            return jr.uniform(key, shape, dtype, -bound, bound)
+
+        return uniform, uniform
+
+
+class Style(NamedTuple):
+    """What all blocks of a network have in common."""
+
+    layers: Layers
+    dropout: float = 0.0
+    attention: str = "xla"
+    """See `attention.attend`."""
+    resample_filter: tuple[float, ...] = (1, 1)
+    scale_shift: bool = False
+    """The embedding scales and shifts behind the norm; if not, it is added before."""
+    skip_rescale: bool = False
+    """Sums of two are divided by sqrt(2)."""
+    project_resampled: bool = False
+    """A shortcut that resamples has a 1x1 convolution even between equal widths."""
+    skip_gain: float = 1.0
+    """On the initial shortcuts."""
+    qkv_gain: float = 1.0
+    by_head: bool = False
+    """Of queries, keys and values in the channels of `qkv`, the first of a head follow
+    the last of the head before; the three follow each other whole otherwise."""
+
+    def add(self, x: Array, h: Array) -> Array:
+        """A residual's sum."""
+        return (x + h) * math.sqrt(0.5) if self.skip_rescale else x + h
+
+
+class Block(nn.Module):
+    """Norm, SiLU, 3x3 convolution twice, with a shortcut; then perhaps attention.
+
+    The noise and the condition come in at the second norm. Both branches are resampled
+    in front of the first convolution.
+    """
+
+    style: Style
+    width: int
+    num_heads: int = 0
+    """Of the attention; 0 for none."""
+    resample: str = ""
+
+    @nn.compact
+    def __call__(self, x: Array, embedding: Array, deterministic: bool) -> Array:
+        style, layers = self.style, self.style.layers
+        h = nn.silu(layers.norm(x, "norm0")).astype(x.dtype)
+        h, x = self._resampled(h), self._resampled(x)
+        h = layers.conv(h, self.width, "conv0")
+        size = 2 * self.width if style.scale_shift else self.width
+        affine = layers.dense(embedding, size, "affine")[:, None, None, :]
+        if style.scale_shift:
+            h = layers.norm(h, "norm1")
+            scale, shift = jnp.split(affine.astype(h.dtype), 2, axis=-1)
+            h = h * (1 + scale) + shift
+        else:
+            h = layers.norm(h + affine.astype(h.dtype), "norm1")
+        h = nn.Dropout(style.dropout)(nn.silu(h), deterministic=deterministic)
+        h = layers.conv(h, self.width, "conv1", last=True)
+        if x.shape[-1] != self.width or (self.resample and style.project_resampled):
+            x = layers.dense(x, self.width, "skip", gain=style.skip_gain)
+        x = style.add(x, h.astype(x.dtype))
+        return style.add(x, self._attention(x)) if self.num_heads else x
+
+    def _resampled(self, x: Array) -> Array:
+        if not self.resample:
+            return x
+        resample = {"down": filter_down, "up": filter_up}[self.resample]
+        return resample(x, self.style.resample_filter)
+
+    def _attention(self, x: Array) -> Array:
+        """Of all positions."""
+        style, layers = self.style, self.style.layers
+        batch, height, width, channels = x.shape
+        size = channels // self.num_heads
+        split = (
+            (self.num_heads, 3, size) if style.by_head else (3, self.num_heads, size)
+        )
+        h = layers.norm(x, "norm2")
+        qkv = layers.dense(h, 3 * channels, "qkv", gain=style.qkv_gain)
+        qkv = qkv.reshape(batch, height * width, *split)
+        q, k, v = jnp.moveaxis(qkv, 3 if style.by_head else 2, 0)
+        h = attend(q, k, v, implementation=style.attention).reshape(x.shape)
+        return layers.dense(h, channels, "proj", last=True).astype(x.dtype)
+
+
+class Step(NamedTuple):
+    """One block of a U-Net, under the name that EDM gave it."""
+
+    name: str
+    reads: int
+    """Channels of its input."""
+    width: int
+    """Channels of its output."""
+    attends: bool = False
+    resample: str = ""
+    joins: bool = False
+    """Whether it reads the output of an encoder block too."""
+
+    def changes(self, style: Style) -> bool:
+        """Whether its shortcut has a 1x1 convolution."""
+        resampled = bool(self.resample) and style.project_resampled
+        return self.reads != self.width or resampled
+
+
+class Plan(NamedTuple):
+    """The blocks of a U-Net, after the first convolution."""
+
+    encoder: list[Step]
+    decoder: list[Step]
+
+
+def plan(
+    height: int,
+    first: int,
+    widths: Sequence[int],
+    blocks_per_level: int,
+    attention_resolutions: Sequence[int],
+    *,
+    attend_in_every_block: bool,
+) -> Plan:
+    """Blocks at each height, halved between the widths, and back up.
+
+    There is attention at the lowest height in between, after the encoder's blocks at
+    the listed heights, and in the decoder there in every block or in the last.
+
+    Args: `first`, the width of the first convolution.
+    """
+    encoder, decoder = [], []
+    last, width = len(widths) - 1, first
+    skips = [first]
+    sides = [height >> level for level in range(len(widths))]
+    for level, (side, new) in enumerate(zip(sides, widths, strict=True)):
+        at, attends = f"{side}x{side}", side in attention_resolutions
+        if level:
+            encoder.append(Step(f"{at}_down", width, width, resample="down"))
+            skips.append(width)
+        for i in range(blocks_per_level):
+            encoder.append(Step(f"{at}_block{i}", width, new, attends))
+            skips.append(new)
+            width = new
+    for level, (side, new) in reversed(
+        list(enumerate(zip(sides, widths, strict=True)))
+    ):
+        at, attends = f"{side}x{side}", side in attention_resolutions
+        if level == last:
+            decoder.append(Step(f"{at}_in0", width, width, True))
+            decoder.append(Step(f"{at}_in1", width, width))
+        else:
+            decoder.append(Step(f"{at}_up", width, width, resample="up"))
+        for i in range(blocks_per_level + 1):
+            here = attends and (attend_in_every_block or i == blocks_per_level)
+            reads = width + skips.pop()
+            decoder.append(Step(f"{at}_block{i}", reads, new, here, joins=True))
+            width = new
+    return Plan(encoder, decoder)
+
+
+def follow(h: Array, steps: Plan, block: Callable[[Array, Step, str], Array]) -> Array:
+    """h after all blocks; block(h, step, name) is one of them."""
+    skips = [h]
+    for step in steps.encoder:
+        h = block(h, step, f"enc_{step.name}")
+        skips.append(h)
+    for step in steps.decoder:
+        if step.joins:
+            h = jnp.concatenate([h, skips.pop()], axis=-1)
+        h = block(h, step, f"dec_{step.name}")
+    return h
+
+
+def conv_resample(
+    layers: Layers, h: Array, step: Step, name: str, *, padding: Any
+) -> Array:
+    """A 3x3 convolution of stride 2, with this padding, or of the nearest neighbour."""
+    if step.resample == "down":
+        return layers.conv(h, step.width, name, stride=2, padding=padding)
+    return layers.conv(upsample(h), step.width, name)
+
+
+def checkpointed(remat: bool) -> Any:
+    """Block, or one whose inside the backward pass computes again to save memory."""
+    return nn.remat(Block, static_argnums=(3,)) if remat else Block
