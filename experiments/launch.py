@@ -250,7 +250,36 @@ def open_run(command: Command) -> Run | None:
         like,
     )
     with Checkpoints(command.workdir / "checkpoints", create=False) as checkpoints:
-        return Run(experiment, mesh, *checkpoints.restore_average(like))
+        step, params = checkpoints.restore_average(like)
+    if command.config["guidance"]["name"] == "classifier":
+        params = params | {"classifier": _classifier(command.workdir, experiment, mesh)}
+    return Run(experiment, mesh, step, params)
+
+
+def _classifier(workdir: Path, experiment: Any, mesh: Any) -> Any:
+    """The parameters that `experiments.train_classifier` left.
+
+    Raises: UserError if it left none.
+    """
+    import jax
+
+    from score_sde.experiment import classifier_network
+    from score_sde.training.checkpoints import Checkpoints
+    from score_sde.training.mesh import replicated
+    from score_sde.types import UserError
+
+    like = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated(mesh)),
+        jax.eval_shape(lambda: classifier_network(experiment).init(jax.random.key(0))),
+    )
+    folder = workdir / "classifier" / "checkpoints"
+    if not folder.is_dir():
+        raise UserError(
+            f"guidance.name is 'classifier', and there is none in {folder}: train it "
+            f"by python -m experiments.train_classifier --workdir={workdir}"
+        )
+    with Checkpoints(folder, create=False) as checkpoints:
+        return checkpoints.restore_average(like)[1]
 
 
 def fingerprint(config: dict[str, Any], step: int, *sections: str) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class Measurement:
 class Mask(Measurement):
     """Known pixels, and 0 for the others: inpainting.
 
-    Args: `mask`, True or 1 where a pixel is known, [*dims] or [batch, *dims]; an axis
+    Args: `mask`, not 0 where a pixel is known, [*dims] or [batch, *dims]; an axis
     of length 1 stands for all.
     """
 
@@ -62,7 +62,7 @@ class Mask(Measurement):
         return _divided(y, self._fitted(y), scale, shift)
 
     def _fitted(self, x: Array) -> Array:
-        mask = jnp.asarray(self.mask, x.dtype)
+        mask = jnp.asarray(self.mask).astype(bool).astype(x.dtype)
         mask = mask[None] if mask.ndim == x.ndim - 1 else mask
         fits = mask.ndim == x.ndim and all(
             m in (1, d) for m, d in zip(mask.shape, x.shape, strict=True)

@@ -23,6 +23,27 @@ def golden(group):
     return cases, np.load(GOLDEN / f"{group}.npz")
 
 
+def golden_weights(name):
+    """The weights of a small published network: published name -> array.
+
+    Whole multiples of a power of two, an exponent for each tensor (-1: stored apart),
+    the low and the high bytes of all of them together.
+    """
+    file = np.load(GOLDEN / f"nets/{name}.weights.npz")
+    flat = np.ascontiguousarray(file["planes"].T).view("<i2").ravel()
+    arrays, start = {}, 0
+    rows = zip(file["names"], file["shapes"], file["exponents"], strict=True)
+    for key, sides, exponent in rows:
+        if exponent < 0:
+            arrays[str(key)] = file[key]
+            continue
+        shape = tuple(int(n) for n in sides if n)
+        stop = start + int(np.prod(shape))
+        whole = flat[start:stop].astype(np.float32).reshape(shape)
+        arrays[str(key)], start = np.ldexp(whole, -int(exponent)), stop
+    return arrays
+
+
 def close(result, expected, tolerance):
     """Whether a result is within the tolerance that came with a reference number."""
     result, expected = np.asarray(result), np.asarray(expected)

@@ -134,6 +134,32 @@ def test_every_test_image_is_scored_once(trained):
     )
 
 
+@pytest.mark.slow
+def test_classes_are_drawn_as_asked_and_guided(tmp_path):
+    workdir = tmp_path / "class"
+    config = ["--config=configs/digits_class.py", f"--workdir={workdir}"]
+    program("train", *config, *fields())
+    labels = ["--config.sampling.labels=(3,7)"]
+    out = program(
+        "sample",
+        f"--workdir={workdir}",
+        *labels,
+        "--config.guidance.name=classifier_free",
+        "--config.guidance.weight=3.0",
+        "--config.threshold.name=dynamic",
+    )
+    assert "6 samples of heun, 5 evaluations each" in out
+    assert "guided: 2 to 2 of the network each time" in out
+    assert np.load(workdir / "samples.npz")["labels"].tolist() == [3, 7] * 3
+    guided = ["--config.guidance.name=classifier", *labels]
+    out = program("sample", f"--workdir={workdir}", *guided, code=2)
+    assert "train it by python -m experiments.train_classifier" in out
+    program(
+        "train_classifier", f"--workdir={workdir}", "--config.classifier.num_steps=50"
+    )
+    assert "6 samples" in program("sample", f"--workdir={workdir}", *guided)
+
+
 @pytest.fixture
 def pictures(tmp_path):
     """A picture of the size of the digits, a mask, and files that won't do."""

@@ -81,18 +81,27 @@ def test_bayes_rule_of_the_oracle():
     np.testing.assert_allclose(log_class, expected, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_conditional_samples_have_the_law_of_their_class():
     assert_has_law(draw(LABELLED.denoise, label(ROW)), LABELLED.given(ROW))
 
 
-def test_weight_one_by_a_noisy_classifier_is_the_conditional_law():
-    guided = guidance.classifier(
-        guidance.without_condition(LABELLED.denoise), LABELLED.log_class, 1.0
-    )
+def by_noisy_classifier(weight):
+    unconditional = guidance.without_condition(LABELLED.denoise)
+    return guidance.classifier(unconditional, LABELLED.log_class, weight)
+
+
+def test_weight_one_by_a_noisy_classifier_is_the_conditional_denoiser():
+    guided = by_noisy_classifier(1.0)
     x, sigmas = points(), jnp.asarray([0.05, 0.3, 1.0, 5.0, 30.0])
     exact = LABELLED.denoise(x, sigmas, label(ROW, 5))
     np.testing.assert_allclose(guided(x, sigmas, label(ROW, 5)), exact, atol=1e-9)
-    assert_has_law(draw(guided, label(ROW)), LABELLED.given(ROW))
+
+
+@pytest.mark.slow
+def test_samples_by_a_noisy_classifier_have_the_conditional_law():
+    samples = draw(by_noisy_classifier(1.0), label(ROW))
+    assert_has_law(samples, LABELLED.given(ROW))
 
 
 def test_composed_samples_have_the_law_given_both_classes():
@@ -107,9 +116,7 @@ def test_composed_samples_have_the_law_given_both_classes():
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["dpmpp_sde", "dpmpp_2m_sde"])
 def test_stochastic_samplers_are_guided_too(sampler):
-    guided = guidance.classifier(
-        guidance.without_condition(LABELLED.denoise), LABELLED.log_class, 1.0
-    )
+    guided = by_noisy_classifier(1.0)
     # Of second order: that of first order is off by 5 % in the covariance here.
     sigmas = ss.grids.karras(400, sigma_min=0.01, sigma_max=400.0)
     samples = draw(guided, label(ROW), sampler=sampler, sigmas=sigmas)
@@ -145,6 +152,49 @@ def test_guided_densities_integrate_to_one_in_the_likelihood():
     exact = LABELLED.given(ROW).log_prob(x, 0.05)
     # The prior at t_max ignores the mean and variance of the data, as in `log_prob`.
     np.testing.assert_allclose(out.nats, exact, atol=5e-3)
+
+
+def test_the_exact_classifier_minimises_its_loss():
+    """The gradient with respect to anything added to its logits has mean zero."""
+    num, sigma, x0 = 20_000, 0.5, LABELLED.sample(jr.key(1), 20_000)
+    # The first three classes are rows, one of which every component has.
+    row = jnp.argmax(LABELLED.log_joint(x0, 1e-3), axis=1) // 2
+    levels = ss.noise_levels.Ladder(sigmas=(sigma, 0.8))
+
+    def logits(x, sigma):
+        rows = [LABELLED.log_class(x, sigma, label(k, len(x))) for k in range(3)]
+        return jnp.stack(rows, axis=1)
+
+    def losses(shift):
+        return ss.losses.classification_loss(
+            jr.key(2),
+            lambda x, sigma: logits(x, sigma) + shift * jnp.sin(3 * x[:, :1]) * slopes,
+            x0,
+            row,
+            noise_levels=levels,
+        )
+
+    slopes = jnp.asarray([[1.0, -0.5, 0.2]])
+    value, slope = jax.jvp(losses, (0.0,), (1.0,))
+    assert abs(slope.mean()) < 5 * slope.std() / np.sqrt(num)
+    assert losses(0.5).mean() > value.mean()
+    log_class = guidance.from_logits(logits)(x0[:5], sigma, label(ROW, 5))
+    exact = LABELLED.log_class(x0[:5], sigma, label(ROW, 5))
+    np.testing.assert_allclose(log_class, exact, atol=1e-9)
+    assert guidance.from_logits(logits)(x0[:5], sigma, label(-1, 5)).tolist() == [0] * 5
+
+
+def test_dropped_conditions_are_a_share_and_each_examples_own():
+    cond = {"label": jnp.arange(4_000) % 7, "vector": jnp.ones((4_000, 2))}
+    dropped = guidance.drop_condition(jr.key(1), cond, 0.1)
+    gone = dropped["label"] == -1
+    # Five standard errors of a share of 0.1 in 4,000.
+    assert abs(float(gone.mean()) - 0.1) < 5 * np.sqrt(0.09 / 4_000)
+    np.testing.assert_array_equal(dropped["label"][~gone], cond["label"][~gone])
+    np.testing.assert_array_equal(dropped["vector"][:, 0], jnp.where(gone, 0.0, 1.0))
+    part = jax.tree.map(lambda c: c[:100], cond)
+    part = guidance.drop_condition(jr.key(1), part, 0.1)
+    np.testing.assert_array_equal(part["label"], dropped["label"][:100])
 
 
 # Against the algebra.
@@ -240,17 +290,20 @@ def nested(denoise):
 def test_nests_work_under_jit_vmap_grad_and_in_float32():
     x, sigma, cond = points(), jnp.linspace(0.05, 6.0, 5), label(2, 5)
     guided = nested(smooth)
-    whole = guided(x, sigma, cond)
-    np.testing.assert_allclose(jax.jit(guided)(x, sigma, cond), whole, rtol=1e-12)
+    whole = jax.jit(guided)(x, sigma, cond)
 
     def one(x, sigma, cond):
         cond = jax.tree.map(lambda c: c[None], cond)
         return guided(x[None], sigma, cond)[0]
 
-    each = jax.vmap(one)(x, sigma, cond)
+    each = jax.jit(jax.vmap(one))(x, sigma, cond)
     np.testing.assert_allclose(each, whole, rtol=1e-12)
-    slope = jax.grad(lambda x: guided(x, sigma, cond).sum())(x)
-    tangent = jax.jvp(lambda x: guided(x, sigma, cond).sum(), (x,), (x,))[1]
+
+    def slopes(x):
+        total = lambda x: guided(x, sigma, cond).sum()  # noqa: E731
+        return jax.grad(total)(x), jax.jvp(total, (x,), (x,))[1]
+
+    slope, tangent = jax.jit(slopes)(x)
     assert float((slope * x).sum()) == pytest.approx(float(tangent), rel=1e-9)
     single = jax.eval_shape(guided, x.astype(jnp.float32), 0.5, cond)
     assert single.dtype == jnp.float32
@@ -308,7 +361,7 @@ def test_a_label_of_a_network_may_be_missing(key):
     )
     x, noise = jnp.ones((4, 2), jnp.float32), jnp.zeros(4, jnp.float32)
     labels = jnp.asarray([-1, 0, 2, -1])
-    out = network.apply(params, x, noise, {"label": labels})
+    out = jax.jit(network.apply)(params, x, noise, {"label": labels})
     np.testing.assert_allclose(out[0], out[3], rtol=1e-6)
     assert not np.allclose(out[0], out[1])
     assert not np.allclose(out[0], out[2])

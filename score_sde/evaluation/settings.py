@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from score_sde.dequantisation import DEQUANTISERS
+from score_sde.dequantisation import DEQUANTISATIONS
 from score_sde.likelihood import DIVERGENCES
 from score_sde.types import require
 
@@ -15,11 +15,13 @@ class Sampling:
     """How many samples, and how many at once; their contents don't depend on that.
 
     labels: the classes to draw, over and over; none means all. -1 is no class.
+    caption: what to draw instead, in words, of a network that reads.
     """
 
     num_samples: int = 64
     batch_size: int = 64
     labels: tuple[int, ...] = ()
+    caption: str = ""
 
     def __post_init__(self) -> None:
         require(
@@ -76,8 +78,9 @@ class Editing:
 class Scoring:
     """How log-likelihoods are computed.
 
-    dequantisation: truncated_normal is for models trained on centres, uniform for the
-        others. repeats: passes over the data, each with fresh points and probes.
+    dequantisation: truncated_normal is for models trained on centres, variational for
+        those trained with a flow, uniform for the others.
+    repeats: passes over the data, each with fresh points and probes.
     num_checked: how many examples are solved three times more, with fresh points, with
         fresh probes and at a tenth of the tolerance, to split the error.
     bound_draws: noise levels at which each example's variational bound is measured.
@@ -105,8 +108,8 @@ class Scoring:
             ),
             ("1 <= num_probes", lambda s: s.num_probes >= 1),
             (
-                f"dequantisation in {sorted(DEQUANTISERS)}",
-                lambda s: s.dequantisation in DEQUANTISERS,
+                f"dequantisation in {sorted(DEQUANTISATIONS)}",
+                lambda s: s.dequantisation in DEQUANTISATIONS,
             ),
             ("0 < rtol < 1", lambda s: 0 < s.rtol < 1),
             ("0 < atol < 1", lambda s: 0 < s.atol < 1),

@@ -8,9 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from score_sde.guidance.conditional import classifier_free, null_condition
+from score_sde.guidance.conditional import (
+    LogProb,
+    classifier,
+    classifier_free,
+    null_condition,
+)
 from score_sde.guidance.corrections import dynamic_threshold, static_threshold
-from score_sde.guidance.guided import interval
+from score_sde.guidance.guided import Guided, interval, network_evals
 from score_sde.types import NO_LABEL, Denoise
 
 
@@ -44,9 +49,29 @@ def away_from_label(
     )
 
 
+def by_classifier(
+    denoise: Denoise,
+    *,
+    log_prob: LogProb,
+    weight: float = 1.0,
+    sigma_low: float = 0.0,
+    sigma_high: float = math.inf,
+) -> Denoise:
+    """`classifier` between two noise levels; the model itself is told no label."""
+    return classifier(
+        Guided(
+            lambda x, sigma, cond=None: denoise(x, sigma, null_condition(cond)),
+            lambda sigma: network_evals(denoise, sigma),
+        ),
+        log_prob,
+        interval(weight, sigma_low, sigma_high, outside=0.0),
+    )
+
+
 GUIDANCES: dict[str, Callable[..., Denoise]] = {
     "none": plain,
     "classifier_free": away_from_label,
+    "classifier": by_classifier,
 }
 THRESHOLDS: dict[str, Callable[..., Denoise]] = {
     "none": plain,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,13 +30,18 @@ def attend(
     """
     if implementation == "cudnn" and mask is None and fits_cudnn(q):
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-    wide = v.dtype if v.dtype.itemsize > 4 else jnp.float32
-    logits = jnp.einsum("bqhc,bkhc->bhqk", q, k, preferred_element_type=wide)
+    dtype = wide(v.dtype)
+    logits = jnp.einsum("bqhc,bkhc->bhqk", q, k, preferred_element_type=dtype)
     logits = logits / math.sqrt(q.shape[-1])
     if mask is not None:
-        logits = jnp.where(mask[:, None, None, :], logits, jnp.finfo(wide).min)
+        logits = jnp.where(mask[:, None, None, :], logits, jnp.finfo(dtype).min)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     return jnp.einsum("bhqk,bkhc->bqhc", weights, v)
+
+
+def wide(dtype: Any) -> Any:
+    """Of norms and softmaxes of this type: float32 at least."""
+    return dtype if jnp.dtype(dtype).itemsize > 4 else jnp.dtype(jnp.float32)
 
 
 def fits_cudnn(q: Array, backend: str | None = None) -> bool:

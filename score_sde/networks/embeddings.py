@@ -38,8 +38,9 @@ class FourierFeatures(nn.Module):
     @nn.compact
     def __call__(self, noise: Array) -> Array:
         init = nn.initializers.normal(self.scale)
-        freqs = jax.lax.stop_gradient(self.param("freqs", init, (self.size,)))
-        angles = 2 * math.pi * noise[:, None] * freqs.astype(noise.dtype)[None]
+        freqs = self.param("freqs", init, (self.size,), jnp.float32)
+        freqs = jax.lax.stop_gradient(freqs).astype(noise.dtype)
+        angles = 2 * math.pi * noise[:, None] * freqs[None]
         return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
 
 

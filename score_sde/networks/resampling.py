@@ -22,19 +22,19 @@ Taps = Sequence[float]
 
 def filter_down(x: Array, taps: Taps = (1, 1)) -> Array:
     """[batch, height, width, channels] to half the height and width."""
+    weights = normalised(taps)
     for axis in (1, 2):
         size = x.shape[axis]
         padded = _pad(x, axis, len(taps) // 2 - 1)
-        x = _weighted(
-            [_part(padded, axis, k, k + size - 1, 2) for k in range(len(taps))],
-            normalised(taps),
-        )
+        parts = [_part(padded, axis, k, k + size - 1, 2) for k in range(len(taps))]
+        x = _weighted(parts, weights)
     return x
 
 
 def filter_up(x: Array, taps: Taps = (1, 1)) -> Array:
     """[batch, height, width, channels] to twice the height and width."""
-    half, weights = len(taps) // 2, 2 * normalised(taps)
+    weights = 2 * normalised(taps)
+    half = len(taps) // 2
     reach = half // 2
     for axis in (1, 2):
         size = x.shape[axis]
@@ -57,11 +57,12 @@ def filter_for_strides(x: Array, taps: Taps) -> Array:
     The kernel is to be used without padding. Equal to the kernel first and then
     `filter_down`, but for where the borders are, at a quarter of the cost.
     """
+    weights = normalised(taps)
     for axis in (1, 2):
         size = x.shape[axis]
         padded = _pad(x, axis, len(taps) // 2)
         parts = [_part(padded, axis, k, k + size + 1, 1) for k in range(len(taps))]
-        x = _weighted(parts, normalised(taps))
+        x = _weighted(parts, weights)
     return x
 
 

@@ -77,7 +77,7 @@ def _git(directory: Path, *arguments: str) -> str:
 
 FREE_TO_CHANGE = (
     *("train", "sampler", "grid", "guidance", "threshold"),
-    *("sampling", "likelihood", "editing"),
+    *("sampling", "likelihood", "editing", "classifier"),
 )
 
 

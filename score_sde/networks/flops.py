@@ -1,0 +1,61 @@
+"""How much a network computes: two operations per multiplication that is added up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from jax.extend import core
+
+
+def count_flops(function: Callable[..., Any], *args: Any) -> int:
+    """Operations of the convolutions and matrix products in function(*args).
+
+    From the traced program alone: nothing is compiled or run, so that `args` may be
+    shapes. A convolution counts every place of its kernel, those on the padding too. A
+    loop of unknown length counts as one pass, a branch as the dearest.
+    """
+    return _total(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def forward_flops(
+    network: Any, params: Any, shape: tuple[int, ...], cond: Any = None
+) -> int:
+    """Of one example through a `Network`: shapes suffice for `params` and `cond`."""
+    x = jax.ShapeDtypeStruct((1, *shape), "float32")
+    noise = jax.ShapeDtypeStruct((1,), "float32")
+    return count_flops(network.apply, params, x, noise, cond)
+
+
+def _total(jaxpr: core.Jaxpr) -> int:
+    return sum(_of_equation(equation) for equation in jaxpr.eqns)
+
+
+def _of_equation(equation: core.JaxprEqn) -> int:
+    name = equation.primitive.name
+    shapes = [v.aval.shape for v in equation.invars if hasattr(v.aval, "shape")]
+    if name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        depth = math.prod(shapes[0][axis] for axis in contracted)
+        return 2 * equation.outvars[0].aval.size * depth
+    if name == "conv_general_dilated":
+        # The kernel, without its axis of output channels, for every output.
+        axis = equation.params["dimension_numbers"].rhs_spec[0]
+        kernel = math.prod(shapes[1]) // shapes[1][axis]
+        return 2 * equation.outvars[0].aval.size * kernel
+    if name == "cond":
+        return max(_total(branch.jaxpr) for branch in equation.params["branches"])
+    inner = sum(_total(jaxpr) for jaxpr in _inside(equation.params))
+    return inner * equation.params["length"] if name == "scan" else inner
+
+
+def _inside(params: dict[str, Any]) -> Iterator[core.Jaxpr]:
+    """The programs that an equation calls."""
+    for value in params.values():
+        for item in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(item, core.ClosedJaxpr):
+                yield item.jaxpr
+            elif isinstance(item, core.Jaxpr):
+                yield item
