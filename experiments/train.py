@@ -9,7 +9,7 @@ from experiments import launch
 
 def main(command: launch.Command) -> None:
     """Train from the newest checkpoint, or from the start, to the last step."""
-    from score_sde.build import build
+    from score_sde.build import build, complete
     from score_sde.data import batch_at, require_examples
     from score_sde.evaluation.pictures import save_samples
     from score_sde.experiment import batch_loss, init_params, project_params
@@ -33,6 +33,10 @@ def main(command: launch.Command) -> None:
     require_examples(experiment.dataset.train)
     start_devices()
     settings, mesh = experiment.train, make_mesh()
+<<<<<<< HEAD
+=======
+    describe_run(command.workdir, command.config, complete=complete)
+>>>>>>> nets_dit
     optimizer = make_optimizer(experiment.optimizer, num_steps=settings.num_steps)
     train_step = make_train_step(
         partial(batch_loss, experiment),

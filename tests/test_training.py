@@ -392,6 +392,11 @@ def test_a_run_records_its_config_and_environment(tmp_path):
     describe_run(tmp_path, config | {"train": {"num_steps": 9}})
     with pytest.raises(ValueError, match=r"network.name: mlp -> unet"):
         describe_run(tmp_path, config | {"network": {"name": "unet", "sizes": (1, 2)}})
+    # A field that came with a later version is at its default in the old run.
+    later = config | {"data": {"shape": (8, 8)}}
+    with pytest.raises(ValueError, match="data"):
+        describe_run(tmp_path, later)
+    describe_run(tmp_path, later, complete=lambda old: later | old)
 
 
 def test_the_step_projects_its_parameters_first():
