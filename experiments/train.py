@@ -33,10 +33,6 @@ def main(command: launch.Command) -> None:
     require_examples(experiment.dataset.train)
     start_devices()
     settings, mesh = experiment.train, make_mesh()
-<<<<<<< HEAD
-=======
-    describe_run(command.workdir, command.config, complete=complete)
->>>>>>> nets_dit
     optimizer = make_optimizer(experiment.optimizer, num_steps=settings.num_steps)
     train_step = make_train_step(
         partial(batch_loss, experiment),
@@ -57,7 +53,7 @@ def main(command: launch.Command) -> None:
     num_averages = len(settings.power_ema_stds)
     state = init_state(init_params(experiment), optimizer, num_power_emas=num_averages)
     with locked(command.workdir):
-        describe_run(command.workdir, command.config)
+        describe_run(command.workdir, command.config, complete=complete)
         train(
             put_state(state, mesh),
             compile_train_step(train_step, mesh),
