@@ -76,23 +76,24 @@ def run(main: Callable[[Command], None], description: str, **own: Any) -> None:
     """Parse and call main; a user's mistake is answered by its message alone.
 
     Args: `own`, the program's `options` and `default` for `parse`.
-    Exit codes: 2 for a mistake in config or command, 1 for files and for training that
-    diverged, 130 for Ctrl-C.
+    Exit codes: 0 also after a signal, once all that was done is saved; 2 for a mistake
+    in config or command, 1 for files and for training that diverged.
     """
     command = parse(description, **own)
     from score_sde.training.loop import NonFiniteLossError
+    from score_sde.training.preemption import Stopped, listening
     from score_sde.types import UserError
 
     try:
-        main(command)
+        with listening():
+            main(command)
+    except Stopped as reason:
+        print(reason)
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
     except (NonFiniteLossError, OSError) as error:
         sys.exit(str(error))
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from the last checkpoint.")
-        sys.exit(130)
 
 
 def _overrides(parser: argparse.ArgumentParser, rest: list[str]) -> dict[str, str]:

@@ -22,6 +22,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from score_sde.experiment import Experiment, draw_samples, sample_keys
 from score_sde.training.mesh import DATA_AXIS, divisible
+from score_sde.training.preemption import stop_if_requested
 from score_sde.training.run import write_json
 from score_sde.types import Array
 
@@ -45,6 +46,10 @@ def in_parts(
         for number in range(-(-count // size))
     ]
     for number in batches_of(len(files), jax.process_index(), jax.process_count()):
+        stop_if_requested(
+            f"stopped; {number} of {len(files)} parts of {path.name} are done, and the "
+            "same command goes on from there."
+        )
         if not files[number].exists():
             first = number * size
             arrays = {n: a[: count - first] for n, a in compute(first).items()}

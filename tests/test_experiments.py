@@ -160,6 +160,17 @@ def test_classes_are_drawn_as_asked_and_guided(tmp_path):
     assert "6 samples" in program("sample", f"--workdir={workdir}", *guided)
 
 
+@pytest.mark.slow
+def test_captions_are_drawn(tmp_path):
+    workdir = f"--workdir={tmp_path / 'text'}"
+    program("train", "--config=configs/digits_text.py", workdir, *fields())
+    caption = "--config.sampling.caption=the digit seven"
+    guided = "--config.guidance.name=classifier_free"
+    assert "6 samples" in program("sample", workdir, caption, guided)
+    out = program("sample", workdir, "--config.sampling.caption=a cat", code=2)
+    assert "sampling.caption: unknown word 'cat'; choose from ['a', 'the'" in out
+
+
 @pytest.fixture
 def pictures(tmp_path):
     """A picture of the size of the digits, a mask, and files that won't do."""

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -6,8 +8,11 @@ import pytest
 from cases import GAUSSIAN, LABELLED
 
 import score_sde as ss
+from experiments.launch import _load
 from score_sde import guidance
-from score_sde.networks import MLP, from_linen
+from score_sde.build import build
+from score_sde.experiment import class_log_probs
+from score_sde.networks import MLP, Network, from_linen
 
 NUM = 50_000
 # Starting from pure noise moves the mean by mean * scale / sigma_max: 400 makes that a
@@ -104,13 +109,23 @@ def test_samples_by_a_noisy_classifier_have_the_conditional_law():
     assert_has_law(samples, LABELLED.given(ROW))
 
 
-def test_composed_samples_have_the_law_given_both_classes():
+def given_both():
+    weights = LABELLED.weights * LABELLED.classes[ROW] * LABELLED.classes[COLUMN]
+    return ss.oracles.GaussianMixture(LABELLED.means, LABELLED.covariances, weights)
+
+
+def test_composed_conditions_are_the_denoiser_given_both():
     """Exact, since row and column are independent given the noisy point."""
     both = guidance.compose(LABELLED.denoise, [1.0, 1.0])
-    samples = draw(both, (label(ROW), label(COLUMN)))
-    weights = LABELLED.weights * LABELLED.classes[ROW] * LABELLED.classes[COLUMN]
-    exact = ss.oracles.GaussianMixture(LABELLED.means, LABELLED.covariances, weights)
-    assert_has_law(samples, exact)
+    x, sigmas = points(), jnp.asarray([0.05, 0.3, 1.0, 5.0, 30.0])
+    found = both(x, sigmas, (label(ROW, 5), label(COLUMN, 5)))
+    np.testing.assert_allclose(found, given_both().denoise(x, sigmas), atol=1e-9)
+
+
+@pytest.mark.slow
+def test_composed_samples_have_the_law_given_both_classes():
+    both = guidance.compose(LABELLED.denoise, [1.0, 1.0])
+    assert_has_law(draw(both, (label(ROW), label(COLUMN))), given_both())
 
 
 @pytest.mark.slow
@@ -133,21 +148,21 @@ def test_temperature_is_exact_for_an_isotropic_gaussian():
     np.testing.assert_allclose(tempered(points(), sigma), expected, rtol=1e-12)
 
 
-def test_guided_densities_integrate_to_one_in_the_likelihood():
+def test_the_likelihood_takes_a_guided_denoiser():
     """The flow of a guided denoiser is a flow: at weight 1 it has the exact density."""
     guided = guidance.classifier_free(
         LABELLED.denoise, guidance.interval(1.0, 0.1, 2.0), negative=label(2, 1)
     )
     sde = ss.EDM(t_min=0.05, t_max=80.0)
-    x = LABELLED.given(ROW).sample(jr.key(1), 4) + 0.05 * points(4)
+    x = jnp.asarray([[-1.1, 0.1], [0.8, -0.2]])
     out = ss.log_prob(
         x,
         sde=sde,
         score=ss.make_score(guided, sde),
         divergence="exact",
-        rtol=1e-6,
-        atol=1e-6,
-        cond=label(ROW, 4),
+        rtol=1e-5,
+        atol=1e-5,
+        cond=label(ROW, 2),
     )
     exact = LABELLED.given(ROW).log_prob(x, 0.05)
     # The prior at t_max ignores the mean and variance of the data, as in `log_prob`.
@@ -195,6 +210,30 @@ def test_dropped_conditions_are_a_share_and_each_examples_own():
     part = jax.tree.map(lambda c: c[:100], cond)
     part = guidance.drop_condition(jr.key(1), part, 0.1)
     np.testing.assert_array_equal(part["label"], dropped["label"][:100])
+
+
+def test_log_probs_under_each_class_are_those_of_the_oracle():
+    """By an experiment whose network is the oracle itself."""
+
+    def apply(params, x, noise, cond, *, dropout_key=None):
+        sigma = jnp.exp(4 * noise)  # as `precondition.x0` gives it
+        return LABELLED.denoise(x * jnp.hypot(sigma, 1.0)[:, None], sigma, cond)
+
+    config = _load(str(Path(__file__).parents[1] / "configs/points.py"), Path())
+    experiment = build(config)._replace(
+        network=Network(lambda key: (), apply),
+        precondition=ss.precondition.x0,
+        num_classes=5,
+        sde=ss.EDM(t_min=0.02, t_max=80.0),
+    )
+    x = jnp.asarray([[-1.1, 0.1], [0.8, -0.2]], jnp.float32)
+    keys = jr.split(jr.key(0), 2)
+    params = {"network": ()}
+    run = jax.jit(lambda x: class_log_probs(experiment, params, keys, keys, x))
+    found = run(x)
+    exact = [LABELLED.given(c).log_prob(x.astype(jnp.float64), 0.02) for c in range(5)]
+    # A solver at 1e-5 in float32, and the prior without the variance of the data.
+    np.testing.assert_allclose(found, np.stack(exact, axis=1), rtol=5e-3, atol=2e-2)
 
 
 # Against the algebra.

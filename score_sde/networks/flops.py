@@ -36,15 +36,16 @@ def _total(jaxpr: core.Jaxpr) -> int:
 def _of_equation(equation: core.JaxprEqn) -> int:
     name = equation.primitive.name
     shapes = [v.aval.shape for v in equation.invars if hasattr(v.aval, "shape")]
+    out: Any = equation.outvars[0].aval if equation.outvars else None
     if name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
         depth = math.prod(shapes[0][axis] for axis in contracted)
-        return 2 * equation.outvars[0].aval.size * depth
+        return 2 * math.prod(out.shape) * depth
     if name == "conv_general_dilated":
         # The kernel, without its axis of output channels, for every output.
         axis = equation.params["dimension_numbers"].rhs_spec[0]
         kernel = math.prod(shapes[1]) // shapes[1][axis]
-        return 2 * equation.outvars[0].aval.size * kernel
+        return 2 * math.prod(out.shape) * kernel
     if name == "cond":
         return max(_total(branch.jaxpr) for branch in equation.params["branches"])
     inner = sum(_total(jaxpr) for jaxpr in _inside(equation.params))

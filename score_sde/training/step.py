@@ -71,9 +71,11 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The pure step (state, batch) -> (state, metrics).
 
-    Its randomness is a function of (seed, step, example). Metrics are the mean loss and
-    the norm of the gradient before clipping. The parameters are projected first, as
-    those of a network that keeps its weights normalised (`Network.project`).
+    Its randomness is a function of (seed, step, example). Metrics are the mean loss,
+    the norm of the gradient before clipping, and whether the update was left out since
+    one of them is not finite: the state is then that before the step. The parameters
+    are projected first, as those of a network that keeps its weights normalised
+    (`Network.project`).
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -94,9 +96,12 @@ def make_train_step(
             optax.incremental_update(params, old, power_rate(state.step, std))
             for std, old in zip(power_ema_stds, state.power_emas, strict=True)
         )
-        metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
-        state = TrainState(state.step + 1, params, ema_params, opt_state, power_emas)
-        return state, metrics
+        norm = optax.tree.norm(gradient)
+        good = jnp.isfinite(value) & jnp.isfinite(norm)
+        new = TrainState(state.step, params, ema_params, opt_state, power_emas)
+        kept = jax.tree.map(lambda now, old: jnp.where(good, now, old), new, state)
+        metrics = {"loss": value, "gradient_norm": norm, "skipped": ~good}
+        return kept._replace(step=state.step + 1), metrics
 
     return train_step
 
