@@ -202,17 +202,26 @@ def new_run(workdir: Path) -> Iterator[Path]:
 
 
 def print_dry_run(config: dict[str, Any], experiment: Any) -> None:
-    """The resolved config, the number of parameters and an estimate of memory."""
+    """The resolved config, parameters, operations and an estimate of memory."""
     import jax
+    import numpy as np
 
     from score_sde.experiment import init_params
     from score_sde.jobs import memory_estimate
     from score_sde.networks import count_parameters
+    from score_sde.networks.flops import forward_flops
 
     params = jax.eval_shape(lambda: init_params(experiment))
     state, kept = memory_estimate(experiment, params)
     print(json.dumps(config, indent=2))
     print(f"parameters: {count_parameters(params):,}")
+    cond = {"label": np.zeros(1, np.int32)} if experiment.num_classes else None
+    shape = experiment.dataset.shape
+    flops = forward_flops(experiment.network, params["network"], shape, cond)
+    print(
+        f"operations: {flops / 1e9:,.3g} GFLOP for an example forwards, and about "
+        f"{3 * flops * experiment.data.batch_size / 1e9:,.3g} to train on a batch"
+    )
     print(
         f"memory to train: {state / 2**20:,.0f} MiB of state on each device, and at "
         f"most {kept / 2**20:,.0f} MiB of activations over all of them"

@@ -247,6 +247,7 @@ def test_a_dry_run_prints_and_writes_nothing(tmp_path):
     assert '"name": "vp"' in out
     assert '"beta_max": 20.0' in out
     assert "parameters: " in out
+    assert "operations: " in out
     assert "MiB of state" in out
     assert not workdir.exists()
 
