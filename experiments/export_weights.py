@@ -13,6 +13,7 @@ OPTIONS = {"to": "a new file, *.safetensors"}
 
 def main(command: launch.Command) -> None:
     """Write the file, whole or not at all."""
+    import json
     from pathlib import Path
 
     import jax
@@ -32,7 +33,12 @@ def main(command: launch.Command) -> None:
     params = jax.device_get(run.params["network"])
     network = command.config["network"]["name"]
     module, shape = network_module(command.config), run.experiment.dataset.shape
-    program, table = next(iter(tables(network, module, shape, params).items()))
+    known = tables(network, module, shape, params)
+    program = next(iter(known))
+    made_by = command.workdir / "imported.json"
+    if made_by.exists():  # weights go back to where they came from
+        program = json.loads(made_by.read_text())["program"]
+    table = known[program]
     arrays = weights.published_arrays(params, table)
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}")

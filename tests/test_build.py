@@ -78,7 +78,8 @@ def test_every_alternative_builds_from_its_defaults(section):
             continue  # for points
         config = digits()
         config[section] = build.rename(required.get(section, {}), name, section)
-        if name == "edm2":  # its defaults are for 64x64
+        for_larger_images = ("edm2", "adm", "ddpm", "song_unet")
+        if section == "network" and name in for_larger_images:
             config[section]["attention_resolutions"] = (8, 4)
         build.build(config)
 
@@ -242,6 +243,31 @@ def test_data_of_the_config_is_the_data_set():
         (
             {"name": "edm2", "channels": 50, "attention_resolutions": ()},
             r"channels_per_head is 64; it must divide the 200 channels of a level",
+        ),
+        (
+            {"name": "adm", "channels": 50, "attention_resolutions": ()},
+            r"channels_per_head is 64; it must divide the 200 channels of a level",
+        ),
+        (
+            {
+                "name": "adm",
+                "channels_per_head": 0,
+                "num_heads": 5,
+                "attention_resolutions": (),
+            },
+            r"num_heads is 5; it must divide the 768 channels of a level",
+        ),
+        (
+            {"name": "edm2", "channels_per_head": 0, "attention_resolutions": ()},
+            r"channels_per_head is 0; it must be > 0",
+        ),
+        (
+            {"name": "song_unet", "resample_filter": (1, 2, 1)},
+            r"resample_filter is \(1, 2, 1\); it must be an even number",
+        ),
+        (
+            {"name": "song_unet", "progressive_input": "skip"},
+            r"progressive_input is 'skip'; it must be one of",
         ),
         ({"name": "cross_unet", "token_dims": 8}, r"digits comes without tokens"),
         ({"name": "dit", "dtype": "float8"}, r"dtype is 'float8'; it must be one of"),

@@ -27,7 +27,9 @@ class Network(NamedTuple):
     network that also predicts variances has their channels after those of x.
 
     cond is None or a dict with what the network was built for: "label", int [batch],
-    "vector", [batch, dims], "tokens", [batch, length, dims], where "mask", bool [batch,
+    where published networks take num_classes itself for no class, "vector", [batch,
+    dims], "augment", [batch, dims], how the example was augmented, which may be absent
+    and is then zero, "tokens", [batch, length, dims], where "mask", bool [batch,
     length], is False for those that aren't there, or "image", of the sides of x.
 
     project(params) brings parameters back to where training keeps them, and
