@@ -308,6 +308,31 @@ def test_data_of_the_config_is_the_data_set():
             {"name": "edm2", "channels": 50, "attention_resolutions": ()},
             r"channels_per_head is 64; it must divide the 200 channels of a level",
         ),
+        (
+            {"name": "adm", "channels": 50, "attention_resolutions": ()},
+            r"channels_per_head is 64; it must divide the 200 channels of a level",
+        ),
+        (
+            {
+                "name": "adm",
+                "channels_per_head": 0,
+                "num_heads": 5,
+                "attention_resolutions": (),
+            },
+            r"num_heads is 5; it must divide the 768 channels of a level",
+        ),
+        (
+            {"name": "edm2", "channels_per_head": 0, "attention_resolutions": ()},
+            r"channels_per_head is 0; it must be > 0",
+        ),
+        (
+            {"name": "song_unet", "resample_filter": (1, 2, 1)},
+            r"resample_filter is \(1, 2, 1\); it must be an even number",
+        ),
+        (
+            {"name": "song_unet", "progressive_input": "skip"},
+            r"progressive_input is 'skip'; it must be one of",
+        ),
         ({"name": "cross_unet", "token_dims": 8}, r"digits comes without tokens"),
         ({"name": "dit", "dtype": "float8"}, r"dtype is 'float8'; it must be one of"),
     ],

@@ -83,11 +83,12 @@ def test_the_perfect_network_makes_the_perfect_denoiser(name, key):
     denoise = ss.make_denoiser(perfect, PRECONDITIONERS[name])
     np.testing.assert_allclose(denoise(x, SIGMAS), x0, rtol=1e-9, atol=1e-9)
     assert seen["noise"].shape == (9,)
-    steps = np.diff(seen["noise"])  # the condition grows with the noise, or falls
-    assert (steps > 0).all() or (steps < 0).all()
+    # The condition grows with the noise; an index into a ladder of Song et al. falls.
+    sign = -1 if name == "ve_ladder" else 1
+    assert (sign * np.diff(seen["noise"]) > 0).all()
 
 
-@pytest.mark.parametrize("name", ["edm", "vp", "ve", "iddpm", "noise", "v", "velocity"])
+@pytest.mark.parametrize("name", [n for n in PRECONDITIONERS if n != "x0"])
 def test_the_denoiser_is_the_identity_without_noise(name):
     x = jnp.ones((2, 3))
     denoise = ss.make_denoiser(lambda x, noise, cond: 0 * x + 1, PRECONDITIONERS[name])
@@ -118,6 +119,37 @@ def test_plain_parameterisations_are_those_of_predictions(name, sde, key):
 
     denoise = ss.make_denoiser(network, PRECONDITIONERS[name])
     np.testing.assert_allclose(denoise(xt / sde.alpha(t), sde.sigma(t)), x0, rtol=1e-8)
+
+
+@pytest.mark.parametrize("sde", [ss.VP(), ss.SubVP()], ids=name_of)
+def test_networks_of_song_see_xt_and_999_t_and_predict_the_noise(sde, key):
+    """Their score is -F / std (Song et al. 2021, app. C and H)."""
+    t = jnp.asarray([0.001, 0.3, 1.0])
+    xt, output = jr.normal(key, (2, 3, 4))
+
+    def network(x, noise, cond):
+        np.testing.assert_allclose(x, xt, rtol=1e-9)
+        np.testing.assert_allclose(noise, 999 * t, rtol=1e-9)
+        return output
+
+    name = {"VP": "vp", "SubVP": "subvp"}[name_of(sde)]
+    score = ss.make_score(ss.make_denoiser(network, PRECONDITIONERS[name]), sde)
+    # At std = 1e-4, sub-VP's at t = 0.001, D is within 1e-16 / 1e-8 of x.
+    np.testing.assert_allclose(
+        score(xt, t), -output / sde.std(t)[:, None], rtol=1e-6, atol=1e-6
+    )
+
+
+def test_the_ladder_of_song_is_counted_from_the_largest_level():
+    levels = jnp.geomspace(100.0, 0.02, 1000)
+    c = ss.precondition.ve_ladder(levels)
+    np.testing.assert_array_equal(c.noise, np.arange(1000))
+    between = jnp.sqrt(levels[3] * levels[4])
+    assert ss.precondition.ve_ladder(0.999 * between).noise == 4
+    assert ss.precondition.ve_ladder(1.001 * between).noise == 3
+    np.testing.assert_array_equal(
+        ss.precondition.ve_ladder(jnp.asarray([1e4, 1e-4])).noise, [0, 999]
+    )
 
 
 @pytest.mark.parametrize("sde", ALL_SDES, ids=name_of)

@@ -35,17 +35,17 @@ def _total(jaxpr: core.Jaxpr) -> int:
 
 def _of_equation(equation: core.JaxprEqn) -> int:
     name = equation.primitive.name
-    shapes = [v.aval.shape for v in equation.invars if hasattr(v.aval, "shape")]
-    out: Any = equation.outvars[0].aval if equation.outvars else None
+    operands: list[Any] = [v.aval for v in equation.invars]
+    results: list[Any] = [v.aval for v in equation.outvars]
     if name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
-        depth = math.prod(shapes[0][axis] for axis in contracted)
-        return 2 * math.prod(out.shape) * depth
+        depth = math.prod(operands[0].shape[axis] for axis in contracted)
+        return 2 * results[0].size * depth
     if name == "conv_general_dilated":
         # The kernel, without its axis of output channels, for every output.
         axis = equation.params["dimension_numbers"].rhs_spec[0]
-        kernel = math.prod(shapes[1]) // shapes[1][axis]
-        return 2 * math.prod(out.shape) * kernel
+        kernel = operands[1].size // operands[1].shape[axis]
+        return 2 * results[0].size * kernel
     if name == "cond":
         return max(_total(branch.jaxpr) for branch in equation.params["branches"])
     inner = sum(_total(jaxpr) for jaxpr in _inside(equation.params))

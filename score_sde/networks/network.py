@@ -30,9 +30,10 @@ class Network(NamedTuple):
     network that also predicts variances has their channels after those of x.
 
     cond is None or a dict with what the network was built for: "label", int [batch], -1
-    for none, "vector", [batch, dims], "tokens", [batch, length, dims], where "mask",
-    bool [batch, length], is False for those that aren't there, or "image", of the sides
-    of x.
+    for none, "vector", [batch, dims], "augment", [batch, dims], how the example was
+    augmented, which may be absent and is then zero, "tokens", [batch, length, dims],
+    where "mask", bool [batch, length], is False for those that aren't there, or
+    "image", of the sides of x.
 
     project(params) brings parameters back to where training keeps them, and
     log_variance(params, noise) is the network's own learned log of its loss, [batch].
