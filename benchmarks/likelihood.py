@@ -36,7 +36,7 @@ import score_sde as ss
 from score_sde.arrays import example_keys
 from score_sde.types import Array
 
-SDE, KEY = ss.VP(), jr.key(0)
+SDE, SEED = ss.VP(), 0
 Weights = list[tuple[np.ndarray, np.ndarray]]
 Run = Callable[[], tuple[np.ndarray, float]]
 """-> (nats, evaluations)."""
@@ -99,9 +99,9 @@ def in_torch(weights: Weights) -> Any:
 
 
 def probes(x: np.ndarray) -> np.ndarray:
-    """Those that `log_prob` draws by KEY."""
+    """Those that `log_prob` draws."""
     draw = jax.vmap(lambda key: jr.rademacher(key, (1, *x.shape[1:]), jnp.float32)[0])
-    return np.asarray(draw(example_keys(KEY, len(x))))
+    return np.asarray(draw(example_keys(jr.key(SEED), len(x))))
 
 
 def ours(score: Any, x: np.ndarray, v: np.ndarray, tolerance: float) -> Run:
@@ -111,7 +111,7 @@ def ours(score: Any, x: np.ndarray, v: np.ndarray, tolerance: float) -> Run:
             x,
             sde=SDE,
             score=score,
-            key=KEY,
+            key=jr.key(SEED),
             rtol=tolerance,
             atol=tolerance,
         )

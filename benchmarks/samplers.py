@@ -79,9 +79,10 @@ def mixture(num_samples: int) -> Problem:
 def trained(workdir: Path, num_samples: int) -> Problem:
     """The model of a run, and its data as points of their bins."""
     from experiments.launch import Command, open_run
+    from score_sde.build import complete
     from score_sde.experiment import denoiser
 
-    config = json.loads((workdir / "config.json").read_text())
+    config = complete(json.loads((workdir / "config.json").read_text()))
     run = open_run(Command(config, workdir, dry_run=False))
     assert run is not None
     data = run.experiment.dataset

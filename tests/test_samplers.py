@@ -103,33 +103,33 @@ def test_grids_fall_from_sigma_max_to_sigma_min_and_zero(name):
 @sweep_laws
 def test_samples_have_the_moments_of_the_data(sampler, key):
     sigmas = KARRAS(200)
-    x = start(key, sigmas, num=20_000)
+    x = start(key, sigmas, num=5_000)
     draw = jax.jit(
         lambda x: ss.sample(sampler, GAUSSIAN.denoise, x, sigmas, key=jr.key(1)).x
     )
     out = draw(x)
     covariance = np.asarray(GAUSSIAN.covariance())
     scale = np.sqrt(np.diag(covariance))
-    # Five standard errors from 20,000 draws, and 2 % for the steps of Euler (measured
+    # Five standard errors from 5,000 draws, and 2 % for the steps of Euler (measured
     # bias at 200 steps: 1.2 %) and for the inflation of noise by s_noise.
-    error = 5 * scale / np.sqrt(20_000) + 0.02 * scale
+    error = 5 * scale / np.sqrt(5_000) + 0.02 * scale
     assert (np.abs(out.mean(0) - GAUSSIAN.mean()) < error).all()
-    bound = (5 * np.sqrt(2 / 20_000) + 0.04) * np.outer(scale, scale)
+    bound = (5 * np.sqrt(2 / 5_000) + 0.04) * np.outer(scale, scale)
     assert (np.abs(np.cov(out.T) - covariance) < bound).all()
 
 
 @sweep_laws
 def test_samples_of_a_mixture_have_its_proportions(sampler, key):
     sigmas = KARRAS(60)
-    x = start(key, sigmas, num=10_000, dims=2)
+    x = start(key, sigmas, num=4_000, dims=2)
     draw = jax.jit(
         lambda x: ss.sample(sampler, MIXTURE.denoise, x, sigmas, key=jr.key(1)).x
     )
     component = np.argmax(MIXTURE.log_joint(draw(x), 0.05), axis=1)
-    share = np.bincount(component, minlength=3) / 10_000
+    share = np.bincount(component, minlength=3) / 4_000
     weights = np.asarray(MIXTURE.weights)
     # Five standard errors, and 1 % for the steps.
-    error = 5 * np.sqrt(weights * (1 - weights) / 10_000) + 0.01
+    error = 5 * np.sqrt(weights * (1 - weights) / 4_000) + 0.01
     assert (np.abs(share - weights) < error).all()
 
 
