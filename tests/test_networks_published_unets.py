@@ -13,7 +13,16 @@ from cases import GOLDEN, golden_weights
 
 import score_sde as ss
 from score_sde import build, weights
-from score_sde.networks import ADM, DDPM, SongUNet, count_parameters, from_linen
+from score_sde.networks import (
+    ADM,
+    DDPM,
+    ADMClassifier,
+    SongUNet,
+    adm_classifier,
+    count_parameters,
+    from_linen,
+)
+from score_sde.networks.adm_classifier import AttentionPool
 from score_sde.networks.attention import attend, fits_cudnn
 from score_sde.networks.blocks import positional_embedding
 from score_sde.networks.embeddings import (
@@ -36,13 +45,11 @@ PROGRAMS = {
     "guided-diffusion": "guided_diffusion",
     "improved-diffusion": "guided_diffusion",
 }
-# All kinds of blocks, conditions and names are in these.
+# All names and conditions are in these or in the small networks below.
 QUICK = (
-    "score_sde/ve/cifar10_ddpm",
     "score_sde/ve/ffhq_ncsnpp_continuous",
     "edm/cifar10-32x32-cond-ncsnpp",
     "edm/baseline-imagenet-64x64-cond-adm",
-    "guided-diffusion/512x512_diffusion",
     "improved-diffusion/lsun_uncond_100M",
 )
 SIDES = {"multipliers": (1, 2), "blocks_per_level": 1, "attention_resolutions": (8,)}
@@ -177,12 +184,51 @@ def test_every_tensor_of_a_published_file_has_its_place(name):
     assert trained == known["trained"]
     assert seen == count_parameters(params)
     assert len(rows) == known["tensors"]
-    digest = hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode())
-    assert digest.hexdigest() == known["digest"]
+    assert digest_of(rows) == known["digest"]
     # Their resampling filters are counted as convolutions; here they are sums. A class
     # is a product with a table here, and a row of it in two programs.
     flops = forward_flops(network, params, published.shape, cond)
     assert -0.014 < flops / known["flops"] - 1 < 1e-5
+
+
+def digest_of(rows):
+    return hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
+
+
+def test_every_tensor_of_the_published_classifier_has_its_place():
+    module = ADMClassifier()
+    args = [jax.ShapeDtypeStruct(s, "float32") for s in ((1, 64, 64, 3), (1,))]
+    params = jax.eval_shape(partial(module.init, jr.key(0)), *args)["params"]
+    rows = []
+    for tensor in adm_classifier.tensors(module, (64, 64, 3)):
+        nothing = np.broadcast_to(np.float32(0), leaf_of(params, tensor).shape)
+        shape = tensor.layout.to_published(nothing).shape
+        rows.append([tensor.name, list(shape), True])
+    # guided-diffusion's 64x64_classifier.pt; golden/README.md says of which commit.
+    assert count_parameters(params) == 65_438_568
+    assert digest_of(rows) == (
+        "963ff15cbe6e85fa6e57180a9ef7b63678bdd6de6c07bb12f5d41dc39301e997"
+    )
+    flops = count_flops(lambda p, *a: module.apply({"params": p}, *a), params, *args)
+    # Theirs computes what every position asks for, and keeps one answer.
+    assert -3e-3 < flops / 38_158_051_328 - 1 < 0
+
+
+def test_attention_that_pools_is_a_mean_where_all_keys_are_alike():
+    """Without queries, of the linear map of the mean and all positions."""
+    layers = Layers("torch", 1e-5, 1, "float32")
+    pool = AttentionPool(layers, 3, num_heads=2)
+    random = np.random.RandomState(0)
+    x = jnp.asarray(random.normal(size=(2, 2, 3, 4)))
+    shapes = jax.eval_shape(pool.init, jr.key(0), x.astype(jnp.float32))
+    params = jax.tree.map(lambda s: random.normal(size=s.shape), shapes)
+    qkv, c = params["params"]["qkv_proj"], params["params"]["c_proj"]
+    qkv["kernel"][:, :4] = qkv["bias"][:4] = 0
+    places = params["params"]["positional_embedding"].mean(1)
+    mean = np.asarray(x).mean((1, 2)) + places
+    values = mean @ qkv["kernel"][:, 8:] + qkv["bias"][8:]
+    expected = values @ c["kernel"] + c["bias"]
+    np.testing.assert_allclose(pool.apply(params, x), expected, rtol=1e-10)
 
 
 def test_all_published_configurations_are_named():
