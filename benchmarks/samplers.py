@@ -263,9 +263,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--png", type=Path)
     given = parser.parse_args()
-    problems = [mixture(given.num_samples)]
-    if given.workdir:
+    problems = []
+    if given.workdir:  # first, since a run starts the devices its own way
         problems.append(trained(given.workdir, min(given.num_samples, 360)))
+    problems.append(mixture(given.num_samples))
     results = {}
     for problem in problems:
         results[problem.name] = rows = measured(

@@ -1,10 +1,12 @@
 """Write a run's weights: python -m experiments.export_weights --workdir=DIR --to=FILE.
 
 FILE ends in .safetensors. It gets the moving average, under the names of the program
-that published such networks, or under our own if there is none.
+that it was imported from, or that published such networks, or under our own.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from experiments import launch
 
@@ -13,9 +15,6 @@ OPTIONS = {"to": "a new file, *.safetensors"}
 
 def main(command: launch.Command) -> None:
     """Write the file, whole or not at all."""
-    import json
-    from pathlib import Path
-
     import jax
     from safetensors.numpy import save_file
 
@@ -34,10 +33,9 @@ def main(command: launch.Command) -> None:
     network = command.config["network"]["name"]
     module, shape = network_module(command.config), run.experiment.dataset.shape
     known = tables(network, module, shape, params)
-    program = next(iter(known))
-    made_by = command.workdir / "imported.json"
-    if made_by.exists():  # weights go back to where they came from
-        program = json.loads(made_by.read_text())["program"]
+    program = _imported_from(command.workdir)
+    if program not in known:
+        program = next(iter(known))
     table = known[program]
     arrays = weights.published_arrays(params, table)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -45,6 +43,14 @@ def main(command: launch.Command) -> None:
     save_file(arrays, partial, metadata={"names": program, "step": str(run.step)})
     partial.rename(file)
     print(f"{file}: {len(arrays)} tensors, named as those of {program}")
+
+
+def _imported_from(workdir: Path) -> str | None:
+    """The program whose names the run's weights had, if they were imported."""
+    import json
+
+    file = workdir / "imported.json"
+    return json.loads(file.read_text())["program"] if file.exists() else None
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ OPTIONS = {
 
 def main(command: launch.Command) -> None:
     """Write the config, imported.json and a checkpoint, or nothing at all."""
-    import shutil
     from pathlib import Path
 
     import jax
@@ -37,15 +36,12 @@ def main(command: launch.Command) -> None:
     from score_sde.training.optimizer import make_optimizer
     from score_sde.training.run import describe_run, write_json
     from score_sde.training.step import init_state
-    from score_sde.types import UserError
 
     experiment = build(command.config)
     if command.dry_run:
         launch.print_dry_run(command.config, experiment)
         return
     workdir, file = command.workdir, Path(command.options["from"])
-    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
-        raise UserError(f"--workdir: {workdir} is in use; name another one.")
     state = weights.state_dict(weights.read(file))
     like = jax.eval_shape(lambda: init_params(experiment))
     network = command.config["network"]["name"]
@@ -58,19 +54,12 @@ def main(command: launch.Command) -> None:
     optimizer = make_optimizer(
         experiment.optimizer, num_steps=experiment.train.num_steps
     )
-    partial = workdir.with_name(f".{workdir.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        describe_run(partial, command.config)
+    with launch.new_run(workdir) as folder:
+        describe_run(folder, command.config)
         made_by = {"file": file.name, "sha256": _digest(file), "program": program}
-        write_json(partial / "imported.json", made_by)
-        with Checkpoints(partial / "checkpoints") as checkpoints:
+        write_json(folder / "imported.json", made_by)
+        with Checkpoints(folder / "checkpoints") as checkpoints:
             checkpoints.save(init_state(params, optimizer))
-        if workdir.exists():
-            workdir.rmdir()
-        partial.rename(workdir)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     print(
         f"{workdir}: {len(state.named)} tensors of {program}, "
         f"{count_parameters(fitted):,} parameters"

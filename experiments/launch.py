@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import importlib.util
 import json
+import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -74,23 +76,24 @@ def run(main: Callable[[Command], None], description: str, **own: Any) -> None:
     """Parse and call main; a user's mistake is answered by its message alone.
 
     Args: `own`, the program's `options` and `default` for `parse`.
-    Exit codes: 2 for a mistake in config or command, 1 for files and for training that
-    diverged, 130 for Ctrl-C.
+    Exit codes: 0 also after a signal, once all that was done is saved; 2 for a mistake
+    in config or command, 1 for files and for training that diverged.
     """
     command = parse(description, **own)
     from score_sde.training.loop import NonFiniteLossError
+    from score_sde.training.preemption import Stopped, listening
     from score_sde.types import UserError
 
     try:
-        main(command)
+        with listening():
+            main(command)
+    except Stopped as reason:
+        print(reason)
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
     except (NonFiniteLossError, OSError) as error:
         sys.exit(str(error))
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from the last checkpoint.")
-        sys.exit(130)
 
 
 def _overrides(parser: argparse.ArgumentParser, rest: list[str]) -> dict[str, str]:
@@ -177,6 +180,27 @@ def _tuples(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+@contextlib.contextmanager
+def new_run(workdir: Path) -> Iterator[Path]:
+    """A folder to be filled, which becomes workdir if nothing goes wrong meanwhile.
+
+    Raises: UserError if workdir is there and not an empty folder.
+    """
+    from score_sde.types import UserError
+
+    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise UserError(f"{workdir} is in use; name another --workdir.")
+    partial = workdir.with_name(f".{workdir.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        yield partial
+        if workdir.exists():
+            workdir.rmdir()
+        partial.rename(workdir)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def print_dry_run(config: dict[str, Any], experiment: Any) -> None:
     """The resolved config, parameters, operations and an estimate of memory."""
     import jax
@@ -236,7 +260,36 @@ def open_run(command: Command) -> Run | None:
         like,
     )
     with Checkpoints(command.workdir / "checkpoints", create=False) as checkpoints:
-        return Run(experiment, mesh, *checkpoints.restore_average(like))
+        step, params = checkpoints.restore_average(like)
+    if command.config["guidance"]["name"] == "classifier":
+        params = params | {"classifier": _classifier(command.workdir, experiment, mesh)}
+    return Run(experiment, mesh, step, params)
+
+
+def _classifier(workdir: Path, experiment: Any, mesh: Any) -> Any:
+    """The parameters that `experiments.train_classifier` left.
+
+    Raises: UserError if it left none.
+    """
+    import jax
+
+    from score_sde.experiment import classifier_network
+    from score_sde.training.checkpoints import Checkpoints
+    from score_sde.training.mesh import replicated
+    from score_sde.types import UserError
+
+    like = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated(mesh)),
+        jax.eval_shape(lambda: classifier_network(experiment).init(jax.random.key(0))),
+    )
+    folder = workdir / "classifier" / "checkpoints"
+    if not folder.is_dir():
+        raise UserError(
+            f"guidance.name is 'classifier', and there is none in {folder}: train it "
+            f"by python -m experiments.train_classifier --workdir={workdir}"
+        )
+    with Checkpoints(folder, create=False) as checkpoints:
+        return checkpoints.restore_average(like)[1]
 
 
 def fingerprint(config: dict[str, Any], step: int, *sections: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ def main(command: launch.Command) -> None:
     import numpy as np
 
     from score_sde.evaluation.pictures import save_samples
+    from score_sde.experiment import evals_per_call
     from score_sde.jobs import in_parts, make_draw, parts_of
     from score_sde.training.run import write_json
 
@@ -23,7 +24,11 @@ def main(command: launch.Command) -> None:
     if run is None:
         return
     experiment, mesh, step, params = run
-    made_by = launch.fingerprint(command.config, step, "sampler", "grid", "sampling")
+    made_by = launch.fingerprint(
+        command.config,
+        step,
+        *("sampler", "grid", "guidance", "threshold", "sampling", "classifier"),
+    )
     picture, report = (command.workdir / f"samples.{end}" for end in ("png", "json"))
     if launch.is_done(report, made_by):
         print(f"{picture}: made before, from step {step:,}")
@@ -39,18 +44,25 @@ def main(command: launch.Command) -> None:
     )
     seconds = time.monotonic() - start
     levels, good = arrays.pop("levels"), arrays["success"]
+    fewest, most = evals_per_call(experiment, params)
     num_evals, failed = float(arrays["num_evals"].mean()), int((~good).sum())
     if jax.process_index() == 0:
         samples = command.workdir / "samples.npz"
         np.savez_compressed(samples, samples=levels, **arrays)
         shown = levels[good][:144]
         save_samples(picture, shown, num_levels=experiment.dataset.num_levels)
-        made = {"num_evals": num_evals, "failed": failed, "seconds": round(seconds, 1)}
+        made = {
+            "num_evals": num_evals,
+            "network_evals_per_eval": [fewest, most],
+            "failed": failed,
+            "seconds": round(seconds, 1),
+        }
         write_json(report, made_by | made)
         shutil.rmtree(parts)
     print(
         f"{picture}: {len(levels):,} samples of {command.config['sampler']['name']}, "
         f"{num_evals:.0f} evaluations each, {seconds:.1f} s"
+        + (f", guided: {fewest} to {most} of the network each time" * (most > 1))
         + (f", {failed} FAILED and left out" if failed else "")
     )
 

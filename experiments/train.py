@@ -9,11 +9,12 @@ from experiments import launch
 
 def main(command: launch.Command) -> None:
     """Train from the newest checkpoint, or from the start, to the last step."""
-    from score_sde.build import build
+    from score_sde.build import build, complete
     from score_sde.data import batch_at, require_examples
     from score_sde.evaluation.pictures import save_samples
     from score_sde.experiment import batch_loss, init_params, project_params
     from score_sde.jobs import make_draw
+    from score_sde.training.lock import locked
     from score_sde.training.loop import train
     from score_sde.training.mesh import make_mesh, put_state, start_devices
     from score_sde.training.optimizer import make_optimizer
@@ -32,7 +33,6 @@ def main(command: launch.Command) -> None:
     require_examples(experiment.dataset.train)
     start_devices()
     settings, mesh = experiment.train, make_mesh()
-    describe_run(command.workdir, command.config)
     optimizer = make_optimizer(experiment.optimizer, num_steps=settings.num_steps)
     train_step = make_train_step(
         partial(batch_loss, experiment),
@@ -41,6 +41,7 @@ def main(command: launch.Command) -> None:
         ema_halflife_steps=settings.ema_halflife_steps,
         ema_rampup_ratio=settings.ema_rampup_ratio,
         project=partial(project_params, experiment),
+        power_ema_stds=settings.power_ema_stds,
     )
     _, draw = make_draw(experiment, mesh)
 
@@ -49,20 +50,24 @@ def main(command: launch.Command) -> None:
         path = command.workdir / "samples" / f"step_{int(state.step):07d}.png"
         save_samples(path, levels, num_levels=experiment.dataset.num_levels)
 
-    train(
-        put_state(init_state(init_params(experiment), optimizer), mesh),
-        compile_train_step(train_step, mesh),
-        lambda step: batch_at(
-            experiment.dataset,
-            seed=experiment.seed,
-            step=step,
-            batch_size=experiment.data.batch_size,
-        ),
-        settings=settings,
-        mesh=mesh,
-        workdir=command.workdir,
-        show_samples=show_samples,
-    )
+    num_averages = len(settings.power_ema_stds)
+    state = init_state(init_params(experiment), optimizer, num_power_emas=num_averages)
+    with locked(command.workdir):
+        describe_run(command.workdir, command.config, complete=complete)
+        train(
+            put_state(state, mesh),
+            compile_train_step(train_step, mesh),
+            lambda step: batch_at(
+                experiment.dataset,
+                seed=experiment.seed,
+                step=step,
+                batch_size=experiment.data.batch_size,
+            ),
+            settings=settings,
+            mesh=mesh,
+            workdir=command.workdir,
+            show_samples=show_samples,
+        )
 
 
 if __name__ == "__main__":

@@ -6,8 +6,11 @@ object either makes one or uses one. `types` says what the words mean.
 
 from score_sde import data as data
 from score_sde import dequantisation as dequantisation
+from score_sde import editing as editing
 from score_sde import elbo as elbo
+from score_sde import guidance as guidance
 from score_sde import losses as losses
+from score_sde import measurements as measurements
 from score_sde import noise_levels as noise_levels
 from score_sde import oracles as oracles
 from score_sde import precondition as precondition

@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 
-from score_sde.types import Array, Key, Scalar
+from score_sde.types import NO_LABEL, Array, Key, Scalar
 
 
 def expand_like(a: Scalar, x: Array) -> Array:
@@ -67,3 +68,23 @@ def unbatched(function: Callable[..., Array]) -> Callable[..., Array]:
         return function(x[None], t, jax.tree.map(lambda c: c[None], cond))[0]
 
     return one
+
+
+def check_labels(labels: Any, num_classes: int) -> None:
+    """Refuse labels that are no class; -1, no label, is allowed.
+
+    Raises: ValueError. Traced labels have no values to check and pass.
+    """
+    if isinstance(labels, jax.core.Tracer):
+        return
+    labels = np.asarray(labels)
+    if num_classes == 0:
+        raise ValueError("labels were given to a model without classes.")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"labels must be integers, got {labels.dtype}.")
+    wrong = labels[(labels < NO_LABEL) | (labels >= num_classes)]
+    if wrong.size:
+        raise ValueError(
+            f"label {wrong.flat[0]} is no class; choose from 0 to {num_classes - 1}, "
+            f"or {NO_LABEL} for none."
+        )

@@ -8,21 +8,20 @@ any device work, and reported together.
 
 from __future__ import annotations
 
-import difflib
 import inspect
-import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import UnionType
 from typing import Any, get_type_hints
 
-import jax
 import numpy as np
 
 from score_sde import losses, noise_levels, precondition, sde
-from score_sde.data import ABSENT, DATASETS, Dataset, absent
-from score_sde.evaluation.settings import Sampling, Scoring
-from score_sde.experiment import Data, Experiment, Loss
+from score_sde.config_rules import RULES, choices_text, cross_check, fit_data
+from score_sde.data import ABSENT, DATASETS, Dataset, absent, captions
+from score_sde.evaluation.settings import Editing, Sampling, Scoring
+from score_sde.experiment import Data, Experiment, Loss, NoisyClassifier
+from score_sde.guidance import GUIDANCES, THRESHOLDS
 from score_sde.networks import (
     ADM,
     DDPM,
@@ -32,14 +31,12 @@ from score_sde.networks import (
     DiT,
     Network,
     SongUNet,
+    TextUNet,
     UNet,
     from_linen,
 )
-from score_sde.networks.attention import IMPLEMENTATIONS
-from score_sde.networks.blocks import DTYPES, EMBEDDINGS
-from score_sde.networks.song_unet import PROGRESSIVE_INPUTS, PROGRESSIVES
 from score_sde.samplers import SAMPLERS, grids
-from score_sde.schedules import BETA_SCHEDULES, TIMESTEP_SPACINGS
+from score_sde.schedules import chain_levels
 from score_sde.training.loop import Training
 from score_sde.training.optimizer import Optimizer
 from score_sde.types import UserError
@@ -61,6 +58,7 @@ NETWORKS: dict[str, Callable[..., Any]] = {
     "edm2": EDM2,
     "dit": DiT,
     "cross_unet": CrossUNet,
+    "text_unet": TextUNet,
 }
 NOISE_LEVELS: dict[str, Callable[..., Any]] = {
     "uniform_time": noise_levels.UniformTime,
@@ -68,6 +66,7 @@ NOISE_LEVELS: dict[str, Callable[..., Any]] = {
     "log_uniform": noise_levels.LogUniform,
     "ladder": noise_levels.Ladder,
     "likelihood_importance": noise_levels.LikelihoodImportance,
+    "learned": noise_levels.Learned,
 }
 
 CLASSES: dict[str, Mapping[str, Callable[..., Any]]] = {
@@ -82,6 +81,8 @@ FUNCTIONS: dict[str, Mapping[str, Callable[..., Any]]] = {
     "precondition": precondition.PRECONDITIONERS,
     "weight": losses.WEIGHTS,
     "grid": grids.GRIDS,
+    "guidance": GUIDANCES,
+    "threshold": THRESHOLDS,
 }
 """Sections whose name picks a function, which gets the other fields as options."""
 
@@ -92,63 +93,32 @@ SETTINGS: dict[str, Callable[..., Any]] = {
     "train": Training,
     "sampling": Sampling,
     "likelihood": Scoring,
+    "editing": Editing,
+    "classifier": NoisyClassifier,
 }
 """Sections without alternatives."""
+
+OPTIONAL: dict[str, Mapping[str, Any]] = {
+    "guidance": {"name": "none"},
+    "threshold": {"name": "none"},
+    "editing": {},
+    "classifier": {},
+}
+"""Sections that a config may leave out, and what they then are."""
 
 NAMED: dict[str, Mapping[str, Callable[..., Any]]] = {**CLASSES, **FUNCTIONS}
 
 # Arguments that come from elsewhere: another section, the caller, or Flax.
-NOT_FIELDS = {"sde", "sigma_data", "sigma", "parent", "name"}
-
-Holds = Callable[[Any], bool]
-POSITIVE: tuple[str, Holds] = ("> 0", lambda v: 0 < v < math.inf)
-COUNT: tuple[str, Holds] = (">= 0", lambda v: v >= 0)
-POSITIVES: tuple[str, Holds] = (
-    "one or more numbers > 0",
-    lambda v: len(v) > 0 and all(0 < a < math.inf for a in v),
-)
-
-
-def _one_of(choices: Collection[str]) -> tuple[str, Holds]:
-    return f"one of {list(choices)}", lambda v: v in choices
-
-
-RULES: dict[str, tuple[str, Holds]] = {
-    **dict.fromkeys(("channels", "width", "depth", "blocks_per_level"), POSITIVE),
-    **dict.fromkeys(("num_heads", "gamma", "rho", "num_steps"), POSITIVE),
-    **dict.fromkeys(("sigma_min", "sigma_max", "beta_min", "beta_max"), POSITIVE),
-    **dict.fromkeys(("c_1", "c_2"), POSITIVE),
-    **dict.fromkeys(("patch_size", "hidden_size", "mlp_ratio"), POSITIVE),
-    **dict.fromkeys(("clip_act", "logvar_channels"), POSITIVE),
-    **dict.fromkeys(("num_classes", "vector_dims", "token_dims"), COUNT),
-    **dict.fromkeys(("beta_start", "beta_end", "beta_d", "eps_s"), POSITIVE),
-    "num_train_timesteps": POSITIVE,
-    "steps_offset": COUNT,
-    "beta_schedule": _one_of(BETA_SCHEDULES),
-    "timestep_spacing": _one_of(TIMESTEP_SPACINGS),
-    "multipliers": POSITIVES,
-    "attention_resolutions": ("numbers > 0", lambda v: all(a > 0 for a in v)),
-    "input_frequencies": ("finite numbers", lambda v: all(map(math.isfinite, v))),
-    "bias": ("finite", math.isfinite),
-    "dropout": (">= 0 and < 1", lambda v: 0 <= v < 1),
-    "embedding": _one_of(EMBEDDINGS),
-    "dtype": _one_of(DTYPES),
-    "attention": _one_of(IMPLEMENTATIONS),
-    "progressive_input": _one_of(PROGRESSIVE_INPUTS),
-    "progressive": _one_of(PROGRESSIVES),
-    "min_group": POSITIVE,
-    "augment_dims": COUNT,
-    "channels_per_head": COUNT,
-    "resample_filter": (
-        "an even number of taps with a sum > 0",
-        lambda v: len(v) > 1 and len(v) % 2 == 0 and sum(v) > 0,
-    ),
-    **dict.fromkeys(
-        ("label_balance", "concat_balance", "res_balance", "attn_balance"),
-        ("from 0 to 1", lambda v: 0 <= v <= 1),
-    ),
+NOT_FIELDS = {
+    "denoise",
+    "log_prob",
+    "logits",
+    "name",
+    "parent",
+    "sde",
+    "sigma",
+    "sigma_data",
 }
-"""What a field of a network or a function must be; dataclasses check their own."""
 
 
 class ConfigError(UserError):
@@ -168,9 +138,12 @@ def build(config: Mapping[str, Any]) -> Experiment:
     Args: `config`, a ConfigDict or a dict of sections.
     Raises: ConfigError with all problems: section, value, choices.
     """
-    sections = {k: dict(v) if isinstance(v, Mapping) else v for k, v in config.items()}
+    sections = {
+        k: dict(v) if isinstance(v, Mapping) else v
+        for k, v in {**OPTIONAL, **config}.items()
+    }
     problems = [
-        f"{name}: no such section{_choices(name, {'seed', *NAMED, *SETTINGS})}"
+        f"{name}: no such section{choices_text(name, {'seed', *NAMED, *SETTINGS})}"
         for name in sections.keys() - {"seed", *NAMED, *SETTINGS}
     ]
     built: dict[str, Any] = {}
@@ -186,17 +159,26 @@ def build(config: Mapping[str, Any]) -> Experiment:
         if name == "sde":
             context["sde"] = built[name]
     if not problems:
-        problems = _cross_check(sections, built)
+        problems = cross_check(sections, built)
     if problems:
         raise ConfigError(problems)
     num_classes = sections["network"].get("num_classes", 0)
     dataset = _dataset(built["data"], num_classes)
-    problems = _fit_data(sections, built, dataset)
+    problems = fit_data(sections, built, dataset)
     if problems:
         raise ConfigError(problems)
     assert isinstance(seed, int)
     built["network"] = _network(built["network"], dataset, num_classes)
-    return Experiment(seed=seed, dataset=dataset, num_classes=num_classes, **built)
+    known = dict(sections["precondition"])
+    chain = chain_levels(**known) if known.pop("name") == "chain" else None
+    return Experiment(
+        seed=seed,
+        chain=chain,
+        dataset=dataset,
+        num_classes=num_classes,
+        captioned=sections["network"]["name"] == "text_unet",
+        **built,
+    )
 
 
 def network_module(config: Mapping[str, Any]) -> Any:
@@ -211,7 +193,7 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     Fields that the named alternative doesn't have are kept, for `build` to report.
     """
     full: dict[str, Any] = {}
-    for name, section in config.items():
+    for name, section in {**OPTIONAL, **config}.items():
         constructor = _constructor(name, section)
         if constructor is None or not isinstance(section, Mapping):
             full[name] = section
@@ -263,14 +245,14 @@ def _build_section(
     if name in NAMED:
         chosen = options.pop("name", None)
         if chosen not in NAMED[name]:
-            hint = _choices(chosen, NAMED[name])
+            hint = choices_text(chosen, NAMED[name])
             return [f"{name}.name is {chosen!r}{hint}"], None
         constructor = NAMED[name][chosen]
     else:
         constructor = SETTINGS[name]
     fields = _fields(constructor)
     problems = [
-        f"{name}.{field}: no such field{_choices(field, fields)}"
+        f"{name}.{field}: no such field{choices_text(field, fields)}"
         for field in options.keys() - fields.keys()
     ]
     problems += [
@@ -332,37 +314,6 @@ def _is(value: Any, kind: Any) -> bool:
     return True
 
 
-def _choices(value: Any, choices: Any) -> str:
-    close = difflib.get_close_matches(str(value), choices, n=1)
-    guess = f"; did you mean {close[0]!r}?" if close else ""
-    return f"{guess}; choose from {sorted(choices)}"
-
-
-def _cross_check(sections: Mapping[str, Any], built: Mapping[str, Any]) -> list[str]:
-    """Rules between sections, none of which needs the data."""
-    problems = []
-    data, grid = sections["data"], sections["grid"]
-    names = {*DATASETS, ABSENT}
-    if data["name"] not in names:
-        problems.append(f"data.name is {data['name']!r}{_choices(data['name'], names)}")
-    if "sigma_min" in grid and grid["sigma_min"] >= grid["sigma_max"]:
-        problems.append(
-            f"grid: sigma_min {grid['sigma_min']} must be below sigma_max "
-            f"{grid['sigma_max']}"
-        )
-    else:
-        try:
-            jax.eval_shape(built["grid"])  # no number is computed
-        except ValueError as error:
-            problems.append(f"grid: {error}")
-    if built["optimizer"].warmup_steps >= built["train"].num_steps:
-        problems.append(
-            f"optimizer.warmup_steps is {built['optimizer'].warmup_steps}; it must be "
-            f"below train.num_steps, {built['train'].num_steps}"
-        )
-    return problems
-
-
 def _dataset(settings: Data, num_classes: int) -> Dataset:
     if settings.name == ABSENT:
         levels = settings.num_levels or None
@@ -370,99 +321,14 @@ def _dataset(settings: Data, num_classes: int) -> Dataset:
     return DATASETS[settings.name]()
 
 
-def _fit_data(
-    sections: Mapping[str, Any], built: Mapping[str, Any], dataset: Dataset
-) -> list[str]:
-    """Rules between the data and what processes them."""
-    problems = []
-    network, shape = sections["network"], dataset.shape
-    is_image = len(shape) == 3
-    if is_image != (network["name"] != "mlp"):
-        fitting = "'unet'" if is_image else "'mlp'"
-        problems.append(
-            f"network.name is {network['name']!r}; data of shape {shape} need {fitting}"
-        )
-    elif is_image:
-        problems += _fit_image(built["network"], shape)
-    elif built["data"].random_flip:
-        problems.append("data.random_flip is True; it is for images")
-    classes = network.get("num_classes", 0)
-    if classes not in (0, dataset.num_classes):
-        problems.append(
-            f"network.num_classes is {classes}; {dataset.name} needs 0 (unconditional) "
-            f"or {dataset.num_classes}"
-        )
-    if network.get("vector_dims", 0):
-        problems.append(
-            f"network.vector_dims is {network['vector_dims']}; {dataset.name} comes "
-            "without vectors, so it must be 0"
-        )
-    if network.get("token_dims", 0):
-        problems.append(
-            f"network.token_dims is {network['token_dims']}; {dataset.name} comes "
-            "without tokens, so it must be 0"
-        )
-    if built["likelihood"].num_train > len(dataset.train):
-        problems.append(
-            f"likelihood.num_train is {built['likelihood'].num_train}; there are "
-            f"{len(dataset.train)} training examples"
-        )
-    return problems
-
-
-def _fit_image(module: Any, shape: tuple[int, ...]) -> list[str]:
-    """Rules between an image and the network that halves it or cuts it to patches."""
-    if isinstance(module, DiT):
-        problems = []
-        if shape[0] % module.patch_size or shape[1] % module.patch_size:
-            problems.append(
-                f"network.patch_size is {module.patch_size}; it must divide the sides, "
-                f"{shape[:2]}"
-            )
-        if module.hidden_size % module.num_heads or module.hidden_size % 4:
-            problems.append(
-                f"network.hidden_size is {module.hidden_size}; it must be a multiple "
-                f"of 4 and of num_heads, {module.num_heads}"
-            )
-        return problems
-    halvings = len(module.multipliers) - 1
-    if shape[0] % 2**halvings or shape[1] % 2**halvings:
-        return [
-            f"network.multipliers halve the image {halvings} times; its sides, "
-            f"{shape[:2]}, must be multiples of {2**halvings}"
-        ]
-    levels = [shape[0] >> i for i in range(halvings + 1)]
-    problems = [
-        f"network.attention_resolutions has {resolution}; choose from {levels}"
-        for resolution in module.attention_resolutions
-        if resolution not in levels
-    ]
-    if isinstance(module, (EDM2, ADM)):
-        problems += _fit_heads(module, levels)
-    return problems
-
-
-def _fit_heads(module: Any, levels: list[int]) -> list[str]:
-    """Rules between the widths of a U-Net and the heads of its attention."""
-    size, field = module.channels_per_head, "channels_per_head"
-    if not size and isinstance(module, ADM):
-        size, field = module.num_heads, "num_heads"
-    if not size:
-        return [f"network.{field} is {size}; it must be > 0"]
-    widths = [int(module.channels * m) for m in module.multipliers]
-    attending = {
-        width
-        for width, level in zip(widths, levels, strict=True)
-        if level in module.attention_resolutions
-    } | {widths[-1]}
-    return [
-        f"network.{field} is {size}; it must divide the {width} channels of a level "
-        "with attention"
-        for width in sorted(attending)
-        if width % size
-    ]
-
-
 def _network(module: Any, dataset: Dataset, num_classes: int) -> Network:
+    if isinstance(module, TextUNet):
+        words = {"words": np.zeros((1, captions.LENGTH), np.int32)}
+        network = from_linen(module, dataset.shape, words)
+
+        def apply(params: Any, x: Any, noise: Any, cond: Any, **options: Any) -> Any:
+            return network.apply(params, x, noise, captions.cond_of(cond), **options)
+
+        return network._replace(apply=apply)
     cond = {"label": np.zeros(1, np.int32)} if num_classes else None
     return from_linen(module, dataset.shape, cond)

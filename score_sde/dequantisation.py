@@ -79,10 +79,28 @@ def truncated_normal(
     )
 
 
+Flow = Callable[[Array, Array], tuple[Array, Array]]
+"""(centres, logistic noise) -> (u in (0, 1), log q(u) in nats, [batch])."""
+
+
+def variational(key: Key, values: Array, *, num_levels: int, flow: Flow) -> Dequantised:
+    """Where in the bin a learned flow puts the points (Ho et al. 2019, eq. 6)."""
+    centres = data.centres(values, num_levels=num_levels)
+    eps = per_example(jr.logistic, example_keys(key, len(values)), centres)
+    u, log_density = flow(centres, eps)
+    width = 2 / num_levels
+    nats = log_density - math.prod(values.shape[1:]) * math.log(width)
+    return Dequantised(centres + (u - 0.5) * width, nats)
+
+
 DEQUANTISERS: dict[str, Dequantiser] = {
     "uniform": uniform,
     "truncated_normal": truncated_normal,
 }
+
+
+DEQUANTISATIONS = (*DEQUANTISERS, "variational")
+"""All names; the last one is of a flow with parameters."""
 
 
 def importance_weighted(log_ratios: Array) -> Array:

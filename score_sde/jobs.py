@@ -22,6 +22,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from score_sde.experiment import Experiment, draw_samples, sample_keys
 from score_sde.training.mesh import DATA_AXIS, divisible
+from score_sde.training.preemption import stop_if_requested
 from score_sde.training.run import write_json
 from score_sde.types import Array
 
@@ -45,6 +46,10 @@ def in_parts(
         for number in range(-(-count // size))
     ]
     for number in batches_of(len(files), jax.process_index(), jax.process_count()):
+        stop_if_requested(
+            f"stopped; {number} of {len(files)} parts of {path.name} are done, and the "
+            "same command goes on from there."
+        )
         if not files[number].exists():
             first = number * size
             arrays = {n: a[: count - first] for n, a in compute(first).items()}
@@ -100,9 +105,10 @@ def make_draw(
 ) -> tuple[int, Callable[[Params, int], Arrays]]:
     """(size, draw): draw(params, first) gives samples first, first + 1, ... by size.
 
-    The fields of `Samples`, and `labels` of a conditional network: 0, 1, ..., over and
-    over.
+    The fields of `Samples`, and `labels` of a conditional network: those of
+    `sampling.labels`, or 0, 1, ..., over and over.
     """
+    classes = experiment.sampling.labels or range(experiment.num_classes)
     size = divisible(experiment.sampling.batch_size, mesh)
     compiled = by_shares(partial(draw_samples, experiment), mesh, EVERYWHERE, ROW, ROW)
 
@@ -110,7 +116,7 @@ def make_draw(
         labels = None
         if experiment.num_classes:
             index = np.arange(first, first + size, dtype=np.int32)
-            labels = index % experiment.num_classes
+            labels = np.asarray(classes, np.int32)[index % len(classes)]
         keys = sample_keys(experiment.seed, first, size)
         arrays = jax.device_get(compiled(params, keys, labels))._asdict()
         return arrays if labels is None else arrays | {"labels": labels}

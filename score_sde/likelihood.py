@@ -171,8 +171,8 @@ def log_prob(
             (key, i) and the same along its whole path, so that the flow stays smooth;
             keys may also be given one per example.
         divergence: a name of `DIVERGENCES`, or a function like them.
-        solver: any explicit diffrax solver; Dopri5 if None, the field's RK45, which took
-            four fifths of Tsit5's evaluations on trained networks (digits, 1e-5).
+        solver: any explicit diffrax solver; Dopri5 if None, the field's RK45, which
+            took four fifths of Tsit5's evaluations on trained digits at 1e-5.
         times: a fixed increasing grid of t instead of the tolerances.
         rtol, atol: of the state, root mean square, and of the nats per dimension. The
             state alone does not do: where it stands still, at the mean of the data, it

@@ -68,7 +68,27 @@ def denoising_loss(
     if log_variance is not None:
         u = log_variance(jnp.log(sigma))
         loss = loss / jnp.exp(u) + u
-    return loss
+    return loss + noise_levels.lesson(sigma, loss)
+
+
+def classification_loss(
+    key: Key,
+    logits: Callable[[Array, Array], Array],
+    x0: Array,
+    label: Array,
+    *,
+    noise_levels: NoiseLevels,
+) -> Array:
+    """-log p(label given x0 + sigma eps, sigma) in nats, per example.
+
+    Its minimum is the classifier of noisy data whose gradient guides a sampler
+    (Dhariwal and Nichol 2021, sec. 4).
+    """
+    key_sigma, key_eps = jr.split(key)
+    sigma = noise_levels.draw(key_sigma, len(x0)).astype(x0.dtype)
+    eps = per_example(jr.normal, example_keys(key_eps, len(x0)), x0)
+    log_probs = jax.nn.log_softmax(logits(x0 + expand_like(sigma, x0) * eps, sigma))
+    return -jnp.take_along_axis(log_probs, label[:, None], axis=1)[:, 0]
 
 
 # Weights. In terms of the noise eps and of the score s of x0 + sigma eps, the squared

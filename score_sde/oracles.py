@@ -22,7 +22,7 @@ import jax.random as jr
 
 from score_sde.arrays import expand_like
 from score_sde.sde import SDE
-from score_sde.types import Array, Key, Scalar, pytree
+from score_sde.types import NO_LABEL, Array, Key, Scalar, pytree
 
 
 @pytree
@@ -41,12 +41,7 @@ class GaussianMixture:
     def denoise(self, x: Array, sigma: Scalar, cond: Any = None) -> Array:
         """E[x0 given x0 + sigma eps = x]; `cond` is ignored."""
         del cond
-        solved, log_joint = self._solve(x, *_alpha_std(sigma, None, x))
-        covariances, means = (
-            jnp.asarray(a, x.dtype) for a in (self.covariances, self.means)
-        )
-        posterior_means = means[None] + jnp.einsum("kij,bkj->bki", covariances, solved)
-        return _average(log_joint, posterior_means)
+        return _average(*self._posterior(x, sigma))
 
     def score(
         self, xt: Array, t: Scalar, cond: Any = None, *, sde: SDE | None = None
@@ -89,6 +84,15 @@ class GaussianMixture:
         weights = jnp.asarray(self.weights)
         return weights / weights.sum()
 
+    def _posterior(self, x: Array, sigma: Scalar) -> tuple[Array, Array]:
+        """The log-joint of x and each component, and E[x0 given both]."""
+        solved, log_joint = self._solve(x, *_alpha_std(sigma, None, x))
+        covariances, means = (
+            jnp.asarray(a, x.dtype) for a in (self.covariances, self.means)
+        )
+        drawn = jnp.einsum("kij,bkj->bki", covariances, solved)
+        return log_joint, means[None] + drawn
+
     def _solve(self, xt: Array, alpha: Array, std: Array) -> tuple[Array, Array]:
         """S_k^-1 (xt - alpha m_k), [batch, components, dims], and the log-joint."""
         means, covariances, weights = (
@@ -116,6 +120,45 @@ def _alpha_std(t: Scalar, sde: SDE | None, x: Array) -> tuple[Array, Array]:
     if sde is None:
         return jnp.ones((), x.dtype), jnp.asarray(t, x.dtype)
     return jnp.asarray(sde.alpha(t), x.dtype), jnp.asarray(sde.std(t), x.dtype)
+
+
+@pytree
+class LabelledMixture(GaussianMixture):
+    """A mixture whose components have classes: the conditional law is exact.
+
+    Given class c the weights are w_k p(c given k), and the probability of c given x and
+    noise is the mean of p(c given k) over the posterior of k. The condition is
+    {"label": int [batch]}; -1, or no condition, is the whole mixture.
+
+    Args: `classes` [num_classes, components], p(c given k); classes may overlap.
+    """
+
+    classes: Array
+
+    def denoise(self, x: Array, sigma: Scalar, cond: Any = None) -> Array:
+        """E[x0 given x0 + sigma eps = x and the class]."""
+        log_joint, posterior_means = self._posterior(x, sigma)
+        if cond is not None:
+            log_joint = log_joint + self._log_class(cond["label"], x.dtype)
+        return _average(log_joint, posterior_means)
+
+    def log_class(self, x: Array, sigma: Scalar, cond: Any) -> Array:
+        """log p(label given x at noise level sigma) in nats, [batch]."""
+        log_joint = self.log_joint(x, sigma)
+        log_class = self._log_class(cond["label"], x.dtype)
+        return jax.nn.logsumexp(log_joint + log_class, axis=1) - jax.nn.logsumexp(
+            log_joint, axis=1
+        )
+
+    def given(self, label: int) -> GaussianMixture:
+        """The law of x0 given the class."""
+        weights = self._normalised_weights() * jnp.asarray(self.classes)[label]
+        return GaussianMixture(self.means, self.covariances, weights)
+
+    def _log_class(self, label: Array, dtype: Any) -> Array:
+        """log p(label given component), [batch, components]; 0 without a label."""
+        told = jnp.log(jnp.asarray(self.classes, dtype))[jnp.maximum(label, 0)]
+        return jnp.where((label == NO_LABEL)[:, None], jnp.zeros_like(told), told)
 
 
 class Gaussian(GaussianMixture):

@@ -125,8 +125,9 @@ def chain(
     The noise condition is the timestep, from 0, whose level is sigma; between two of
     them, the fraction of the way in log sigma; outside, the nearest.
     """
-    betas = schedules.BETA_SCHEDULES[beta_schedule]
-    levels = schedules.levels(betas(num_train_timesteps, beta_start, beta_end))
+    levels = schedules.chain_levels(
+        beta_schedule, num_train_timesteps, beta_start, beta_end
+    )
     sigma = jnp.asarray(sigma)
     known = jnp.asarray(np.log(levels), sigma.dtype)
     steps = jnp.arange(num_train_timesteps, dtype=sigma.dtype)
@@ -192,6 +193,37 @@ def make_denoiser(
         return skip * x + out * raw[..., : x.shape[-1]]
 
     return denoise
+
+
+def make_variance(
+    network_fn: Callable[..., Array], precondition: Precondition
+) -> Callable[..., Array]:
+    """v(x, sigma, cond), the network's channels beyond those of x, shaped like x.
+
+    Of a network that predicts variances, [-1, 1] in training (Nichol and Dhariwal
+    2021). The compiler evaluates it once where D of the same x is taken too.
+    """
+
+    def variance(x: Array, sigma: Scalar, cond: Any = None) -> Array:
+        sigma = jnp.broadcast_to(jnp.asarray(sigma, x.dtype), x.shape[:1])
+        c = precondition(sigma)
+        raw = network_fn(expand_like(c.in_, x) * x, c.noise.astype(x.dtype), cond)
+        return raw[..., x.shape[-1] :]
+
+    return variance
+
+
+def make_classifier(
+    network_fn: Callable[..., Array], precondition: Precondition
+) -> Callable[[Array, Scalar], Array]:
+    """Logits(x, sigma), [batch, classes], of `network_fn(in_ x, noise)`."""
+
+    def logits(x: Array, sigma: Scalar) -> Array:
+        sigma = jnp.broadcast_to(jnp.asarray(sigma, x.dtype), x.shape[:1])
+        c = precondition(sigma)
+        return network_fn(expand_like(c.in_, x) * x, c.noise.astype(x.dtype))
+
+    return logits
 
 
 def make_score(denoise: Denoise, sde: SDE) -> Score:

@@ -69,6 +69,17 @@ def levels(betas: np.ndarray) -> np.ndarray:
     return np.sqrt(np.expm1(-np.cumsum(np.log1p(-betas))))
 
 
+def chain_levels(
+    beta_schedule: str = "linear",
+    num_train_timesteps: int = 1000,
+    beta_start: float = 1e-4,
+    beta_end: float = 0.02,
+) -> np.ndarray:
+    """`levels` of a schedule by its name, ascending."""
+    betas = BETA_SCHEDULES[beta_schedule]
+    return levels(betas(num_train_timesteps, beta_start, beta_end))
+
+
 @functools.cache
 def iddpm_levels(num_steps: int, c_1: float, c_2: float) -> np.ndarray:
     """The noise levels u_0 > ... > u_M = 0 of the cosine chain (Karras 2022, table 1).

@@ -8,7 +8,8 @@ std     alpha * sigma: standard deviation of the noise in xt
 eps     standard normal noise, shaped like x0
 xt      alpha * (x0 + sigma * eps)
 key     a JAX random key, always the first argument of what is random
-cond    what the data depend on: any pytree whose leaves lead with [batch], or None
+cond    what the data depend on: any pytree whose leaves lead with [batch], or None;
+        of classes {"label": int [batch]}, where -1 says nothing
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ Array = jax.Array
 Key = jax.Array
 Scalar = float | Array
 """A number, or an array of numbers whose shape the docstring tells."""
+
+NO_LABEL = -1
+"""The label of an example whose class is not told."""
 
 
 class Denoise(Protocol):

@@ -71,3 +71,25 @@ def problems():
 
 
 MIXTURE, GAUSSIAN = problems().values()
+
+
+def labelled():
+    """Six Gaussians on a grid, whose rows and columns are classes.
+
+    Row and column are independent, given a point with noise too.
+    """
+    heights, widths = np.asarray([0.2, 0.3, 0.5]), np.asarray([0.6, 0.4])
+    rows, columns = np.divmod(np.arange(6), 2)
+    means = np.stack([np.asarray([-1.0, 1.0])[columns], rows - 1.0], axis=1)
+    spread = np.stack([[0.04, 0.09][c] for c in columns]), 0.01 * (1 + rows)
+    covariances = np.stack([np.diag(s) for s in zip(*spread, strict=True)])
+    members = np.concatenate(
+        [rows[None] == np.arange(3)[:, None], columns[None] == np.arange(2)[:, None]]
+    )
+    return oracles.LabelledMixture(
+        *map(jnp.asarray, (means, covariances, heights[rows] * widths[columns])),
+        jnp.asarray(members, jnp.float64),
+    )
+
+
+LABELLED = labelled()

@@ -10,6 +10,9 @@ import pytest
 from PIL import Image
 
 from experiments import launch
+from score_sde import edits
+from score_sde.build import build
+from score_sde.types import UserError
 
 ROOT = Path(__file__).parents[1]
 TINY = {
@@ -131,6 +134,111 @@ def test_every_test_image_is_scored_once(trained):
     )
 
 
+@pytest.mark.slow
+def test_classes_are_drawn_as_asked_and_guided(tmp_path):
+    workdir = tmp_path / "class"
+    config = ["--config=configs/digits_class.py", f"--workdir={workdir}"]
+    program("train", *config, *fields())
+    labels = ["--config.sampling.labels=(3,7)"]
+    out = program(
+        "sample",
+        f"--workdir={workdir}",
+        *labels,
+        "--config.guidance.name=classifier_free",
+        "--config.guidance.weight=3.0",
+        "--config.threshold.name=dynamic",
+    )
+    assert "6 samples of heun, 5 evaluations each" in out
+    assert "guided: 2 to 2 of the network each time" in out
+    assert np.load(workdir / "samples.npz")["labels"].tolist() == [3, 7] * 3
+    guided = ["--config.guidance.name=classifier", *labels]
+    out = program("sample", f"--workdir={workdir}", *guided, code=2)
+    assert "train it by python -m experiments.train_classifier" in out
+    program(
+        "train_classifier", f"--workdir={workdir}", "--config.classifier.num_steps=50"
+    )
+    assert "6 samples" in program("sample", f"--workdir={workdir}", *guided)
+
+
+@pytest.mark.slow
+def test_captions_are_drawn(tmp_path):
+    workdir = f"--workdir={tmp_path / 'text'}"
+    program("train", "--config=configs/digits_text.py", workdir, *fields())
+    caption = "--config.sampling.caption=the digit seven"
+    guided = "--config.guidance.name=classifier_free"
+    assert "6 samples" in program("sample", workdir, caption, guided)
+    out = program("sample", workdir, "--config.sampling.caption=a cat", code=2)
+    assert "sampling.caption: unknown word 'cat'; choose from ['a', 'the'" in out
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A picture of the size of the digits, a mask, and files that won't do."""
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    mask = np.zeros((8, 8), np.uint8)
+    mask[4:] = 255
+    files = {"image": grey, "mask": mask, "black": 0 * mask, "large": np.tile(grey, 2)}
+    for name, pixels in files.items():
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    (tmp_path / "text.png").write_text("no picture")
+    return tmp_path
+
+
+def test_a_picture_is_edited_and_its_known_pixels_stay(trained, pictures):
+    out = program(
+        "edit",
+        f"--workdir={trained}",
+        "--config.editing.task=inpaint",
+        f"--config.editing.image={pictures / 'image.png'}",
+        f"--config.editing.mask={pictures / 'mask.png'}",
+        "--config.editing.num_samples=3",
+    )
+    assert "then 3 results of inpaint" in out
+    arrays = np.load(trained / "edited.npz")
+    assert arrays["edited"].shape == (3, 8, 8, 1)
+    # 255 is the highest of 17 levels: its bin's centre is 16/17.
+    grey = np.arange(64).reshape(1, 8, 8, 1) * 4 / 255
+    expected = (2 * 16 * grey + 1) / 17 - 1
+    known = np.broadcast_to(expected[:, :4], (3, 4, 8, 1))
+    np.testing.assert_allclose(arrays["edited"][:, :4], known, atol=1e-6)
+    assert np.ptp(arrays["edited"][:, 4:], axis=0).min() > 0
+    with Image.open(trained / "edited.png") as picture:
+        assert picture.size[0] > 100
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "editing.image is missing: give --config.editing.image=FILE"),
+        ({"image": "none.png"}, "editing.image: .*No such file .*none.png"),
+        ({"image": "text.png"}, "editing.image: cannot identify image file"),
+        ({"image": "large.png"}, "large.png is 16 x 8; it must be 8 x 8 pixels"),
+        ({"task": "inpaint", "image": "image.png"}, "editing.mask is missing"),
+        (
+            {"task": "inpaint", "image": "image.png", "mask": "large.png"},
+            "editing.mask: .* is 16 x 8; it must be 8 x 8",
+        ),
+        (
+            {"task": "inpaint", "image": "image.png", "mask": "black.png"},
+            "has nothing white: nothing to draw",
+        ),
+        ({"task": "super_resolve", "factor": 3}, "factor is 3; it must divide"),
+        ({"task": "colourise"}, "editing.task is 'colourise'; .*three colours"),
+        ({"task": "sharpen"}, "editing: Editing needs task in"),
+        ({"strength": 0.0}, "editing: Editing needs 0 < strength <= 1"),
+        ({"noise_std": 0.1, "method": "replace"}, "a method that knows noise"),
+    ],
+)
+def test_files_to_edit_are_checked_before_any_device_work(pictures, fields, message):
+    config = launch._load(str(ROOT / "configs/digits.py"), Path())
+    files = {"image", "mask"}
+    config["editing"] = {
+        k: str(pictures / v) if k in files else v for k, v in fields.items()
+    }
+    with pytest.raises(UserError, match=message):
+        edits.read(build(config))
+
+
 def test_a_dry_run_prints_and_writes_nothing(tmp_path):
     workdir = tmp_path / "none"
     out = program(
@@ -230,4 +338,4 @@ def test_overrides_are_typed_and_names_reset_their_section(tmp_path):
         "beta_min": 0.1,
         "beta_max": 15.0,
     }
-    assert command.config["loss"] == {"learn_log_variance": True}
+    assert command.config["loss"]["learn_log_variance"] is True

@@ -12,11 +12,15 @@ import pytest
 from cases import GOLDEN
 
 import score_sde as ss
-from score_sde import build
+from experiments.launch import _load
+from score_sde import build, experiment
 from score_sde.networks import dit, edm2, from_linen, with_image
 from score_sde.networks import magnitude_preserving as mp
 from score_sde.networks.blocks import positional_embedding
+from score_sde.networks.network import FROZEN
 from score_sde.networks.published import PUBLISHED
+from score_sde.training.optimizer import make_optimizer
+from score_sde.training.step import init_state, make_train_step
 
 CONFIGURATIONS = json.loads((GOLDEN / "nets/edm2_dit.json").read_text())
 UNITS = np.load(GOLDEN / "nets/edm2_units.npz")
@@ -138,8 +142,34 @@ OPTIONS = {
         "res_balance": 0.6,
         "attn_balance": 0.1,
     },
+    "F_filter1331": {"resample_filter": (1, 3, 3, 1)},
     "F_label_dim0": {"num_classes": 0},
 }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_recomputing_blocks_changes_nothing_but_memory(name):
+    """The same gradient, with fewer arrays kept for the backward pass."""
+    module, params, io = loaded(name, np.float64)
+    x = jnp.asarray(here(io["x"]), jnp.float64)
+    noise, label = jnp.ones(len(x)), jnp.zeros(len(x), jnp.int32)
+
+    def loss(module, params):
+        out = module.apply({"params": params}, x, noise, {"label": label})
+        return (out**2).mean()
+
+    def kept(module):
+        pulled = jax.eval_shape(lambda p: jax.vjp(partial(loss, module), p)[1], params)
+        return sum(leaf.size for leaf in jax.tree.leaves(pulled))
+
+    again = module.clone(remat=True)
+    assert kept(again) < 0.5 * kept(module)
+    plain, remade = (
+        jax.jit(jax.grad(partial(loss, m)))(params) for m in (module, again)
+    )
+    same = jax.tree.map(partial(np.allclose, rtol=1e-9, atol=1e-12), remade, plain)
+    assert jax.tree.all(same)
 
 
 @pytest.mark.slow
@@ -214,8 +244,8 @@ def test_edm2_keeps_magnitudes_at_first():
         attention_resolutions=(8,),
         channels_per_head=32,
     )
-    x = jr.normal(jr.key(1), (8, 16, 16, 3))
-    noise = jnp.linspace(-1.5, 1.1, 8)
+    x = jnp.asarray(np.random.RandomState(1).normal(size=(4, 16, 16, 3)), jnp.float32)
+    noise = jnp.linspace(-1.5, 1.1, 4, dtype=jnp.float32)
     seen = jax.jit(
         lambda: module.init_with_output(
             jr.key(0),
@@ -320,3 +350,47 @@ def test_an_image_can_be_the_condition():
     assert (out != network.apply(params, x, noise, {"image": 2 * image})).any()
     with pytest.raises(ValueError, match=r"needs cond\['image'\]"):
         network.apply(params, x, noise)
+
+
+def test_what_is_called_frozen_is_frozen():
+    for name, module in SMALL.items():
+        for tensor in TENSORS[name](module, SHAPES[name]):
+            assert tensor.frozen == (tensor.path[-1] in FROZEN)
+
+
+RUNS = sorted(p for p in (GOLDEN.parents[1] / "configs").glob("imagenet*_edm2*.py"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", RUNS, ids=lambda p: p.stem)
+def test_published_runs_take_two_steps_on_data_of_their_format(path):
+    """As they are but for width and depth, since the machine that tests is small."""
+    config = _load(str(path), path.parent)
+    config["data"]["batch_size"] = 2
+    config["network"] |= {"channels": 32, "channels_per_head": 32}
+    config["network"]["blocks_per_level"] = 1
+    made = build.build(config)
+    random = np.random.RandomState(0)
+    levels, shape = made.dataset.num_levels, (2, *made.dataset.shape)
+    values = 0.5 * random.normal(size=shape).astype(np.float32)
+    if levels is not None:
+        values = random.randint(levels, size=shape).astype(np.uint8)
+    batch = {"values": values, "label": random.randint(1000, size=2).astype(np.int32)}
+    with jax.numpy_dtype_promotion("standard"):
+        optimizer = make_optimizer(made.optimizer, num_steps=made.train.num_steps)
+        step = make_train_step(
+            partial(experiment.batch_loss, made),
+            optimizer,
+            seed=0,
+            ema_halflife_steps=500.0,
+            ema_rampup_ratio=0.05,
+            project=partial(experiment.project_params, made),
+            power_ema_stds=made.train.power_ema_stds,
+        )
+        params = experiment.init_params(made)
+        state = init_state(params, optimizer, num_power_emas=2)
+        step = jax.jit(step)
+        for _ in range(2):
+            state, metrics = step(state, batch)
+            assert np.isfinite(metrics["loss"])
+            assert 0 < metrics["gradient_norm"] < np.inf

@@ -137,9 +137,9 @@ class Case:
         return x.astype(dtype), jnp.asarray(noise, dtype), cond
 
     def label(self):
-        """Rows of zeros and a one, where no one is no class, 5 here."""
+        """Rows of zeros and a one, where no one is no class, -1 here."""
         rows = self.io["class_labels"]
-        label = np.where(rows.any(1), rows.argmax(1), rows.shape[1])
+        label = np.where(rows.any(1), rows.argmax(1), -1)
         return jnp.asarray(label, jnp.int32)
 
     def raw(self, out):
@@ -301,7 +301,7 @@ def test_no_augmentation_is_that_of_zeros(cases, name):
 
 def test_what_may_be_absent_from_a_condition():
     sizes = {"num_classes": 3, "vector_dims": 2, "augment_dims": 4}
-    label, vector = jnp.asarray([2, 3]), jnp.ones((2, 2))
+    label, vector = jnp.asarray([2, -1]), jnp.ones((2, 2))
     like = jnp.zeros(2)
     parts = conditions({"label": label, "vector": vector}, like, **sizes)
     np.testing.assert_array_equal(parts["label"], [[0, 0, 1], [0, 0, 0]])
@@ -335,7 +335,7 @@ def test_preconditioned_it_is_the_published_denoiser(cases, name, kind):
     cond = {"label": case.label(), "augment": augment}
     assert relative_error(denoise(x, sigma, cond), case.io[f"D_{kind}"]) < bound
     if kind == "edm":
-        none = {"label": jnp.full(3, 5, jnp.int32), "augment": 0 * augment}
+        none = {"label": jnp.full(3, -1, jnp.int32), "augment": 0 * augment}
         assert (
             relative_error(denoise(x, sigma, none), case.io["D_edm_no_class"]) < bound
         )

@@ -9,6 +9,7 @@ import score_sde as ss
 from score_sde import build
 from score_sde.noise_levels import (
     Ladder,
+    Learned,
     LikelihoodImportance,
     LogNormal,
     LogUniform,
@@ -21,6 +22,7 @@ CONTINUOUS = [
     LogNormal(),
     LogUniform(),
     LikelihoodImportance(ss.VP()),
+    Learned(ss.EDM(), num_bins=4, logits=jnp.asarray([0.0, 1.0, -1.0, 0.5])),
 ]
 ALL = [*CONTINUOUS, LADDER]
 sweep = pytest.mark.parametrize("levels", ALL, ids=repr)
@@ -105,6 +107,7 @@ def test_a_ladder_is_drawn_from_its_levels(key):
         (lambda: LogNormal(std=0.0), "0 < std"),
         (lambda: LogNormal(mean=float("nan")), "finite mean"),
         (lambda: LogUniform(sigma_min=2.0, sigma_max=1.0), "0 < sigma_min < sigma_max"),
+        (lambda: Learned(ss.VP(), num_bins=0), "1 <= num_bins"),
         (lambda: Ladder((0.5, 0.1)), "increasing positive"),
         (lambda: Ladder((0.5,)), "at least two"),
     ],
@@ -112,3 +115,56 @@ def test_a_ladder_is_drawn_from_its_levels(key):
 def test_bad_settings_name_the_rule(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_learned_schedule_has_exact_ends_and_rises_whatever_its_parameters(key):
+    for scale in (0.0, 3.0, 100.0):
+        logits = scale * jr.normal(key, (32,), jnp.float32)
+        levels = Learned(ss.VP(), logits=logits)
+        sigma = np.asarray(levels.quantile(jnp.linspace(0, 1, 1001)))
+        ends = ss.VP().sigma(jnp.asarray([ss.VP().t_min, ss.VP().t_max]))
+        np.testing.assert_allclose(sigma[[0, -1]], ends, rtol=1e-6)
+        assert (np.diff(sigma) >= 0).all()
+
+
+def test_a_learned_schedule_finds_the_one_of_least_variance():
+    """Of f(log sigma) the second moment of f / q is least for q as sqrt(E f^2)."""
+    levels = Learned(ss.EDM(t_min=0.01, t_max=10.0), num_bins=8)
+    size = np.geomspace(1.0, 16.0, 8)  # of f in each bin
+    low, width = np.log(0.01), np.log(1000.0) / 8
+
+    def estimates(logits, key):
+        now = Learned(levels.sde, num_bins=8, logits=logits)
+        sigma = now.draw(key, 2048)
+        index = jnp.clip((jnp.log(sigma) - low) / width, 0, 7.99).astype(int)
+        # f is random, too, as the error of a network is.
+        f = jnp.asarray(size)[index] * jr.exponential(jr.fold_in(key, 1), (2048,))
+        return now, sigma, f / now.density(sigma)
+
+    @jax.jit
+    def step(logits, key):
+        def lesson(logits):
+            return levels_of(logits, key).mean()
+
+        value, gradient = jax.value_and_grad(lesson)(logits)
+        return logits - 3e-5 * gradient, value
+
+    def levels_of(logits, key):
+        now, sigma, loss = estimates(logits, key)
+        return now.lesson(sigma, loss)
+
+    logits = levels.init()
+    for i in range(500):
+        logits, value = step(logits, jr.key(i))
+        assert value == 0  # the loss that is reported is left alone
+    np.testing.assert_allclose(jax.nn.softmax(logits), size / size.sum(), rtol=0.15)
+    before, after = (
+        np.asarray(estimates(l, jr.key(0))[2]) for l in (levels.init(), logits)
+    )
+    # The mean is the integral under either, within five standard errors.
+    integral = size.mean() * np.log(1000.0)
+    for values in (before, after):
+        assert values.mean() == pytest.approx(
+            integral, abs=5 * values.std() / np.sqrt(2048)
+        )
+    assert after.std() < 0.8 * before.std()

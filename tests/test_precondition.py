@@ -201,3 +201,19 @@ def test_channels_beyond_those_of_x_are_left_out():
 
     denoise = ss.make_denoiser(network, ss.precondition.x0)
     assert np.isfinite(denoise(x, 1.0)).all()
+
+
+def test_channels_beyond_those_of_the_data_are_the_variance(key):
+    """Of one network: the first half is the noise in D, the second is v as it is."""
+
+    def network(x, noise, cond=None):
+        return jnp.concatenate([2 * x, noise[:, None] * jnp.ones_like(x)], axis=-1)
+
+    chain = partial(ss.precondition.chain, num_train_timesteps=50)
+    sigma, x = jnp.asarray([0.5, 2.0]), jr.normal(key, (2, 3))
+    c = chain(sigma)
+    denoised = ss.make_denoiser(network, chain)(x, sigma)
+    scaled = c.in_[:, None] * x
+    np.testing.assert_allclose(denoised, x - sigma[:, None] * 2 * scaled, rtol=1e-12)
+    v = ss.precondition.make_variance(network, chain)(x, sigma)
+    np.testing.assert_allclose(v, c.noise[:, None] * np.ones((2, 3)), rtol=1e-12)

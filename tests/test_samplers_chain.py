@@ -209,6 +209,50 @@ def test_samplers_are_those_of_diffusers(case, dtype):
     assert close(result, expected, tolerance)
 
 
+DIFFUSERS_LAWS = [c for c in DIFFUSERS if c["function"] == "diff.output_law"]
+
+
+def law_sampler(given):
+    """(sampler, levels) of a case that names them in words."""
+    num_steps = given["num_steps"]
+    if given["sampler"] in ("ddpm", "ddim"):
+        kind = {"ddpm": "variance_type", "ddim": "eta"}[given["sampler"]]
+        option = {"ddpm": "variance", "ddim": "eta"}[given["sampler"]]
+        sampler = SAMPLERS[given["sampler"]](**{option: given[kind]})
+        return sampler, grids.ddpm(num_steps, timestep_spacing="leading")
+    sampler = SAMPLERS[f"dpm_solver_{given['solver_order']}"](
+        algorithm_type="sde-dpmsolver++", solver_type="midpoint"
+    )
+    timesteps = schedules.linspace(num_steps + 1, 1000)[:-1]
+    return sampler, jnp.asarray(np.append(LADDER[timesteps], 0.0))
+
+
+def has_the_law_of_diffusers(case, num):
+    """Mean and covariance within four standard errors of the exact ones."""
+    sampler, sigmas = law_sampler(case["in"])
+    x = jr.normal(jr.key(0), (num, 4)) / alpha(sigmas[0])
+    denoise = problems()["gauss4"].denoise
+    out = jax.jit(lambda x: ss.sample(sampler, denoise, x, sigmas, key=jr.key(1)).x)(x)
+    mean, covariance = (
+        array(DIFFUSERS_ARRAYS, case["out"][k]) for k in ("mean", "cov")
+    )
+    variance = np.diag(covariance)
+    assert (np.abs(out.mean(0) - mean) / np.sqrt(variance / num)).max() < 4
+    spread = np.sqrt((np.outer(variance, variance) + covariance**2) / num)
+    assert (np.abs(np.cov(out.T) - covariance) / spread).max() < 4
+
+
+def test_samples_have_the_exact_law_of_diffusers():
+    (case,) = (c for c in DIFFUSERS_LAWS if c["id"] == "law/ddpm/n50/fixed_large")
+    has_the_law_of_diffusers(case, 10_000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", DIFFUSERS_LAWS, ids=lambda c: c["id"])
+def test_many_samples_have_the_exact_law_of_diffusers(case):
+    has_the_law_of_diffusers(case, 100_000)
+
+
 def stepped_elsewhere(case, x, levels, targets):
     """DDIM whose steps end elsewhere than the next one begins (xt is passed on)."""
     denoise = problems()[case["problem"]].denoise

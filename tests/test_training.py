@@ -178,43 +178,82 @@ def test_reports_go_to_terminal_file_and_tensorboard(tmp_path, capsys):
     assert "left" in printed[-1]
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
-    assert rows[-1].keys() == {"step", "loss", "gradient_norm", "images_per_second"}
+    names = {"step", "loss", "gradient_norm", "skipped", "images_per_second"}
+    assert rows[-1].keys() == names
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     logged = {event.step: event.value for event in events.Scalars("loss")}
     assert logged[8] == pytest.approx(rows[-1]["loss"], rel=1e-6)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path, bad):
+def poisonable(bad):
+    """A loss that is not finite on batches of 77."""
+
     def loss(key, params, batch):
         broken = (batch["values"] == 77).any()
         return quadratic(key, params, batch) * jnp.where(broken, bad, 1.0).astype(
             jnp.float32
         )
 
-    state, step, mesh = prepared(loss)
+    return prepared(loss)
 
-    def poisoned(step):
-        return (
-            {"values": np.full((8, 2), 77, np.float32)} if step == 4 else batch_of(step)
-        )
 
-    settings = Training(num_steps=20, log_every=4, checkpoint_every=2, sample_every=50)
-    with pytest.raises(
-        NonFiniteLossError, match=r"(loss|gradient_norm) was (nan|inf) at step 5"
+POISON = {"values": np.full((8, 2), 77, np.float32)}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_an_update_that_is_not_finite_leaves_the_state_as_it_was(bad):
+    state, step, _ = poisonable(bad)
+    state, _ = step(state, batch_of(0))
+    after, metrics = step(state, POISON)
+    assert metrics["skipped"]
+    assert after.step == 2
+    for now, before in zip(
+        jax.tree.leaves(after._replace(step=0)),
+        jax.tree.leaves(state._replace(step=0)),
+        strict=True,
     ):
+        np.testing.assert_array_equal(now, before)
+
+
+@pytest.mark.parametrize(
+    ("bad_steps", "stops_at"), [((5,), None), ((5, 7, 8), None), ((5, 6, 7), 7)]
+)
+def test_a_run_of_such_updates_stops_training_and_says_where(
+    tmp_path, bad_steps, stops_at, capsys
+):
+    state, step, mesh = poisonable(np.nan)
+    settings = Training(
+        num_steps=12, log_every=6, checkpoint_every=4, sample_every=50, max_skipped=2
+    )
+
+    def go():
         train(
             state,
             compile_train_step(step, mesh),
-            poisoned,
+            lambda n: POISON if n + 1 in bad_steps else batch_of(n),
             settings=settings,
             mesh=mesh,
             workdir=tmp_path,
             show_samples=lambda state: None,
         )
+
+    if stops_at is None:
+        go()
+        rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
+        skipped = sum(json.loads(row)["skipped"] for row in rows)
+        assert skipped == len(bad_steps)
+        taken = [json.loads(row)["loss"] for row in rows]
+        assert all(loss is None or np.isfinite(loss) for loss in taken)
+    else:
+        with pytest.raises(
+            NonFiniteLossError, match=f"nan at step {stops_at}, after 2"
+        ):
+            go()
+    said = capsys.readouterr().err
+    assert all(f"at step {n}: its update was left out" in said for n in bad_steps)
     with Checkpoints(tmp_path / "checkpoints", create=False) as checkpoints:
-        assert checkpoints.newest_step() == 4
+        assert checkpoints.newest_step() == (12 if stops_at is None else 4)
         like, _, _ = prepared()
         assert np.isfinite(checkpoints.restore(like).params["w"]).all()
 
@@ -353,3 +392,37 @@ def test_a_run_records_its_config_and_environment(tmp_path):
     describe_run(tmp_path, config | {"train": {"num_steps": 9}})
     with pytest.raises(ValueError, match=r"network.name: mlp -> unet"):
         describe_run(tmp_path, config | {"network": {"name": "unet", "sizes": (1, 2)}})
+    # A field that came with a later version is at its default in the old run.
+    later = config | {"data": {"shape": (8, 8)}}
+    with pytest.raises(ValueError, match="data"):
+        describe_run(tmp_path, later)
+    describe_run(tmp_path, later, complete=lambda old: later | old)
+
+
+def test_the_step_projects_its_parameters_first():
+    """And averages of any width follow the parameters: all of the first, then less."""
+    state, step, _ = prepared(
+        project=lambda params: jax.tree.map(lambda p: p / 2, params),
+        power_ema_stds=(0.1,),
+    )
+    state = state._replace(power_emas=(PARAMS,))
+    half = state._replace(params=jax.tree.map(lambda p: p / 2, state.params))
+    moved, _ = step(state, batch_of(0))
+    expected, _ = prepared(power_ema_stds=(0.1,))[1](half, batch_of(0))
+    np.testing.assert_array_equal(moved.params["w"], expected.params["w"])
+    np.testing.assert_array_equal(moved.power_emas[0]["w"], moved.params["w"])
+
+
+def test_frozen_parameters_do_not_decay():
+    params = {"freqs": PARAMS["w"], "w": PARAMS["w"]}
+    optimizer = make_optimizer(Optimizer(weight_decay=0.5), num_steps=100)
+    step = make_train_step(
+        quadratic,
+        optimizer,
+        seed=0,
+        ema_halflife_steps=5.0,
+        ema_rampup_ratio=math.inf,
+    )
+    state, _ = step(init_state(params, optimizer), batch_of(0))
+    np.testing.assert_array_equal(state.params["freqs"], params["freqs"])
+    assert (state.params["w"] != params["w"]).all()

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from experiments import import_weights, launch, train
 from score_sde import build, weights
-from score_sde.networks import dit, edm2, from_linen
+from score_sde.networks import DDPM, SongUNet, dit, edm2, from_linen
 from score_sde.networks.published import PUBLISHED, tables
 from score_sde.types import UserError
 from score_sde.weights import unpickle
@@ -147,6 +147,77 @@ def test_an_average_without_names_goes_to_the_trained_parameters_in_order():
         np.testing.assert_array_equal(back[key], array)
     with pytest.raises(UserError, match="the average has 30 tensors; the network trai"):
         fitted("dit", weights.StateDict(named, unnamed[1:]))
+
+
+SONG = {
+    "ddpm": DDPM(channels=32, multipliers=(1, 2), blocks_per_level=1),
+    "song_unet": SongUNet(
+        channels=16,
+        multipliers=(1, 2),
+        blocks_per_level=1,
+        attention_resolutions=(8,),
+        embedding="fourier",
+        resample_filter=(1, 3, 3, 1),
+        progressive_input="residual",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SONG)
+def test_checkpoints_of_both_programs_of_score_sde(name, made, tmp_path):
+    shape = (16, 16, 3)
+    like = jax.eval_shape(from_linen(SONG[name], shape).init, jr.key(0))
+    random = np.random.RandomState(0)
+    params = jax.tree.map(
+        lambda a: random.normal(size=a.shape).astype(np.float32), like
+    )
+    known = tables(name, SONG[name], shape, like)
+    # PyTorch: an average without names, beside a model from a parallel module.
+    table = known["score_sde_pytorch"]
+    arrays = weights.published_arrays(params, table)
+    frozen = {t.name for t in table if t.frozen or not t.path}
+    trained = [arrays[t.name] for t in table if t.name not in frozen]
+    model = {
+        f"module.{n}": a if n in frozen else np.zeros_like(a) for n, a in arrays.items()
+    }
+    content = {
+        "model": {n: a.astype(np.float32) for n, a in model.items()},
+        "ema": {"decay": 0.999, "num_updates": 3, "shadow_params": trained},
+        "step": 7,
+    }
+    state = read(tmp_path, torch_stubs.zipped(content, made))
+    program, again = weights.fit(state, known, like)
+    assert program == "score_sde_pytorch"
+    assert jax.tree.all(jax.tree.map(np.array_equal, again, params))
+    # Flax: classes are numbered by themselves, and norms had four axes.
+    arrays = {
+        n: a.reshape(1, 1, 1, -1) if "GroupNorm" in n else a
+        for n, a in weights.published_arrays(params, known["score_sde_flax"]).items()
+    }
+    content = {"params_ema": nested(arrays), "step": 7, "optimizer": {"target": {}}}
+    state = read(tmp_path, msgpack_serialize(content))
+    program, again = weights.fit(state, known, like)
+    assert program == "score_sde_flax"
+    assert jax.tree.all(jax.tree.map(np.array_equal, again, params))
+
+
+def test_names_in_flax_are_those_of_score_sdes_modules():
+    """As its modules are made: embeddings, input, then level by level."""
+    module = SONG["song_unet"]
+    known = tables("song_unet", module, (16, 16, 3), {})["score_sde_flax"]
+    modules = list(dict.fromkeys(tensor.name.split(".")[0] for tensor in known))
+    block, attention = "ResnetBlockBigGANpp", "AttnBlockpp"
+    down = [f"{block}_0", f"{block}_1", "Downsample_0", f"{block}_2", f"{attention}_0"]
+    middle = [f"{block}_3", f"{attention}_1", f"{block}_4"]
+    last = [f"{block}_{i}" for i in (7, 8, 9)]
+    up = [f"{block}_5", f"{block}_6", f"{attention}_2", *last]
+    start = ["GaussianFourierProjection_0", "Dense_0", "Dense_1", "Conv_0"]
+    assert modules == [*start, *down, *middle, *up, "GroupNorm_0", "Conv_1"]
+    names = [tensor.name.partition(".") for tensor in known]
+    inside = [part for first, _, part in names if first == f"{block}_1"]
+    layers = ["GroupNorm_0.scale", "Conv_0.kernel", "Dense_0.kernel"]
+    layers += ["GroupNorm_1.scale", "Conv_1.kernel", "Conv_2.kernel"]
+    assert inside[::2] == layers
 
 
 def test_half_precision_becomes_the_same_numbers_in_single(tmp_path):
@@ -402,6 +473,32 @@ def test_a_run_goes_out_and_comes_in_to_be_scored_and_trained(tmp_path):
     fields = [f"--config.likelihood.{k}={v}" for k, v in quick.items()]
     out = program("likelihood", f"--workdir={second}", *fields)
     assert "360 examples" in out
+
+
+@pytest.mark.slow
+def test_averages_of_any_width_become_runs(tmp_path):
+    workdir = tmp_path / "run"
+    fields = {
+        "network.channels": 8,
+        "network.blocks_per_level": 1,
+        "train.num_steps": 4,
+        "train.snapshot_every": 1,
+        "train.power_ema_stds": (0.05, 0.1),
+        "optimizer.warmup_steps": 1,
+        "data.batch_size": 8,
+        "grid.num_steps": 2,
+        "sampling.num_samples": 4,
+    }
+    words = [f"--config.{k}={v}" for k, v in fields.items()]
+    program("train", "--config=configs/digits.py", f"--workdir={workdir}", *words)
+    assert len(list((workdir / "averages").glob("*.npz"))) == 8
+    out = program("reconstruct_ema", f"--workdir={workdir}", "--std=0.05,0.08")
+    assert "ema_0.08: the average of width 0.08 at step 4" in out
+    out = program("sample", f"--workdir={workdir}/ema_0.08")
+    assert "4 samples of heun" in out
+    for std, message in (("0.3", "must be in"), ("x", "give numbers")):
+        arguments = (f"--workdir={workdir}", f"--std={std}")
+        assert message in program("reconstruct_ema", *arguments, code=2)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

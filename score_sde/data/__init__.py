@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from score_sde.data.augment import augment as augment
 from score_sde.data.dataset import ABSENT as ABSENT
 from score_sde.data.dataset import Dataset as Dataset
 from score_sde.data.dataset import absent as absent

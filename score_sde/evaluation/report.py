@@ -133,10 +133,10 @@ def bound_by_level(scores: Arrays, num_dims: int) -> Arrays:
     log_sigma = np.log(np.float64(scores["bound_sigma"][good])).mean(0)
     steps = bits(-scores["bound_steps"][good].mean(0), num_dims)
     prior = bits(-scores["bound_prior"][good].mean(0), num_dims)
-    width = (log_sigma[-1] - log_sigma[0]) / max(1, len(log_sigma) - 1)
+    width = np.gradient(log_sigma) if len(log_sigma) > 1 else np.ones(1)
     return {
         "sigma": np.exp(log_sigma),
-        "loss": steps / width if width > 0 else steps,
+        "loss": steps / width,
         "rate": prior + np.cumsum(steps[::-1])[::-1],
         "distortion": np.sqrt(scores["bound_squared_error"][good].mean(0)),
     }

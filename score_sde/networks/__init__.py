@@ -2,8 +2,10 @@
 
 from score_sde.networks.adm import ADM as ADM
 from score_sde.networks.adm_classifier import ADMClassifier as ADMClassifier
+from score_sde.networks.classifier import Classifier as Classifier
 from score_sde.networks.cross_unet import CrossUNet as CrossUNet
 from score_sde.networks.ddpm import DDPM as DDPM
+from score_sde.networks.dequantiser import Dequantiser as Dequantiser
 from score_sde.networks.dit import DiT as DiT
 from score_sde.networks.edm2 import EDM2 as EDM2
 from score_sde.networks.log_variance import LogVariance as LogVariance
@@ -13,4 +15,5 @@ from score_sde.networks.network import count_parameters as count_parameters
 from score_sde.networks.network import from_linen as from_linen
 from score_sde.networks.network import with_image as with_image
 from score_sde.networks.song_unet import SongUNet as SongUNet
+from score_sde.networks.text_unet import TextUNet as TextUNet
 from score_sde.networks.unet import UNet as UNet

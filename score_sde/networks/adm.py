@@ -48,8 +48,8 @@ class ADM(nn.Module):
         resblock_updown: whether blocks halve and double; convolutions do otherwise.
         min_group: channels in a group of a norm at least; 1 for always 32 groups, as in
             the programs before EDM.
-        num_classes: of cond["label"], where num_classes itself stands for no class; 0
-            for a network without classes.
+        num_classes: of cond["label"], where -1 stands for no class; 0 for a network
+            without classes.
         vector_dims: of cond["vector"]; augment_dims: of cond["augment"], which may be
             absent and is then zero; 0 for none.
         dtype: of activations and products; "float32" for that of the input.

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde.networks.network import require_condition
-from score_sde.types import Array
+from score_sde.arrays import check_labels
+from score_sde.networks.network import refuse_condition, require_condition
+from score_sde.types import NO_LABEL, Array
 
 EMBEDDINGS = ("positional", "fourier")
 DTYPES = ("float32", "bfloat16")
@@ -57,11 +58,22 @@ class NoiseAndCondition(nn.Module):
         h = nn.Dense(self.size)(nn.silu(nn.Dense(self.size)(h)))
         if self.num_classes:
             require_condition(cond, "label")
-            h += nn.Embed(self.num_classes, self.size)(cond["label"])
+            check_labels(cond["label"], self.num_classes)
+            h += _told(cond["label"], nn.Embed(self.num_classes, self.size))
+        else:
+            refuse_condition(cond, "label", "num_classes")
         if self.vector_dims:
             require_condition(cond, "vector")
             h += nn.Dense(self.size)(cond["vector"])
+        else:
+            refuse_condition(cond, "vector", "vector_dims")
         return nn.silu(h)
+
+
+def _told(label: Array, embed: nn.Embed) -> Array:
+    """The embedding of each label; nothing where there is none."""
+    known = (label != NO_LABEL)[:, None]
+    return jnp.where(known, embed(jnp.maximum(label, 0)), 0.0)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

@@ -14,7 +14,7 @@ from score_sde.networks.attention import attend
 from score_sde.networks.blocks import positional_embedding
 from score_sde.networks.network import require_condition
 from score_sde.networks.tensors import CONV, LINEAR, Tensor
-from score_sde.types import Array, Key
+from score_sde.types import NO_LABEL, Array, Key
 
 ZEROS = nn.initializers.zeros
 SMALL = nn.initializers.normal(0.02)
@@ -28,6 +28,7 @@ class Block(nn.Module):
     num_heads: int
     mlp_ratio: float
     dtype: Any
+    attention: str
 
     @nn.compact
     def __call__(self, x: Array, embedding: Array) -> Array:
@@ -45,7 +46,7 @@ class Block(nn.Module):
         qkv = self._dense(3 * size, "attn_qkv")(x)
         split = (batch, length, 3, self.num_heads, size // self.num_heads)
         q, k, v = jnp.moveaxis(qkv.reshape(split), 2, 0)
-        h = attend(q, k, v).reshape(x.shape)
+        h = attend(q, k, v, implementation=self.attention).reshape(x.shape)
         return self._dense(size, "attn_proj")(h)
 
     def _dense(self, size: int, name: str) -> nn.Dense:
@@ -62,8 +63,10 @@ class DiT(nn.Module):
         patch_size: side of the squares of pixels that are one token.
         hidden_size, depth, num_heads, mlp_ratio: of the transformer.
         num_classes: of cond["label"]; 0 for a network without classes.
-        null_class: whether num_classes itself is a label too, that of no class.
+        null_class: whether there is a row for no class, label -1 or num_classes.
         dtype: of products; "float32" for that of the input.
+        attention: implementation, 'xla' or 'cudnn'.
+        remat: whether the backward pass computes the inside of every block again.
     """
 
     patch_size: int = 2
@@ -75,6 +78,8 @@ class DiT(nn.Module):
     null_class: bool = True
     learn_sigma: bool = True
     dtype: str = "float32"
+    attention: str = "xla"
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -101,9 +106,10 @@ class DiT(nn.Module):
         table = self.param("pos_embed", _position_table, (rows, columns, size))
         h = h + jax.lax.stop_gradient(table).astype(x.dtype)
         embedding = self._embedding(noise, cond).astype(x.dtype)
+        make = nn.remat(Block) if self.remat else Block
+        options = (self.num_heads, self.mlp_ratio, dtype, self.attention)
         for i in range(self.depth):
-            block = Block(self.num_heads, self.mlp_ratio, dtype, name=f"blocks_{i}")
-            h = block(h, embedding)
+            h = make(*options, name=f"blocks_{i}")(h, embedding)
         out = channels * (2 if self.learn_sigma else 1)
         final = Final(p * p * out, dtype, name="final_layer")
         h = final(h, embedding).reshape(batch, rows, columns, p, p, out)
@@ -120,7 +126,10 @@ class DiT(nn.Module):
             table = nn.Embed(
                 rows, self.hidden_size, embedding_init=SMALL, name="y_embedder"
             )
-            h += table(cond["label"]).astype(h.dtype)
+            label = jnp.where(
+                cond["label"] == NO_LABEL, self.num_classes, cond["label"]
+            )
+            h += table(label).astype(h.dtype)
         return nn.silu(h)
 
 

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from score_sde.networks.attention import attend
-from score_sde.networks.blocks import downsample, upsample
 from score_sde.networks.magnitude_preserving import (
     MPConv,
     MPFourier,
@@ -21,6 +20,7 @@ from score_sde.networks.magnitude_preserving import (
     normalise_weights,
 )
 from score_sde.networks.network import require_condition
+from score_sde.networks.resampling import filter_down, filter_up
 from score_sde.networks.tensors import CONV, LINEAR, POINTWISE, Tensor
 from score_sde.types import Array
 
@@ -37,15 +37,18 @@ class Block(nn.Module):
     num_heads: int
     """Of the attention; 0 for none."""
     resample: str
+    resample_filter: tuple[float, ...]
     dropout: float
     res_balance: float
     attn_balance: float
     clip: float
+    attention: str
 
     @nn.compact
     def __call__(self, x: Array, embedding: Array, deterministic: bool) -> Array:
         if self.resample:
-            x = {"down": downsample, "up": upsample}[self.resample](x)
+            resample = {"down": filter_down, "up": filter_up}[self.resample]
+            x = resample(x, self.resample_filter)
         rewidth = MPConv(self.width, name="conv_skip")
         changes = x.shape[-1] != self.width
         if not self.decodes:
@@ -69,7 +72,7 @@ class Block(nn.Module):
         split = (batch, height * width, self.num_heads, channels // self.num_heads, 3)
         qkv = MPConv(3 * channels, name="attn_qkv")(x).reshape(split)
         q, k, v = jnp.moveaxis(normalise(qkv, (3,)), -1, 0)
-        h = attend(q, k, v).reshape(x.shape)
+        h = attend(q, k, v, implementation=self.attention).reshape(x.shape)
         return MPConv(channels, name="attn_proj")(h)
 
 
@@ -103,13 +106,16 @@ class EDM2(nn.Module):
         channels: at full resolution; times multipliers[i] after i halvings.
         blocks_per_level: on the way down; one more on the way up.
         attention_resolutions: heights at which self-attention follows each block.
-        num_classes: of cond["label"], where num_classes itself stands for no class; 0
+        num_classes: of cond["label"], -1 for no class; 0
             for a network without classes.
         label_balance, concat_balance, res_balance, attn_balance: the share of the
             second part in each kind of weighted sum.
+        resample_filter: taps of the filter with which images are halved and doubled.
         clip_act: bound on the output of every block.
         logvar_channels: features of the learned log-variance.
         dtype: of activations and products; "float32" for that of the input.
+        attention: implementation, 'xla' or 'cudnn'.
+        remat: whether the backward pass computes the inside of every block again.
     """
 
     channels: int = 192
@@ -123,9 +129,12 @@ class EDM2(nn.Module):
     concat_balance: float = 0.5
     res_balance: float = 0.3
     attn_balance: float = 0.3
+    resample_filter: tuple[float, ...] = (1, 1)
     clip_act: float = 256.0
     logvar_channels: int = 128
     dtype: str = "float32"
+    attention: str = "xla"
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -166,15 +175,18 @@ class EDM2(nn.Module):
         return mp_silu(h)
 
     def _block(self, plan: Plan, *, decodes: bool) -> Block:
-        return Block(
+        make = nn.remat(Block, static_argnums=(3,)) if self.remat else Block
+        return make(
             plan.width,
             decodes,
             plan.width // self.channels_per_head if plan.attends else 0,
             plan.resample,
+            tuple(self.resample_filter),
             self.dropout,
             self.res_balance,
             self.attn_balance,
             self.clip_act,
+            self.attention,
             name=f"{'dec' if decodes else 'enc'}_{plan.name}",
         )
 

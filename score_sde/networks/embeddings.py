@@ -49,7 +49,7 @@ def conditions(
 ) -> dict[str, Array]:
     """The parts of a condition as vectors, [batch, size] of the type of `like`.
 
-    A label is a one, and num_classes, for no class, all zeros. "augment" may be absent,
+    A label is a one, and -1, for no class, all zeros. "augment" may be absent,
     as it is when samples are drawn, and is then zeros.
     """
     parts = {}

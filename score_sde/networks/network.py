@@ -13,6 +13,9 @@ from score_sde.types import Array, Key
 
 Params = Any
 
+FROZEN = ("freqs", "phases", "pos_embed")
+"""What parameters that are never trained are called, wherever they are."""
+
 
 def unchanged(params: Params) -> Params:
     """The parameters, of which any value is allowed."""
@@ -26,11 +29,11 @@ class Network(NamedTuple):
     noise, [batch], to an array like x. Without a dropout key it is deterministic. A
     network that also predicts variances has their channels after those of x.
 
-    cond is None or a dict with what the network was built for: "label", int [batch],
-    where published networks take num_classes itself for no class, "vector", [batch,
-    dims], "augment", [batch, dims], how the example was augmented, which may be absent
-    and is then zero, "tokens", [batch, length, dims], where "mask", bool [batch,
-    length], is False for those that aren't there, or "image", of the sides of x.
+    cond is None or a dict with what the network was built for: "label", int [batch], -1
+    for none, "vector", [batch, dims], "augment", [batch, dims], how the example was
+    augmented, which may be absent and is then zero, "tokens", [batch, length, dims],
+    where "mask", bool [batch, length], is False for those that aren't there, or
+    "image", of the sides of x.
 
     project(params) brings parameters back to where training keeps them, and
     log_variance(params, noise) is the network's own learned log of its loss, [batch].
@@ -105,6 +108,14 @@ def require_condition(cond: Any, name: str) -> None:
     """Raises: ValueError if cond lacks an entry that the network was built for."""
     if not isinstance(cond, dict) or name not in cond:
         raise ValueError(f"this network is conditional: it needs cond[{name!r}].")
+
+
+def refuse_condition(cond: Any, name: str, option: str) -> None:
+    """Raises: ValueError if cond has an entry that the network was built without."""
+    if isinstance(cond, dict) and name in cond:
+        raise ValueError(
+            f"this network was made without {option}; it was given cond[{name!r}]."
+        )
 
 
 def count_parameters(params: Params) -> int:

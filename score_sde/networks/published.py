@@ -12,6 +12,7 @@ from typing import Any
 from score_sde.networks import adm, ddpm, dit, edm2, song_unet
 from score_sde.networks.publication import Published as Published
 from score_sde.networks.published_unets import edm, openai, score_sde
+from score_sde.networks.song_flax import flax_tensors
 from score_sde.networks.tensors import Tensor, own_tensors
 
 
@@ -82,10 +83,18 @@ PUBLISHED: dict[str, Published] = {
 }
 
 TENSORS: dict[str, dict[str, Callable[..., tuple[Tensor, ...]]]] = {
-    "ddpm": {"score_sde_pytorch": ddpm.tensors},
+    "ddpm": {
+        "score_sde_pytorch": ddpm.tensors,
+        "score_sde_flax": lambda module, shape: flax_tensors(
+            ddpm.tensors(module, shape), block="ResnetBlockDDPM"
+        ),
+    },
     "song_unet": {
         "edm": song_unet.edm_tensors,
         "score_sde_pytorch": song_unet.song_tensors,
+        "score_sde_flax": lambda module, shape: flax_tensors(
+            song_unet.song_tensors(module, shape), block="ResnetBlockBigGANpp"
+        ),
     },
     "adm": {"guided_diffusion": adm.guided_tensors, "edm": adm.edm_tensors},
     "edm2": {"edm2": edm2.tensors},
@@ -97,10 +106,10 @@ TENSORS: dict[str, dict[str, Callable[..., tuple[Tensor, ...]]]] = {
 def tables(
     network: str, module: Any, shape: tuple[int, ...], params: Any
 ) -> dict[str, tuple[Tensor, ...]]:
-    """All that files of this network may be named like; "score_sde" is our own way."""
+    """All that files of this network may be named like; "here" is our own way."""
     published = {
         program: make(module, shape)
         for program, make in TENSORS.get(network, {}).items()
     }
     published = {program: table for program, table in published.items() if table}
-    return {**published, "score_sde": own_tensors(params)}
+    return {**published, "here": own_tensors(params)}

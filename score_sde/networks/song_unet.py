@@ -45,8 +45,8 @@ class SongUNet(nn.Module):
             'input_skip' (a 1x1 convolution of the image is added).
         progressive: 'output_skip' for an output that is the sum of those of all levels.
         skip_rescale: whether residual sums are divided by sqrt(2).
-        num_classes: of cond["label"], where num_classes itself stands for no class; 0
-            for a network without classes.
+        num_classes: of cond["label"], where -1 stands for no class; 0 for a network
+            without classes.
         vector_dims: of cond["vector"]; augment_dims: of cond["augment"], which may be
             absent and is then zero; 0 for none.
         dtype: of activations and products; "float32" for that of the input.

@@ -71,7 +71,7 @@ def ddpm(
         steps_offset: added to every timestep.
     Raises: ValueError for an unknown name and for timesteps that the chain lacks.
     """
-    make = _named("beta_schedule", beta_schedule, schedules.BETA_SCHEDULES)
+    _named("beta_schedule", beta_schedule, schedules.BETA_SCHEDULES)
     space = _named("timestep_spacing", timestep_spacing, schedules.TIMESTEP_SPACINGS)
     if not 1 <= num_steps <= num_train_timesteps:
         raise ValueError(
@@ -83,8 +83,10 @@ def ddpm(
             f"steps_offset is {steps_offset}; it leads out of the chain, to timesteps "
             f"from {timesteps[-1]} to {timesteps[0]} of {num_train_timesteps}."
         )
-    betas = make(num_train_timesteps, beta_start, beta_end)
-    return _with_zero(jnp.asarray(schedules.levels(betas)[timesteps]))
+    levels = schedules.chain_levels(
+        beta_schedule, num_train_timesteps, beta_start, beta_end
+    )
+    return _with_zero(jnp.asarray(levels[timesteps]))
 
 
 def _with_zero(sigmas: Array) -> Array:

@@ -27,6 +27,7 @@ from score_sde.samplers.noise import BrownianPath, from_bank, from_key
 from score_sde.samplers.plms import PLMS
 from score_sde.samplers.predictor_corrector import PredictorCorrector
 from score_sde.samplers.progress import Report, report_end, reporting
+from score_sde.samplers.repaint import RePaint
 from score_sde.samplers.steps import Draw, Sampler, SampleResult
 from score_sde.samplers.unipc import UniPC
 from score_sde.types import Array, Denoise, Key, Scalar
@@ -59,6 +60,7 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "langevin": Langevin,
     "predictor_corrector": PredictorCorrector,
     "adaptive_sde": AdaptiveSDE,
+    "repaint": RePaint,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -57,7 +58,9 @@ class Metrics:
         speed = steps * images / seconds if steps else float("nan")
         self._previous = (step, now)
         row = {"step": step, **values, "images_per_second": round(speed, 1)}
-        self._file.write(json.dumps(row) + "\n")
+        # JSON has no NaN, which stands where no step was taken.
+        known = {n: v if math.isfinite(v) else None for n, v in row.items()}
+        self._file.write(json.dumps(known) + "\n")
         self._file.flush()
         if self._events is not None:
             for name, value in row.items():

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import platform
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,22 @@ def write_json(path: Path, content: Any) -> None:
     partial.rename(path)
 
 
-def describe_run(workdir: Path, config: dict[str, Any]) -> None:
+def describe_run(
+    workdir: Path,
+    config: dict[str, Any],
+    *,
+    complete: Callable[[dict[str, Any]], dict[str, Any]] = lambda config: config,
+) -> None:
     """Write config.json and environment.json into workdir.
 
+    Args: `complete`, which adds to a stored config the defaults of fields that there
+    were none of when it was stored.
     Raises: UserError, with a table, if the run there was trained with a config that
     differs in more than the section `train` and the evaluation's.
     """
     path = workdir / "config.json"
     if path.exists():
-        _refuse_change(workdir, json.loads(path.read_text()), config)
+        _refuse_change(workdir, complete(json.loads(path.read_text())), config)
     write_json(path, config)
     write_json(workdir / "environment.json", environment())
 
@@ -67,11 +75,14 @@ def _git(directory: Path, *arguments: str) -> str:
     ).stdout.strip()
 
 
-FREE_TO_CHANGE = ("train", "sampler", "grid", "sampling", "likelihood")
+FREE_TO_CHANGE = (
+    *("train", "sampler", "grid", "guidance", "threshold"),
+    *("sampling", "likelihood", "editing", "classifier"),
+)
 
 
 def _refuse_change(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    new = json.loads(json.dumps(new))
+    old, new = (json.loads(json.dumps(config)) for config in (old, new))
     rows = [
         f"  {section}.{field}: {was} -> {now}"
         for section in sorted(old.keys() | new.keys())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +11,9 @@ import jax.random as jr
 import optax
 from jax.sharding import Mesh
 
+from score_sde.networks.network import FROZEN
 from score_sde.training.mesh import batch_sharding, replicated
+from score_sde.training.post_hoc_ema import power_rate
 from score_sde.types import Array, Key
 
 Params = Any
@@ -30,11 +32,19 @@ class TrainState(NamedTuple):
     ema_params: Params
     """The moving average, from which one samples."""
     opt_state: optax.OptState
+    power_emas: tuple[Params, ...] = ()
+    """Averages of `post_hoc_ema`, one for each width that is tracked."""
 
 
-def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step; the average starts at the parameters."""
-    return TrainState(jnp.zeros((), jnp.int32), params, params, optimizer.init(params))
+def init_state(
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    *,
+    num_power_emas: int = 0,
+) -> TrainState:
+    """The state before the first step; the averages start at the parameters."""
+    step, averages = jnp.zeros((), jnp.int32), (params,) * num_power_emas
+    return TrainState(step, params, params, optimizer.init(params), averages)
 
 
 def ema_decay(step: Array, *, halflife_steps: float, rampup_ratio: float) -> Array:
@@ -57,12 +67,15 @@ def make_train_step(
     ema_halflife_steps: float,
     ema_rampup_ratio: float,
     project: Callable[[Params], Params] = lambda params: params,
+    power_ema_stds: Sequence[float] = (),
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The pure step (state, batch) -> (state, metrics).
 
-    Its randomness is a function of (seed, step, example). Metrics are the mean loss and
-    the norm of the gradient before clipping. The parameters are projected first, as
-    those of a network that keeps its weights normalised (`Network.project`).
+    Its randomness is a function of (seed, step, example). Metrics are the mean loss,
+    the norm of the gradient before clipping, and whether the update was left out since
+    one of them is not finite: the state is then that before the step. The parameters
+    are projected first, as those of a network that keeps its weights normalised
+    (`Network.project`).
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -74,15 +87,33 @@ def make_train_step(
         params = project(state.params)
         value, gradient = jax.value_and_grad(mean_loss)(params)
         updates, opt_state = optimizer.update(gradient, state.opt_state, params)
-        params = optax.apply_updates(params, updates)
+        params = optax.apply_updates(params, _of_trained(updates))
         decay = ema_decay(
             state.step, halflife_steps=ema_halflife_steps, rampup_ratio=ema_rampup_ratio
         )
         ema_params = optax.incremental_update(params, state.ema_params, 1 - decay)
-        metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
-        return TrainState(state.step + 1, params, ema_params, opt_state), metrics
+        power_emas = tuple(
+            optax.incremental_update(params, old, power_rate(state.step, std))
+            for std, old in zip(power_ema_stds, state.power_emas, strict=True)
+        )
+        norm = optax.tree.norm(gradient)
+        good = jnp.isfinite(value) & jnp.isfinite(norm)
+        new = TrainState(state.step, params, ema_params, opt_state, power_emas)
+        kept = jax.tree.map(lambda now, old: jnp.where(good, now, old), new, state)
+        metrics = {"loss": value, "gradient_norm": norm, "skipped": ~good}
+        return kept._replace(step=state.step + 1), metrics
 
     return train_step
+
+
+def _of_trained(updates: Params) -> Params:
+    """Updates without those of frozen parameters, which may decay like all weights."""
+
+    def one(path: tuple[Any, ...], update: Array) -> Array:
+        is_frozen = getattr(path[-1], "key", None) in FROZEN
+        return jnp.zeros_like(update) if is_frozen else update
+
+    return jax.tree_util.tree_map_with_path(one, updates)
 
 
 def compile_train_step(

@@ -53,6 +53,7 @@ def state_dict(content: Any) -> StateDict:
             raise UserError("the file has too many tensors for any network.")
     if not named:
         raise UserError("the file has no tensors.")
+    named = {name: _norm_of_old_flax(name, array) for name, array in named.items()}
     return StateDict(_without_prefix(named, "module."), unnamed)
 
 
@@ -91,6 +92,12 @@ def _array(name: str, value: Any) -> np.ndarray:
     raise UserError(
         f"{name!r} in the file is a {type(value).__name__}, where a tensor should be."
     )
+
+
+def _norm_of_old_flax(name: str, array: np.ndarray) -> np.ndarray:
+    """Group norm's parameters, which were (1, 1, 1, channels) in the Flax of 2021."""
+    is_old = array.ndim == 4 and array.shape[:3] == (1, 1, 1)
+    return array[0, 0, 0] if is_old and name.endswith((".scale", ".bias")) else array
 
 
 def _without_prefix(named: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

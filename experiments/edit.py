@@ -1,0 +1,43 @@
+"""Edit a picture by a trained model: python -m experiments.edit --workdir=DIR ...
+
+--config.editing.task=TASK     image_to_image, inpaint, colourise, super_resolve, deblur
+--config.editing.image=FILE    the picture
+--config.editing.mask=FILE     of inpaint: white where the image is drawn anew
+"""
+
+from __future__ import annotations
+
+from experiments import launch
+
+
+def main(command: launch.Command) -> None:
+    """Write edited.png, the picture given and then the results, and edited.npz."""
+    import jax.numpy as jnp
+    import numpy as np
+
+    from score_sde.build import build
+    from score_sde.data import to_levels
+    from score_sde.edits import before, edited, read
+    from score_sde.evaluation.pictures import save_samples
+
+    given = read(build(command.config))  # the files before any device work
+    run = launch.open_run(command)
+    if run is None:
+        return
+    experiment = run.experiment
+    x = edited(experiment, given, run.params)
+    shown = np.concatenate([before(given, experiment.dataset.shape), x])
+    picture = command.workdir / "edited.png"
+    levels = experiment.dataset.num_levels
+    save_samples(
+        picture,
+        np.asarray(to_levels(jnp.asarray(shown), num_levels=levels)),
+        num_levels=levels,
+    )
+    np.savez_compressed(command.workdir / "edited.npz", given=given.y, edited=x)
+    settings = experiment.editing
+    print(f"{picture}: {settings.image}, then {len(x)} results of {settings.task}")
+
+
+if __name__ == "__main__":
+    launch.run(main, __doc__ or "")

@@ -1,0 +1,250 @@
+"""Restoration and editing: functions from denoiser to denoiser, and starting points.
+
+Given y = A x0 + s n (`measurements.py`), the denoiser of the posterior is
+
+    D_y = D + sigma^2 grad log p(y given x, sigma)
+
+and the methods differ in what they take for p(y given x, sigma). With J the Jacobian of
+D, sigma^2 J is the covariance of x0 given x (Efron 2011), so that a Gaussian guess is
+
+    D_y = D + sigma^2 J' A' V^-1 (y - A D),     V the covariance of y given x,
+
+where V is s^2 + A r^2 A' with r^2 a guess (`pseudo_inverse`), or s^2 + sigma^2 A J A'
+(`moment_matching`). `dps` takes steps down |y - A D| instead, and `replace` none.
+
+The Jacobian of a perfect denoiser is symmetric; J' is applied as J here, by one pass
+forwards, which a loop on a CPU compiles well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+
+from score_sde.arrays import (
+    example_keys,
+    expand_like,
+    per_example,
+    sum_over_data,
+)
+from score_sde.guidance import Guided, network_evals
+from score_sde.measurements import Measurement
+from score_sde.samplers import solve_ode
+from score_sde.sde import SDE
+from score_sde.types import Array, Denoise, Key, Scalar, Score
+
+
+def replace(denoise: Denoise, measurement: Measurement, y: Array) -> Guided:
+    """What was measured replaces what was predicted: D + A^+ (y - A D).
+
+    With a mask or a grey image as A, the inpainting and colourisation of Song et al.
+    2021: along any sampler, the known coordinates are y plus the noise of their level.
+    The others see y through that noise alone, so that this is an approximation; the
+    sampler "repaint" brings them together (Lugmayr et al. 2022). Without noise in y.
+    """
+
+    def replaced(x: Array, sigma: Scalar, cond: Any = None) -> Array:
+        return keep_measured(denoise(x, sigma, cond), measurement, y)
+
+    return Guided(replaced, lambda sigma: network_evals(denoise, sigma))
+
+
+def keep_measured(x: Array, measurement: Measurement, y: Array) -> Array:
+    """The nearest point to x with A x = y: known pixels are as given."""
+    return x + measurement.pseudo_inverse(_residual(x, measurement, y))
+
+
+def pseudo_inverse(
+    denoise: Denoise,
+    measurement: Measurement,
+    y: Array,
+    *,
+    noise_std: float,
+    sigma_data: float,
+) -> Guided:
+    """Guidance as if x0 given x were N(D, r^2) (Song et al. 2023, 'PiGDM').
+
+    r^2 = sigma^2 sd^2 / (sigma^2 + sd^2), sd = sigma_data: exact for Gaussian data of
+    that standard deviation in every direction.
+
+    Args: `noise_std`, s; 0 for a measurement without noise.
+    """
+    _check_not_negative("noise_std", noise_std)
+    _check_positive("sigma_data", sigma_data)
+
+    def solve(residual: Array, sigma: Scalar, jacobian: Linear) -> Array:
+        del jacobian
+        variance = jnp.asarray(sigma, residual.dtype) ** 2
+        spread = variance * sigma_data**2 / (variance + sigma_data**2)
+        return measurement.solve(residual, spread, noise_std**2)
+
+    return _guided(denoise, measurement, y, solve, tangents=1)
+
+
+def moment_matching(
+    denoise: Denoise,
+    measurement: Measurement,
+    y: Array,
+    *,
+    noise_std: float,
+    num_iterations: int = 1,
+) -> Guided:
+    """Guidance with the covariance that the denoiser itself has (Rozet et al. 2024).
+
+    V = s^2 + sigma^2 A J A', solved by conjugate gradients: exact for Gaussian data
+    once num_iterations is the number of distinct eigenvalues of V. A trained network's
+    J has negative ones too, and more than one iteration then needs a noise_std that
+    outweighs them.
+    """
+    _check_not_negative("noise_std", noise_std)
+    if num_iterations < 1:
+        raise ValueError(f"num_iterations is {num_iterations}; it must be at least 1.")
+
+    def solve(residual: Array, sigma: Scalar, jacobian: Linear) -> Array:
+        def covariance(v: Array) -> Array:
+            spread = expand_like(sigma, v) ** 2
+            within = measurement(jacobian(measurement.transpose(v)))
+            return noise_std**2 * v + spread * within
+
+        return conjugate_gradients(covariance, residual, num_iterations)
+
+    return _guided(denoise, measurement, y, solve, tangents=1 + num_iterations)
+
+
+def dps(
+    denoise: Denoise,
+    measurement: Measurement,
+    y: Array,
+    *,
+    sigmas: Array,
+    step: float = 1.0,
+) -> Guided:
+    """A step of this length down |y - A D(x)| per step of the grid (Chung 2023).
+
+    Their algorithm 1 with its normalised step, in x = xt / alpha. The denoiser moves by
+    step / (1 - sigma_next / sigma), of which an Euler step from sigma to sigma_next, or
+    ddim's, takes that share. Samplers with noise take somewhat more.
+
+    Args: `sigmas`, the grid that is sampled on.
+    """
+    _check_positive("step", step)
+
+    def solve(residual: Array, sigma: Scalar, jacobian: Linear) -> Array:
+        del jacobian
+        grid = jnp.asarray(sigmas, residual.dtype)
+        sigma = jnp.asarray(sigma, residual.dtype)
+        # Rounding may bring a sampler somewhat below its level.
+        number = (grid[None] > 1.0001 * sigma.reshape(-1, 1)).sum(1)
+        number = number.reshape(sigma.shape).clip(0, len(grid) - 2)
+        share = 1 - grid[number + 1] / grid[number]
+        length = jnp.sqrt(sum_over_data(residual**2))
+        unit = residual / expand_like(jnp.where(length > 0, length, 1.0), residual)
+        return unit * expand_like(step / (share * sigma**2), residual)
+
+    return _guided(denoise, measurement, y, solve, tangents=1)
+
+
+Linear = Callable[[Array], Array]
+
+
+def _guided(
+    denoise: Denoise,
+    measurement: Measurement,
+    y: Array,
+    solve: Callable[[Array, Scalar, Linear], Array],
+    *,
+    tangents: int,
+) -> Guided:
+    """D + sigma^2 J A' solve(y - A D). A tangent counts as an evaluation."""
+
+    def guided(x: Array, sigma: Scalar, cond: Any = None) -> Array:
+        x0, jacobian = jax.linearize(lambda x: denoise(x, sigma, cond), x)
+        weighed = solve(_residual(x0, measurement, y), sigma, jacobian)
+        pull = jacobian(measurement.transpose(weighed))
+        return x0 + expand_like(sigma, x) ** 2 * pull
+
+    return Guided(guided, lambda sigma: (1 + tangents) * network_evals(denoise, sigma))
+
+
+def _residual(x0: Array, measurement: Measurement, y: Array) -> Array:
+    predicted = measurement(x0)
+    y = jnp.asarray(y, x0.dtype)
+    if y.shape[1:] != predicted.shape[1:] or y.shape[0] not in (1, len(x0)):
+        raise ValueError(
+            f"y has shape {y.shape}; data of shape {x0.shape} are measured as shape "
+            f"{predicted.shape}."
+        )
+    return y - predicted
+
+
+def conjugate_gradients(matrix: Linear, b: Array, num_iterations: int) -> Array:
+    """Solve matrix(v) = b for each example by itself (Hestenes and Stiefel 1952)."""
+
+    def ratio(a: Array, b: Array) -> Array:
+        return expand_like(jnp.where(b > 0, a / jnp.where(b > 0, b, 1.0), 0.0), v)
+
+    def iterate(_: int, state: tuple[Array, Array, Array]) -> tuple[Array, ...]:
+        v, rest, direction = state
+        image = matrix(direction)
+        length = sum_over_data(rest**2)
+        move = ratio(length, sum_over_data(direction * image))
+        v, rest = v + move * direction, rest - move * image
+        direction = rest + ratio(sum_over_data(rest**2), length) * direction
+        return v, rest, direction
+
+    v = jnp.zeros_like(b)
+    return jax.lax.fori_loop(0, num_iterations, iterate, (v, b, b))[0]
+
+
+def tail(sigmas: Array, strength: float) -> Array:
+    """The last levels of a grid, `strength` of its steps: image-to-image (Meng 2022).
+
+    Raises: ValueError unless 0 < strength <= 1.
+    """
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength is {strength}; it must be > 0 and <= 1.")
+    num_steps = len(sigmas) - 1
+    return sigmas[num_steps - max(1, round(strength * num_steps)) :]
+
+
+def noised(key: Key, x0: Array, sigma: Scalar) -> Array:
+    """x0 + sigma eps, from where a sampler goes on; example i depends on (key, i)."""
+    eps = per_example(jr.normal, example_keys(key, len(x0)), x0)
+    return x0 + expand_like(sigma, x0) * eps
+
+
+def translate(
+    score: Score,
+    sde: SDE,
+    x0: Array,
+    *,
+    cond_from: Any,
+    cond_to: Any,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+) -> Array:
+    """Encode under one condition and decode under another (Su et al. 2023).
+
+    By the probability flow; under the same condition x0 comes back.
+    """
+    alpha = expand_like(sde.alpha(sde.t_min), x0)
+    options: dict[str, Any] = {"rtol": rtol, "atol": atol}
+    encoded = solve_ode(
+        score, sde, alpha * x0, t0=sde.t_min, t1=sde.t_max, cond=cond_from, **options
+    )
+    return solve_ode(score, sde, encoded.x, cond=cond_to, **options).x / alpha
+
+
+def _check_not_negative(name: str, value: float) -> None:
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} is {value}; it must be finite and not negative.")
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} is {value}; it must be finite and > 0.")

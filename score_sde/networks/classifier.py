@@ -1,0 +1,39 @@
+"""Which class a noisy example is of: a perceptron that knows the noise level."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from score_sde.networks.blocks import NoiseAndCondition
+from score_sde.types import Array
+
+
+class Classifier(nn.Module):
+    """Logits [batch, num_classes] of x, [batch, *dims], at a noise condition.
+
+    Of dense layers alone, since its gradient is taken in the sampler's loop, where that
+    of convolutions is slow on a CPU.
+    """
+
+    num_classes: int
+    width: int = 256
+    depth: int = 3
+    dropout: float = 0.2
+
+    @nn.compact
+    def __call__(
+        self, x: Array, noise: Array, cond: Any = None, deterministic: bool = True
+    ) -> Array:
+        del cond
+        embedding = NoiseAndCondition(self.width)(noise, None)
+        h = nn.Dense(self.width)(x.reshape(len(x), -1))
+        for _ in range(self.depth):
+            scale, shift = jnp.split(nn.Dense(2 * self.width)(embedding), 2, axis=-1)
+            r = nn.silu(nn.LayerNorm()(h) * (1 + scale) + shift)
+            r = nn.silu(nn.Dense(self.width)(r))
+            r = nn.Dropout(self.dropout)(r, deterministic=deterministic)
+            h += nn.Dense(self.width)(r)
+        return nn.Dense(self.num_classes)(nn.silu(nn.LayerNorm()(h)))

@@ -1,0 +1,79 @@
+"""The U-Net that reads a caption, with its own small encoder of words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from score_sde.networks.attention import attend
+from score_sde.networks.cross_unet import CrossUNet
+from score_sde.networks.network import require_condition
+from score_sde.types import Array
+
+
+class TextEncoder(nn.Module):
+    """Words, int [batch, length], to tokens [batch, length, width].
+
+    A transformer that is trained with the network that reads it (Vaswani et al. 2017,
+    with the norm before each part). A word of -1, none, has an embedding of its own.
+    """
+
+    num_words: int
+    width: int
+    depth: int = 1
+    num_heads: int = 4
+
+    @nn.compact
+    def __call__(self, words: Array) -> Array:
+        h = nn.Embed(self.num_words + 1, self.width)(words + 1)
+        shape = (1, words.shape[1], self.width)
+        init = nn.initializers.normal(0.02)
+        h += self.param("position", init, shape, jnp.float32)
+        for _ in range(self.depth):
+            own = nn.Dense(3 * self.width)(nn.LayerNorm()(h))
+            heads = (3, self.num_heads, self.width // self.num_heads)
+            q, k, v = jnp.moveaxis(own.reshape(*h.shape[:2], *heads), 2, 0)
+            h += nn.Dense(self.width)(attend(q, k, v).reshape(h.shape))
+            inner = nn.gelu(nn.Dense(4 * self.width)(nn.LayerNorm()(h)))
+            h += nn.Dense(self.width)(inner)
+        return nn.LayerNorm()(h)
+
+
+class TextUNet(nn.Module):
+    """F(x, noise) for images with cond["words"], int [batch, length], -1 for none.
+
+    Args: `num_words` of the vocabulary, `num_classes` that captions name, `text_width`
+    and `text_depth` of the encoder; the rest as of `CrossUNet`.
+    """
+
+    num_words: int
+    num_classes: int = 0
+    text_width: int = 64
+    text_depth: int = 1
+    channels: int = 64
+    multipliers: tuple[int, ...] = (1, 2)
+    blocks_per_level: int = 2
+    attention_resolutions: tuple[int, ...] = (4,)
+    num_heads: int = 1
+    dropout: float = 0.0
+    embedding: str = "positional"
+
+    @nn.compact
+    def __call__(
+        self, x: Array, noise: Array, cond: Any = None, deterministic: bool = True
+    ) -> Array:
+        require_condition(cond, "words")
+        encoder = TextEncoder(self.num_words, self.text_width, self.text_depth)
+        network = CrossUNet(
+            channels=self.channels,
+            multipliers=self.multipliers,
+            blocks_per_level=self.blocks_per_level,
+            attention_resolutions=self.attention_resolutions,
+            num_heads=self.num_heads,
+            dropout=self.dropout,
+            embedding=self.embedding,
+            token_dims=self.text_width,
+        )
+        return network(x, noise, {"tokens": encoder(cond["words"])}, deterministic)

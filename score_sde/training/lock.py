@@ -1,0 +1,42 @@
+"""One program at a time writes a run."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from score_sde.types import UserError
+
+
+@contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Hold the lock of a run; the system frees it when the program ends, however.
+
+    Raises: UserError that names who holds it, or the directory that can't be written.
+    """
+    path = workdir / ".lock"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    except OSError as error:
+        raise UserError(f"--workdir: {workdir}: {error.strerror}.") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(
+                f"--workdir: another program writes {workdir}: {file.read() or '?'}."
+            ) from None
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        owner = {"host": platform.node(), "pid": os.getpid(), "since": now}
+        file.truncate(0)
+        file.write(json.dumps(owner))
+        file.flush()
+        yield

@@ -1,0 +1,247 @@
+"""Faults that a run survives: what they leave behind, and what it says."""
+
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from score_sde.training import preemption
+from score_sde.training.checkpoints import Checkpoints
+from score_sde.training.lock import locked
+from score_sde.training.step import init_state
+from score_sde.types import UserError
+
+ROOT = Path(__file__).parents[1]
+pytestmark = [
+    pytest.mark.usefixtures("standard_promotion"),
+    # Orbax leaves coroutines behind when it fails to read an array.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind():
+    yield
+    gc.collect()
+
+
+def state_at(step):
+    params = {"w": jnp.arange(4096.0, dtype=jnp.float32) + step}
+    state = init_state(params, optax.adam(0.1))
+    return state._replace(step=jnp.asarray(step, jnp.int32))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A folder with good checkpoints of steps 3 and 5."""
+    with Checkpoints(tmp_path, keep=3) as checkpoints:
+        for step in (3, 5):
+            checkpoints.save(state_at(step))
+    return tmp_path
+
+
+def restored(folder):
+    with Checkpoints(folder, keep=3, create=False) as checkpoints:
+        state = checkpoints.restore(state_at(0))
+    np.testing.assert_array_equal(
+        state.params["w"], state_at(int(state.step)).params["w"]
+    )
+    return int(state.step)
+
+
+def payload(step_folder):
+    """The largest file of a checkpoint: arrays."""
+    files = [p for p in step_folder.rglob("*") if p.is_file()]
+    return max(files, key=lambda p: p.stat().st_size)
+
+
+def damaged_newest(folder, capsys):
+    assert restored(folder) == 3
+    said = capsys.readouterr().err
+    assert f"checkpoint {folder / '5'}" in said
+    assert (folder / "5.corrupt").is_dir()  # set aside, not deleted
+    # And the run goes on: a new checkpoint of that step can be written and read.
+    with Checkpoints(folder, keep=3) as checkpoints:
+        checkpoints.save(state_at(5))
+    assert restored(folder) == 5
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+def test_a_flipped_bit_is_found_and_the_older_checkpoint_taken(saved, place, capsys):
+    path = payload(saved / "5")
+    data = bytearray(path.read_bytes())
+    data[int(place * len(data))] ^= 1
+    path.write_bytes(data)
+    damaged_newest(saved, capsys)
+
+
+def test_a_truncated_file_is_found(saved, capsys):
+    path = payload(saved / "5")
+    path.write_bytes(path.read_bytes()[:100])
+    damaged_newest(saved, capsys)
+
+
+def test_lost_files_are_found_or_do_not_matter(saved):
+    """Each file of the newest one emptied in turn: right arrays, or the older."""
+    newest = saved / "5"
+    files = sorted(p for p in newest.rglob("*") if p.is_file())
+    assert len(files) > 3
+    for file in files:
+        relative, data = file.relative_to(newest), file.read_bytes()
+        file.write_bytes(b"")
+        step = restored(saved)
+        if step == 3:
+            (saved / "5.corrupt").rename(newest)
+        (newest / relative).write_bytes(data)
+    assert restored(saved) == 5
+
+
+def test_foreign_files_are_ignored(saved):
+    (saved / "99").mkdir()
+    (saved / "foo").mkdir()
+    (saved / "100.tmp").mkdir()
+    (saved / "7").write_text("")
+    assert restored(saved) == 5
+    with Checkpoints(saved, keep=3) as checkpoints:
+        checkpoints.save(state_at(8))
+        checkpoints.wait()
+        assert checkpoints.steps() == [3, 5, 8]
+
+
+def test_no_good_checkpoint_is_an_error_that_deletes_nothing(saved, capsys):
+    for step in (3, 5):
+        payload(saved / str(step)).write_bytes(b"")
+    with pytest.raises(UserError, match="no checkpoint .* is good"):
+        restored(saved)
+    assert sorted(p.name for p in saved.iterdir()) == ["3.corrupt", "5.corrupt"]
+    assert capsys.readouterr().err.count("moved to") == 2
+
+
+def test_one_program_at_a_time_writes_a_run(tmp_path):
+    with (
+        locked(tmp_path),
+        pytest.raises(
+            UserError, match=f'another program writes .*"pid": {os.getpid()}'
+        ),
+        locked(tmp_path),
+    ):
+        pass
+    with locked(tmp_path):  # a lock that was left behind is free
+        pass
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(UserError, match="--workdir: .*file: "),
+        locked(tmp_path / "file"),
+    ):
+        pass
+
+
+def test_the_first_signal_asks_and_is_forgotten_at_the_end():
+    with preemption.listening():
+        preemption.stop_if_requested("nobody asked")
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(preemption.Stopped, match="half done"):
+            preemption.stop_if_requested("half done")
+    assert not preemption.requested()
+
+
+def test_the_second_signal_ends_the_program_at_once():
+    code = (
+        "import os, signal, time\n"
+        "from score_sde.training.preemption import listening\n"
+        "with listening():\n"
+        "    os.kill(os.getpid(), signal.SIGINT); print('going on', flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=50
+    )
+    assert done.returncode == 128 + signal.SIGTERM
+    assert done.stdout == b"going on\n"
+
+
+# Whole runs, by real signals.
+
+SMALL = [
+    "--config.network.channels=8",
+    "--config.data.batch_size=16",
+    "--config.train.num_steps=60",
+    "--config.train.log_every=5",
+    "--config.train.checkpoint_every=20",
+    "--config.train.sample_every=1000",
+    "--config.optimizer.warmup_steps=5",
+    "--config.sampling.batch_size=4",
+    "--config.grid.num_steps=2",
+]
+
+
+def start_training(workdir):
+    command = [sys.executable, "-m", "experiments.train"]
+    command += ["--config=configs/digits.py", f"--workdir={workdir}", *SMALL]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def wait_for_step(workdir, step):
+    """Until the metrics have a row of that step."""
+    deadline = time.monotonic() + 200
+    path = workdir / "metrics.jsonl"
+    while time.monotonic() < deadline:
+        rows = path.read_text().splitlines() if path.exists() else []
+        if rows and json.loads(rows[-1])["step"] >= step:
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"no step {step} in {path}")
+
+
+def end_of(workdir):
+    """(arrays of the newest checkpoint, rows of the metrics without their speed)."""
+    import orbax.checkpoint as ocp
+
+    (newest,) = sorted(
+        (p for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal()),
+        key=lambda p: int(p.name),
+    )[-1:]
+    arrays = jax.tree.leaves(ocp.StandardCheckpointer().restore(newest / "training"))
+    arrays += jax.tree.leaves(ocp.StandardCheckpointer().restore(newest / "average"))
+    rows = [json.loads(r) for r in (workdir / "metrics.jsonl").read_text().splitlines()]
+    every = [r for r in rows if r["step"] % 5 == 0]
+    return [np.asarray(a) for a in arrays], [(r["step"], r["loss"]) for r in every]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_run_ends_like_an_undisturbed_one(tmp_path, number):
+    """Bit for bit, whenever the signal comes."""
+    undisturbed = start_training(tmp_path / "a")
+    assert undisturbed.wait(300) == 0, undisturbed.stdout.read()
+    for step in (5, 30, 45):
+        run = start_training(tmp_path / "b")
+        try:
+            wait_for_step(tmp_path / "b", step)
+            run.send_signal(number)
+            said, _ = run.communicate(timeout=120)
+        finally:
+            run.kill()
+        if number == signal.SIGTERM:
+            assert run.returncode == 0, said
+            assert "is saved in" in said
+    last = start_training(tmp_path / "b")
+    assert last.wait(300) == 0, last.stdout.read()
+    (arrays, rows), (expected, expected_rows) = (
+        end_of(tmp_path / name) for name in ("b", "a")
+    )
+    assert [r[0] for r in rows] == [r[0] for r in expected_rows]
+    for got, want in zip(arrays, expected, strict=True):
+        np.testing.assert_array_equal(got, want)
