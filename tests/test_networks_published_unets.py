@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from functools import partial
 
 import jax
@@ -408,6 +409,12 @@ def test_bfloat16_is_in_the_products_alone(cases):
     case = cases["edm_ddpmpp"]
     module = case.module.clone(dtype="bfloat16")
     args = ({"params": case.params}, *case.inputs(jnp.float32))
+    program = str(jax.make_jaxpr(module.apply)(*args))
+    kinds = re.findall(
+        r":(\w+)\[[\d,]*\] = (conv_general_dilated|rsqrt|exp)\b", program
+    )
+    types = {name: {kind for kind, of in kinds if of == name} for _, name in kinds}
+    assert types == {"conv_general_dilated": {"bf16"}, "rsqrt": {"f32"}, "exp": {"f32"}}
     out = jax.jit(module.apply)(*args)
     assert out.dtype == jnp.float32
     # Eight bits in each factor: within a few per cent, and not closer.
