@@ -99,9 +99,7 @@ def tensors(module: ADMClassifier, shape: tuple[int, ...]) -> tuple[Tensor, ...]
     entries = linear("time_embed.0", "map_layer0")
     entries += linear("time_embed.2", "map_layer1")
     entries += linear("input_blocks.0.0", "in_conv", layout=CONV)
-    number = 0
-    for here, step in module.steps(shape[0]).items():
-        number += 1
+    for number, (here, step) in enumerate(module.steps(shape[0]).items(), 1):
         there = f"input_blocks.{number}.0"
         attention = f"input_blocks.{number}.1"
         if here.startswith("dec_"):
