@@ -17,6 +17,7 @@ from score_sde import build, experiment
 from score_sde.networks import dit, edm2, from_linen, with_image
 from score_sde.networks import magnitude_preserving as mp
 from score_sde.networks.blocks import positional_embedding
+from score_sde.networks.flops import forward_flops
 from score_sde.networks.network import FROZEN
 from score_sde.networks.published import PUBLISHED
 from score_sde.training.optimizer import make_optimizer
@@ -89,7 +90,8 @@ def test_every_tensor_of_a_published_file_has_its_place(name):
     known, published = CONFIGURATIONS[name], PUBLISHED[name]
     module = build.NETWORKS[published.network](**published.options)
     cond = {"label": jnp.zeros(1, jnp.int32)}
-    params = jax.eval_shape(from_linen(module, published.shape, cond).init, jr.key(0))
+    network = from_linen(module, published.shape, cond)
+    params = jax.eval_shape(network.init, jr.key(0))
     rows, trained, total = [], 0, 0
     for tensor in TENSORS[published.network](module, published.shape):
         size = leaf(params, tensor.path)
@@ -102,6 +104,9 @@ def test_every_tensor_of_a_published_file_has_its_place(name):
     assert total == known["total"] == ss.networks.count_parameters(params)
     digest = hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode())
     assert digest.hexdigest() == known["digest"]
+    # EDM2's resampling is counted as convolutions there; here it is sums.
+    flops = forward_flops(network, params, published.shape, cond)
+    assert -2e-4 < flops / known["flops"] - 1 <= 0
 
 
 def test_all_published_configurations_are_named():

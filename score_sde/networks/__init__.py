@@ -1,6 +1,7 @@
 """Networks. Flax lives in this folder and nowhere else."""
 
 from score_sde.networks.adm import ADM as ADM
+from score_sde.networks.adm_classifier import ADMClassifier as ADMClassifier
 from score_sde.networks.classifier import Classifier as Classifier
 from score_sde.networks.cross_unet import CrossUNet as CrossUNet
 from score_sde.networks.ddpm import DDPM as DDPM

@@ -8,8 +8,8 @@ from score_sde.networks.publication import Published
 
 # Images are in [-1, 1] here; in score_sde, those of the VE process are in [0, 1], so
 # that its noise levels are half of these.
-VP_LEVELS = (1.0005e-3, 152.2)
-SUBVP_LEVELS = (1.001e-6, 152.2)
+VP_LEVELS = (1.0005e-3, 152.16)
+SUBVP_LEVELS = (1.001e-6, 152.16)
 LINEAR_CHAIN_LEVELS = (0.01, 157.4)
 COSINE_CHAIN_LEVELS = (0.0064, 20291.0)
 EDM_LEVELS = (0.002, 80.0)

@@ -54,8 +54,8 @@ def filter_up(x: Array, taps: Taps = (1, 1)) -> Array:
 def filter_for_strides(x: Array, taps: Taps) -> Array:
     """Filtered, one row and column larger: what a 3x3 kernel with stride 2 then halves.
 
-    The kernel is to be used without padding. Equal to the kernel first and then
-    `filter_down`, but for where the borders are, at a quarter of the cost.
+    The kernel is to be used without padding. Equal to the kernel first, with two zeros
+    around the image, and then the filter with stride 2, at a quarter of the cost.
     """
     weights = normalised(taps)
     for axis in (1, 2):
