@@ -100,15 +100,49 @@ class GaussianMixture:
             for a in (self.means, self.covariances, self._normalised_weights())
         )
         alpha, std = alpha.reshape(-1, 1, 1), std.reshape(-1, 1, 1)
-        # In the axes of each component the coordinates are independent, at every level.
-        values, vectors = jnp.linalg.eigh(covariances[0])
-        variances = alpha**2 * values.clip(0)[None] + std**2
-        gaps = jnp.einsum("bki,kij->bkj", xt[:, None, :] - alpha * means, vectors)
-        solved = jnp.einsum("bkj,kij->bki", gaps / variances, vectors)
-        log_normal = -0.5 * (
-            gaps**2 / variances + jnp.log(2 * math.pi * variances)
-        ).sum(-1)
+        gaps = xt[:, None, :] - alpha * means
+        if len(std) == 1:
+            solved, log_normal = _by_factors(gaps, alpha**2 * covariances[0], std**2)
+        else:
+            solved, log_normal = _by_axes(gaps, covariances[0], alpha**2, std**2)
         return solved, jnp.log(weights) + log_normal
+
+
+def _by_factors(gaps: Array, covariances: Array, noise: Array) -> tuple[Array, Array]:
+    """(S_k^-1 gaps, log N(gaps; 0, S_k)) of S_k = C_k + noise I, one level for all.
+
+    Args: `gaps` [batch, components, dims], `covariances` [components, dims, dims].
+    """
+    num_dims = gaps.shape[-1]
+    identity = jnp.broadcast_to(jnp.eye(num_dims, dtype=gaps.dtype), covariances.shape)
+    factors = jnp.linalg.cholesky(covariances + noise * identity)
+    # Inverted once, so that many points of one level are cheap.
+    inverses = jax.lax.linalg.triangular_solve(
+        factors, identity, left_side=True, lower=True
+    )
+    half = jnp.einsum("kij,bkj->bki", inverses, gaps)
+    log_det = 2 * jnp.log(jnp.diagonal(factors, axis1=1, axis2=2)).sum(-1)
+    constant = log_det + num_dims * math.log(2 * math.pi)
+    log_normal = -0.5 * ((half**2).sum(-1) + constant[None])
+    return jnp.einsum("kji,bkj->bki", inverses, half), log_normal
+
+
+def _by_axes(
+    gaps: Array, covariances: Array, scale: Array, noise: Array
+) -> tuple[Array, Array]:
+    """The same of S_k = scale C_k + noise I, with a level for each example.
+
+    In the axes of C_k the coordinates are independent at every level, so that nothing
+    is factorised for each example: thousands of small factorisations in a loop can
+    hang XLA's CPU threads (jax 0.10.2). Not differentiable in C_k where its
+    eigenvalues are equal.
+    """
+    values, vectors = jnp.linalg.eigh(covariances)
+    variances = scale * values.clip(0)[None] + noise
+    along = jnp.einsum("bki,kij->bkj", gaps, vectors)
+    solved = jnp.einsum("bkj,kij->bki", along / variances, vectors)
+    log_normal = -0.5 * (along**2 / variances + jnp.log(2 * math.pi * variances))
+    return solved, log_normal.sum(-1)
 
 
 def _average(log_joint: Array, values: Array) -> Array:

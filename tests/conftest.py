@@ -28,3 +28,10 @@ def standard_promotion():
     """For libraries that don't hold themselves to strict types."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Compiled programs of a module are of no use to the next, and fill the memory."""
+    yield
+    jax.clear_caches()

@@ -313,8 +313,8 @@ def test_training_on_with_another_model_is_refused(trained):
 def test_a_workdir_that_is_a_file_is_named(tmp_path):
     path = tmp_path / "file"
     path.touch()
-    out = program("train", "--config=configs/digits.py", f"--workdir={path}", code=1)
-    assert str(path) in out
+    out = program("train", "--config=configs/digits.py", f"--workdir={path}", code=2)
+    assert f"--workdir: {path}: File exists" in out
 
 
 def test_overrides_are_typed_and_names_reset_their_section(tmp_path):
