@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from score_sde import build, oracles
 
@@ -15,6 +16,18 @@ ALL_SDES = [make() for make in build.SDES.values()]
 
 def name_of(case):
     return type(case).__name__
+
+
+def unless(is_quick, cases):
+    """The cases as parameters, slow unless they are quick ones."""
+    return [
+        pytest.param(case, marks=() if is_quick(case) else pytest.mark.slow)
+        for case in cases
+    ]
+
+
+SOME_SDES = unless(lambda sde: name_of(sde) in ("VP", "EDM"), ALL_SDES)
+"""All of them among the slow tests, two by default."""
 
 
 def golden(group):

@@ -175,12 +175,13 @@ def peer_sampler(case):
 
 
 def of_diffusers():
-    """(case, type): all in float64, a subset in float32 too."""
+    """(case, type): all in float64, a subset in float32 too; long ones are slow."""
     functions = ("ddpm", "ddim", "pndm", "unipc")
     functions += ("dpmsolver_multistep", "dpmsolver_singlestep")
     for case in DIFFUSERS:
         if case["function"].removeprefix("diff.") in functions:
-            yield pytest.param(case, "f64", id=case["id"])
+            long = pytest.mark.slow if case["in"]["num_steps"] > 10 else ()
+            yield pytest.param(case, "f64", id=case["id"], marks=long)
             if case["in"]["num_steps"] == 10 and case["problem"] == "gauss4":
                 yield pytest.param(case, "f32", id=f"{case['id']}/f32")
 
