@@ -8,13 +8,12 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from cases import ALL_SDES, GAUSSIAN, SOME_SDES, name_of
+from cases import GAUSSIAN, SOME_SDES, name_of
 
 import score_sde as ss
 from score_sde.integrate import evals
 
-sweep = pytest.mark.parametrize("sde", ALL_SDES, ids=name_of)
-sweep_some = pytest.mark.parametrize("sde", SOME_SDES, ids=name_of)
+sweep = pytest.mark.parametrize("sde", SOME_SDES, ids=name_of)
 
 
 def score_of(sde):
@@ -39,7 +38,7 @@ def test_the_adaptive_flow_is_the_exact_one(sde, key):
     np.testing.assert_allclose(out.x, expected, rtol=1e-5, atol=1e-7)
 
 
-@sweep_some
+@sweep
 @pytest.mark.parametrize(
     ("solver", "order"),
     [(diffrax.Euler(), 1), (diffrax.Heun(), 2), (diffrax.Bosh3(), 3)],
@@ -63,9 +62,9 @@ def test_observed_order_of_fixed_steps(sde, solver, order, key):
     [
         diffrax.Euler(),
         diffrax.Heun(),
-        diffrax.Midpoint(),
-        diffrax.Bosh3(),
-        diffrax.Tsit5(),
+        pytest.param(diffrax.Midpoint(), marks=pytest.mark.slow),
+        pytest.param(diffrax.Bosh3(), marks=pytest.mark.slow),
+        pytest.param(diffrax.Tsit5(), marks=pytest.mark.slow),
         diffrax.Dopri5(),
         diffrax.Dopri8(),
         diffrax.HalfSolver(diffrax.Euler()),
@@ -126,7 +125,7 @@ def has_moments_of_the_data(x, bias):
     return mean_is_right.all() and (np.abs(np.cov(x.T) - covariance) < bound).all()
 
 
-@sweep_some
+@sweep
 def test_the_reverse_sde_has_the_moments_of_the_data(sde, key):
     """Euler-Maruyama, 400 steps; its bias of first order is 2 % here (measured)."""
     x = ss.prior_sample(key, (10_000, 4), sde=sde)
