@@ -182,6 +182,7 @@ def test_learned_points_lie_in_their_bins_and_are_uniform_before_training():
     assert stats.kstest(place.ravel(), "uniform").pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_learned_points_come_closer_to_the_mass_of_a_bin(standard_promotion):
     """Fitted to a known density, E[log p - log q] rises, and not above log P."""
     density = stats.norm(0.1, 0.03)

@@ -46,8 +46,13 @@ OTHER_LAW = {"langevin", "predictor_corrector"}
 
 
 def over(left_out):
-    chosen = {name: s for name, s in VARIANTS.items() if name not in left_out}
-    return pytest.mark.parametrize("sampler", chosen.values(), ids=chosen)
+    """Every registered sampler by default, the other variants among the slow tests."""
+    chosen = [name for name in VARIANTS if name not in left_out]
+    cases = [
+        pytest.param(VARIANTS[n], marks=() if n in SAMPLERS else pytest.mark.slow)
+        for n in chosen
+    ]
+    return pytest.mark.parametrize("sampler", cases, ids=chosen)
 
 
 sweep = over(OWN_STEPS)

@@ -653,6 +653,7 @@ def adaptive(sampler, x, sigmas):
     return draw(x, sigmas)
 
 
+@pytest.mark.slow
 def test_the_adaptive_sampler_has_the_right_law_and_fewer_steps_where_it_may(key):
     sigmas = jnp.asarray([10.0, 0.01, 0.0])
     x = sigmas[0] * jr.normal(key, (80, 64))

@@ -80,7 +80,7 @@ def check(case, dtype, precision):
 
 @pytest.mark.parametrize(
     "case",
-    unless(lambda c: len(given(c)["sigmas"]) <= 12, ON_GRIDS),
+    unless(lambda c: "/n20" not in c["id"], ON_GRIDS),
     ids=lambda c: c["id"],
 )
 def test_samplers_are_those_of_a_peer(case):
