@@ -150,6 +150,7 @@ def test_a_higher_order_sde_solver_needs_fewer_steps(key):
     assert has_moments_of_the_data(draw(x), bias=0.01)
 
 
+@pytest.mark.slow
 def test_the_adaptive_sde_reports_its_steps(key):
     sde = ss.VP()
     x = ss.prior_sample(key, (500, 4), sde=sde)

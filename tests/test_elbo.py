@@ -248,6 +248,7 @@ def test_the_continuous_bound_of_a_gaussian_is_its_entropy_plus_a_known_gap(key)
         assert abs(off.mean() - (expected - entropy(GAUSSIAN))) < 4 * off.std() / 141
 
 
+@pytest.mark.slow
 def test_the_chain_approaches_the_continuous_bound_at_first_order(key):
     """The excess of a chain over the integral halves when its steps double."""
     c = np.linalg.eigvalsh(GAUSSIAN.covariance())

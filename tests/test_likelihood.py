@@ -378,6 +378,7 @@ def test_bits_per_dim_are_those_of_the_ancestor(problem, sde):
             np.testing.assert_allclose(bits + mismatch, exact, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_any_solver_and_a_fixed_grid_agree():
     sde, x = ss.VP(), noised(GAUSSIAN, ss.VP(), 4)
     solve = partial(

@@ -238,6 +238,7 @@ def test_score_matching_without_denoising_agrees_with_its_closed_form(key):
     assert abs(difference.mean()) < 5 * difference.std() / np.sqrt(50_000)
 
 
+@pytest.mark.slow
 def test_all_forms_of_score_matching_have_the_same_minimum(key):
     """Of the scores -x / v of 2-D data, each picks v = variance of the noised data."""
     sigma, x0 = 0.5, 0.7 * jr.normal(key, (50_000, 2))
