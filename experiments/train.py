@@ -31,29 +31,31 @@ def main(command: launch.Command) -> None:
         launch.print_dry_run(command.config, experiment)
         return
     require_examples(experiment.dataset.train)
-    start_devices()
-    settings, mesh = experiment.train, make_mesh()
-    optimizer = make_optimizer(experiment.optimizer, num_steps=settings.num_steps)
-    train_step = make_train_step(
-        partial(batch_loss, experiment),
-        optimizer,
-        seed=experiment.seed,
-        ema_halflife_steps=settings.ema_halflife_steps,
-        ema_rampup_ratio=settings.ema_rampup_ratio,
-        project=partial(project_params, experiment),
-        power_ema_stds=settings.power_ema_stds,
-    )
-    _, draw = make_draw(experiment, mesh)
-
-    def show_samples(state: TrainState) -> None:
-        levels = draw(state.ema_params, 0)["levels"]
-        path = command.workdir / "samples" / f"step_{int(state.step):07d}.png"
-        save_samples(path, levels, num_levels=experiment.dataset.num_levels)
-
-    num_averages = len(settings.power_ema_stds)
-    state = init_state(init_params(experiment), optimizer, num_power_emas=num_averages)
     with locked(command.workdir):
+        start_devices()
+        settings, mesh = experiment.train, make_mesh()
         describe_run(command.workdir, command.config, complete=complete)
+        optimizer = make_optimizer(experiment.optimizer, num_steps=settings.num_steps)
+        train_step = make_train_step(
+            partial(batch_loss, experiment),
+            optimizer,
+            seed=experiment.seed,
+            ema_halflife_steps=settings.ema_halflife_steps,
+            ema_rampup_ratio=settings.ema_rampup_ratio,
+            project=partial(project_params, experiment),
+            power_ema_stds=settings.power_ema_stds,
+        )
+        _, draw = make_draw(experiment, mesh)
+
+        def show_samples(state: TrainState) -> None:
+            levels = draw(state.ema_params, 0)["levels"]
+            path = command.workdir / "samples" / f"step_{int(state.step):07d}.png"
+            save_samples(path, levels, num_levels=experiment.dataset.num_levels)
+
+        num_averages = len(settings.power_ema_stds)
+        state = init_state(
+            init_params(experiment), optimizer, num_power_emas=num_averages
+        )
         train(
             put_state(state, mesh),
             compile_train_step(train_step, mesh),

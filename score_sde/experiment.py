@@ -192,14 +192,18 @@ def log_variance(
     return lambda log_sigma: own(params["network"], log_sigma / 4)
 
 
+def _network_fn(
+    experiment: Experiment, params: Params, dropout_key: Key | None
+) -> Callable[..., Array]:
+    return partial(experiment.network.apply, params["network"], dropout_key=dropout_key)
+
+
 def denoiser(
     experiment: Experiment, params: Params, *, dropout_key: Key | None = None
 ) -> Denoise:
     """The denoiser of the experiment's network with these parameters."""
-    apply = partial(
-        experiment.network.apply, params["network"], dropout_key=dropout_key
-    )
-    return make_denoiser(apply, experiment.precondition)
+    network_fn = _network_fn(experiment, params, dropout_key)
+    return make_denoiser(network_fn, experiment.precondition)
 
 
 def learned_variance(
@@ -210,10 +214,8 @@ def learned_variance(
     dropout_key: Key | None = None,
 ) -> elbo.Variance:
     """The variance of the chain's steps that the network predicts."""
-    apply = partial(
-        experiment.network.apply, params["network"], dropout_key=dropout_key
-    )
-    v = make_variance(apply, experiment.precondition)
+    network_fn = _network_fn(experiment, params, dropout_key)
+    v = make_variance(network_fn, experiment.precondition)
     return elbo.learned_range(lambda x, sigma: 0.5 * (v(x, sigma, cond) + 1))
 
 
@@ -253,10 +255,8 @@ def batch_loss(experiment: Experiment, key: Key, params: Params, batch: Any) -> 
     if experiment.data.points == "variational":
         x0, cost = _learned_points(experiment, key_data, params, values)
     else:
-        x0, cost = (
-            _training_points(experiment, key_data, values),
-            jnp.zeros((), jnp.float32),
-        )
+        x0 = _training_points(experiment, key_data, values)
+        cost = jnp.zeros((), x0.dtype)
     cond = condition(experiment, batch.get("label"))
     if experiment.captioned:
         cond = {"words": captions.random_captions(jr.fold_in(key, 5), batch["label"])}

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from cases import GOLDEN
+from cases import GOLDEN, unless
 
 import score_sde as ss
 from experiments.launch import _load
@@ -79,13 +79,7 @@ def loaded(name, dtype=np.float32):
     return SMALL[name], params, np.load(GOLDEN / f"nets/{name}.io.npz")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        n if n in QUICK else pytest.param(n, marks=pytest.mark.slow)
-        for n in CONFIGURATIONS
-    ],
-)
+@pytest.mark.parametrize("name", unless(QUICK.__contains__, CONFIGURATIONS))
 def test_every_tensor_of_a_published_file_has_its_place(name):
     known, published = CONFIGURATIONS[name], PUBLISHED[name]
     module = build.NETWORKS[published.network](**published.options)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from cases import GOLDEN, golden_weights
+from cases import GOLDEN, golden_weights, unless
 
 import score_sde as ss
 from score_sde import build, weights
@@ -158,13 +158,7 @@ def cases():
 every = pytest.mark.parametrize("name", SMALL)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        n if n in QUICK else pytest.param(n, marks=pytest.mark.slow)
-        for n in CONFIGURATIONS
-    ],
-)
+@pytest.mark.parametrize("name", unless(QUICK.__contains__, CONFIGURATIONS))
 def test_every_tensor_of_a_published_file_has_its_place(name):
     known, published = CONFIGURATIONS[name], PUBLISHED[name]
     module = build.NETWORKS[published.network](**published.options)
