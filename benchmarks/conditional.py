@@ -24,12 +24,8 @@ from sklearn.svm import SVC
 from experiments import launch
 from score_sde import guidance
 from score_sde.data import Dataset
-from score_sde.experiment import (
-    class_log_probs,
-    denoiser,
-    draw_samples,
-    sample_keys,
-)
+from score_sde.experiment import denoiser
+from score_sde.inference import class_log_probs, draw_samples, sample_keys
 from score_sde.types import NO_LABEL
 
 

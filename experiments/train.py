@@ -12,8 +12,9 @@ def main(command: launch.Command) -> None:
     from score_sde.build import build, complete
     from score_sde.data import batch_at, require_examples
     from score_sde.evaluation.pictures import save_samples
-    from score_sde.experiment import batch_loss, init_params, project_params
+    from score_sde.experiment import init_params, project_params
     from score_sde.jobs import make_draw
+    from score_sde.objective import batch_loss
     from score_sde.training.lock import locked
     from score_sde.training.loop import train
     from score_sde.training.mesh import make_mesh, put_state, start_devices

@@ -17,7 +17,8 @@ def main(command: launch.Command) -> None:
 
     from score_sde.build import build
     from score_sde.data import batch_at
-    from score_sde.experiment import classifier_loss, classifier_network
+    from score_sde.experiment import classifier_network
+    from score_sde.objective import classifier_loss
     from score_sde.training.loop import Training, train
     from score_sde.training.mesh import make_mesh, put_state, start_devices
     from score_sde.training.optimizer import Optimizer, make_optimizer

@@ -20,7 +20,7 @@ from score_sde import losses, noise_levels, precondition, sde
 from score_sde.config_rules import RULES, choices_text, cross_check, fit_data
 from score_sde.data import ABSENT, DATASETS, Dataset, absent, captions
 from score_sde.evaluation.settings import Editing, Sampling, Scoring
-from score_sde.experiment import Data, Experiment, Loss, NoisyClassifier
+from score_sde.experiment import Experiment
 from score_sde.guidance import GUIDANCES, THRESHOLDS
 from score_sde.networks import (
     ADM,
@@ -37,6 +37,7 @@ from score_sde.networks import (
 )
 from score_sde.samplers import SAMPLERS, grids
 from score_sde.schedules import chain_levels
+from score_sde.settings import Data, Loss, NoisyClassifier
 from score_sde.training.loop import Training
 from score_sde.training.optimizer import Optimizer
 from score_sde.types import UserError

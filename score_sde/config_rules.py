@@ -119,6 +119,11 @@ def cross_check(sections: Mapping[str, Any], built: Mapping[str, Any]) -> list[s
             f"precondition.name is {sections['precondition']['name']!r}; "
             "loss.bound_weight needs a network of a discrete chain, 'chain'"
         )
+    if built["loss"].bound_weight and built["data"].points != "centres":
+        problems.append(
+            f"data.points is {built['data'].points!r}; loss.bound_weight, whose "
+            "decoder gives a level its whole bin, needs 'centres'"
+        )
     if built["optimizer"].warmup_steps >= built["train"].num_steps:
         problems.append(
             f"optimizer.warmup_steps is {built['optimizer'].warmup_steps}; it must be "

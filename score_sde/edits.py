@@ -13,12 +13,8 @@ import numpy as np
 from score_sde import data, editing
 from score_sde.evaluation.pictures import read_picture
 from score_sde.evaluation.settings import Editing
-from score_sde.experiment import (
-    Experiment,
-    condition,
-    guided_denoiser,
-    sample_keys,
-)
+from score_sde.experiment import Experiment, condition, guided_denoiser
+from score_sde.inference import sample_keys
 from score_sde.measurements import (
     Blur,
     Downsample,

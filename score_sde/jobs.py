@@ -20,7 +20,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from score_sde.experiment import Experiment, draw_samples, sample_keys
+from score_sde.experiment import Experiment
+from score_sde.inference import draw_samples, sample_keys
+from score_sde.objective import batch_loss
 from score_sde.training.mesh import DATA_AXIS, divisible
 from score_sde.training.preemption import stop_if_requested
 from score_sde.training.run import write_json
@@ -130,8 +132,6 @@ def memory_estimate(experiment: Experiment, params: Params) -> tuple[int, int]:
     From shapes alone: the state is parameters, average, gradient and two moments; the
     second is an upper bound, which the compiler undercuts by recomputing cheap parts.
     """
-    from score_sde.experiment import batch_loss
-
     batch = {
         "values": jax.ShapeDtypeStruct(
             (experiment.data.batch_size, *experiment.dataset.shape),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.launch import _load
-from score_sde import build, data, experiment, losses, precondition
+from score_sde import build, data, experiment, losses, objective, precondition
 from score_sde.samplers import SAMPLERS
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("[a-z]*.py"))
@@ -136,6 +136,10 @@ BAD = [
     (
         {"likelihood__dequantisation": "variational"},
         r"likelihood.dequantisation is 'variational'; it needs the flow",
+    ),
+    (
+        {"loss__bound_weight": 1e-3},
+        r"data.points is 'uniform'; loss.bound_weight, whose decoder gives a level its",
     ),
     (
         {"loss__bound_weight": 1e-3},
@@ -384,7 +388,7 @@ def test_augmented_data_need_a_network_that_is_told():
         "label": jax.ShapeDtypeStruct((4,), np.int32),
     }
     loss = jax.eval_shape(
-        lambda p, b: experiment.batch_loss(made, jax.random.key(0), p, b), params, batch
+        lambda p, b: objective.batch_loss(made, jax.random.key(0), p, b), params, batch
     )
     assert loss.shape == (4,)
     config["network"]["augment_dims"] = 3

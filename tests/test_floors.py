@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"types", "arrays", "sde", "schedules"},
     {
+        "settings",
         "integrate",
         "predictions",
         "precondition",
@@ -33,7 +34,7 @@ FLOORS = [
     {"evaluation", "editing"},
     {"training"},
     {"experiment"},
-    {"config_rules"},
+    {"config_rules", "objective", "inference"},
     {"build", "jobs"},
     {"scoring", "edits"},
 ]

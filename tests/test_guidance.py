@@ -11,7 +11,7 @@ import score_sde as ss
 from experiments.launch import _load
 from score_sde import guidance
 from score_sde.build import build
-from score_sde.experiment import class_log_probs
+from score_sde.inference import class_log_probs
 from score_sde.networks import MLP, Network, from_linen
 
 NUM = 50_000

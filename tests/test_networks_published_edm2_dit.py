@@ -13,7 +13,7 @@ from cases import GOLDEN, unless
 
 import score_sde as ss
 from experiments.launch import _load
-from score_sde import build, experiment
+from score_sde import build, experiment, objective
 from score_sde.networks import dit, edm2, from_linen, with_image
 from score_sde.networks import magnitude_preserving as mp
 from score_sde.networks.blocks import positional_embedding
@@ -378,7 +378,7 @@ def test_published_runs_take_two_steps_on_data_of_their_format(path):
     with jax.numpy_dtype_promotion("standard"):
         optimizer = make_optimizer(made.optimizer, num_steps=made.train.num_steps)
         step = make_train_step(
-            partial(experiment.batch_loss, made),
+            partial(objective.batch_loss, made),
             optimizer,
             seed=0,
             ema_halflife_steps=500.0,

@@ -1,0 +1,122 @@
+"""What training minimises: the loss of a batch, of the model and of its classifier."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+import jax.random as jr
+
+from score_sde import data, elbo, losses
+from score_sde.data import captions
+from score_sde.experiment import (
+    Experiment,
+    classifier_network,
+    condition,
+    decoder,
+    denoiser,
+    dequantised,
+    learned_variance,
+    log_variance,
+)
+from score_sde.guidance import drop_condition
+from score_sde.noise_levels import Learned, LikelihoodImportance
+from score_sde.precondition import make_classifier
+from score_sde.types import Array, Key
+
+Params = Any
+
+
+def batch_loss(experiment: Experiment, key: Key, params: Params, batch: Any) -> Array:
+    """One loss per example of a batch of `data.batch_at`."""
+    key_data, key_flip, key_loss, key_dropout = jr.split(key, 4)
+    values = batch["values"]
+    if experiment.data.random_flip:
+        values = data.flip_at_random(key_flip, values)
+    if experiment.data.points == "variational":
+        x0, cost = _learned_points(experiment, key_data, params, values)
+    else:
+        x0 = _training_points(experiment, key_data, values)
+        cost = jnp.zeros((), x0.dtype)
+    cond = condition(experiment, batch.get("label"))
+    if experiment.captioned:
+        cond = {"words": captions.random_captions(jr.fold_in(key, 5), batch["label"])}
+    if cond is not None and experiment.loss.condition_dropout:
+        key_drop = jr.fold_in(key, 4)
+        cond = drop_condition(key_drop, cond, experiment.loss.condition_dropout)
+    if experiment.data.augment_probability:
+        key_augment = jr.fold_in(key, 6)
+        probability = experiment.data.augment_probability
+        x0, how = data.augment(key_augment, x0, probability=probability)
+        cond = (cond or {}) | {"augment": how}
+    if experiment.loss.bound_weight:
+        return elbo.hybrid_loss(
+            key_loss,
+            denoiser(experiment, params, dropout_key=key_dropout),
+            x0,
+            sigmas=jnp.asarray(experiment.chain, x0.dtype),
+            variance=learned_variance(
+                experiment, params, cond, dropout_key=key_dropout
+            ),
+            decoder=decoder(experiment),
+            bound_weight=experiment.loss.bound_weight,
+            cond=cond,
+        )
+    noise_levels, reference = experiment.noise_levels, None
+    if isinstance(noise_levels, Learned):
+        reference = LikelihoodImportance(experiment.sde)
+        noise_levels = dataclasses.replace(noise_levels, logits=params["noise_levels"])
+    return cost + losses.denoising_loss(
+        key_loss,
+        denoiser(experiment, params, dropout_key=key_dropout),
+        x0,
+        noise_levels=noise_levels,
+        reference=reference,
+        weight=experiment.weight,
+        log_variance=log_variance(experiment, params),
+        cond=cond,
+    )
+
+
+def _training_points(experiment: Experiment, key: Key, values: Array) -> Array:
+    levels = experiment.dataset.num_levels
+    if experiment.data.points == "centres":
+        return data.centres(values, num_levels=levels)
+    return data.dequantise(key, values, num_levels=levels)
+
+
+def _learned_points(
+    experiment: Experiment, key: Key, params: Params, values: Array
+) -> tuple[Array, Array]:
+    """(x0, what these points cost, in the unit of the loss)."""
+    x0, log_density = dequantised(experiment, params, key, values)
+    # The bound in nats per dimension, over the span of log sigma: the loss is a mean.
+    sde = experiment.sde
+    span = jnp.log(sde.sigma(sde.t_max) / sde.sigma(sde.t_min))
+    return x0, log_density / (math.prod(x0.shape[1:]) * span.astype(x0.dtype))
+
+
+def classifier_loss(
+    experiment: Experiment, key: Key, params: Params, batch: Any
+) -> Array:
+    """The loss of the classifier, as `batch_loss` is that of the model.
+
+    Where the model learns its points, the classifier sees uniform ones.
+    """
+    key_data, key_flip, key_loss, key_dropout = jr.split(key, 4)
+    values = batch["values"]
+    if experiment.data.random_flip:
+        values = data.flip_at_random(key_flip, values)
+    apply = classifier_network(experiment).apply
+    return losses.classification_loss(
+        key_loss,
+        make_classifier(
+            partial(apply, params, dropout_key=key_dropout), experiment.precondition
+        ),
+        _training_points(experiment, key_data, values),
+        batch["label"],
+        noise_levels=experiment.noise_levels,
+    )
