@@ -44,14 +44,14 @@ def state_at(step):
 @pytest.fixture
 def saved(tmp_path):
     """A folder with good checkpoints of steps 3 and 5."""
-    with Checkpoints(tmp_path, keep=3) as checkpoints:
+    with Checkpoints(tmp_path) as checkpoints:
         for step in (3, 5):
             checkpoints.save(state_at(step))
     return tmp_path
 
 
 def restored(folder):
-    with Checkpoints(folder, keep=3, create=False) as checkpoints:
+    with Checkpoints(folder, create=False) as checkpoints:
         state = checkpoints.restore(state_at(0))
     np.testing.assert_array_equal(
         state.params["w"], state_at(int(state.step)).params["w"]
@@ -71,7 +71,7 @@ def damaged_newest(folder, capsys):
     assert f"checkpoint {folder / '5'}" in said
     assert (folder / "5.corrupt").is_dir()  # set aside, not deleted
     # And the run goes on: a new checkpoint of that step can be written and read.
-    with Checkpoints(folder, keep=3) as checkpoints:
+    with Checkpoints(folder) as checkpoints:
         checkpoints.save(state_at(5))
     assert restored(folder) == 5
 
@@ -112,7 +112,7 @@ def test_foreign_files_are_ignored(saved):
     (saved / "100.tmp").mkdir()
     (saved / "7").write_text("")
     assert restored(saved) == 5
-    with Checkpoints(saved, keep=3) as checkpoints:
+    with Checkpoints(saved) as checkpoints:
         checkpoints.save(state_at(8))
         checkpoints.wait()
         assert checkpoints.steps() == [3, 5, 8]

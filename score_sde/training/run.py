@@ -76,7 +76,7 @@ def _git(directory: Path, *arguments: str) -> str:
 
 
 FREE_TO_CHANGE = (
-    *("train", "sampler", "grid", "guidance", "threshold"),
+    *("train", "devices", "sampler", "grid", "guidance", "threshold"),
     *("sampling", "likelihood", "editing", "classifier"),
 )
 
