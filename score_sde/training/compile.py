@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import AxisType, Mesh
 
 from score_sde.training.mesh import (
     DATA_AXIS,
@@ -93,8 +93,13 @@ def _pmapped(several: TrainStep, axis: int, num_devices: int) -> TrainStep:
         donate_argnums=0,
     )
 
+    # Where pmap leaves the state: put there first, or it would compile once more.
+    row = jax.make_mesh((num_devices,), (DATA_AXIS,), (AxisType.Auto,))
+
     def cut(a: Array) -> Array:
         size = a.shape[axis] // num_devices
         return a.reshape(*a.shape[:axis], num_devices, size, *a.shape[axis + 1 :])
 
-    return lambda state, batch: compiled(state, jax.tree.map(cut, batch))
+    return lambda state, batch: compiled(
+        jax.device_put(state, replicated(row)), jax.tree.map(cut, batch)
+    )
