@@ -44,12 +44,14 @@ def parse(
     argv: list[str] | None = None,
     *,
     options: Mapping[str, str] | None = None,
+    flags: Mapping[str, str] | None = None,
     default: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> Command:
     """Read the command line; --help answers before anything heavy is imported.
 
     Args: `options` of this program alone, each with its help, all of them needed;
-    `default(options)`, the config without --config, instead of the run's.
+    `flags` of it, which may be left out; `default(options)`, the config without
+    --config, instead of the run's.
     Raises: SystemExit for bad arguments, with one line that says what is wrong.
     """
     parser = argparse.ArgumentParser(
@@ -68,10 +70,19 @@ def parse(
     parser.add_argument("--coordinator", metavar="ADDRESS:PORT", help="of host 0")
     parser.add_argument("--num_processes", type=int, help="how many hosts there are")
     parser.add_argument("--process_id", type=int, help="which of them this is")
+    parser.add_argument(
+        "--heartbeat_timeout",
+        type=int,
+        metavar="SECONDS",
+        default=100,
+        help="after which a host that is silent is dead, and all others end",
+    )
     for name, text in (options or {}).items():
         parser.add_argument(f"--{name}", required=True, help=text)
+    for name, text in (flags or {}).items():
+        parser.add_argument(f"--{name}", action="store_true", help=text)
     known, rest = parser.parse_known_args(argv)
-    own = {name: getattr(known, name) for name in options or {}}
+    own = {name: getattr(known, name) for name in {**(options or {}), **(flags or {})}}
     overrides = _overrides(parser, rest)
     try:
         if known.config is None and default is not None:
@@ -88,7 +99,7 @@ def parse(
 def run(main: Callable[[Command], None], description: str, **own: Any) -> None:
     """Parse and call main; a user's mistake is answered by its message alone.
 
-    Args: `own`, the program's `options` and `default` for `parse`.
+    Args: `own`, the program's `options`, `flags` and `default` for `parse`.
     Exit codes: 0 also after a signal, once all that was done is saved; 2 for a mistake
     in config or command, 1 for files and for training that diverged.
     """
@@ -127,7 +138,9 @@ def _hosts(
             f"--process_id is {known.process_id}; it must be from 0 to "
             f"--num_processes - 1, {known.num_processes - 1}"
         )
-    return given if given or known.distributed else None
+    if not given and not known.distributed:
+        return None
+    return given | {"heartbeat_timeout_seconds": known.heartbeat_timeout}
 
 
 def _overrides(parser: argparse.ArgumentParser, rest: list[str]) -> dict[str, str]:

@@ -9,6 +9,8 @@ from typing import Any
 
 from experiments import launch
 
+FLAGS = {"allow_config_change": "go on with a config that changes what the run learns"}
+
 
 def main(command: launch.Command) -> None:
     """Train from the newest checkpoint, or from the start, to the last step."""
@@ -44,7 +46,12 @@ def main(command: launch.Command) -> None:
         if command.hosts is None:
             start_devices()
         if is_main_host():
-            describe_run(command.workdir, command.config, complete=complete)
+            describe_run(
+                command.workdir,
+                command.config,
+                complete=complete,
+                allow_change=command.options["allow_config_change"],
+            )
         wait_for_hosts("described")
         settings, devices = experiment.train, experiment.devices
         mesh = make_mesh(devices)
@@ -90,4 +97,4 @@ def main(command: launch.Command) -> None:
 
 
 if __name__ == "__main__":
-    launch.run(main, __doc__ or "")
+    launch.run(main, __doc__ or "", flags=FLAGS)

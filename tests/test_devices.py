@@ -6,6 +6,8 @@ import itertools
 from functools import partial
 
 import jax
+import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import optax
 import pytest
@@ -17,6 +19,7 @@ from score_sde.data import batch_at
 from score_sde.experiment import init_params
 from score_sde.objective import batch_loss
 from score_sde.training.checkpoints import Checkpoints
+from score_sde.training.checksums import _sums_on_device, checksums
 from score_sde.training.compile import compile_train_step, gradient_on
 from score_sde.training.mesh import (
     Devices,
@@ -183,3 +186,37 @@ def test_axes_that_do_not_divide_the_devices_are_refused():
     message = "fsdp 3 times tensor 1 must divide the number of devices, 4"
     with pytest.raises(UserError, match=message):
         make_mesh(dataclasses.replace(Devices(), fsdp=3))
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.float32([[1.5, -2.0], [3.0, 1e-30]]),
+        np.float64([1.5, np.pi]),
+        np.asarray([1.5, -0.1], ml_dtypes.bfloat16),
+        np.int32(7),
+        np.asarray([True, False, True]),
+        np.uint8([255, 0, 3]),
+    ],
+    ids=lambda a: str(a.dtype),
+)
+def test_checksums_are_those_of_the_formula_on_host_and_device(array):
+    """By Python's own integers, word by word."""
+
+    def mixed(h):
+        h = ((h ^ (h >> 16)) * 0x85EBCA6B) % 2**32
+        h = ((h ^ (h >> 13)) * 0xC2B2AE35) % 2**32
+        return h ^ (h >> 16)
+
+    width = min(array.dtype.itemsize, 4)
+    data = array.tobytes()
+    words = [
+        int.from_bytes(data[i : i + width], "little")
+        for i in range(0, len(data), width)
+    ]
+    first = [mixed((w + mixed(i)) % 2**32) for i, w in enumerate(words)]
+    second = [mixed((h + 0x9E3779B9) % 2**32) for h in first]
+    expected = f"{sum(first) % 2**32:08x}{sum(second) % 2**32:08x}"
+    assert checksums({"a": array}) == {"a": expected}
+    on_device = _sums_on_device(jnp.asarray(array))
+    assert "".join(f"{int(word):08x}" for word in on_device) == expected

@@ -401,7 +401,7 @@ def test_bad_settings_name_the_rule(make, message):
         make()
 
 
-def test_a_run_records_its_config_and_environment(tmp_path):
+def test_a_run_records_its_config_and_environment(tmp_path, capsys):
     config = {
         "seed": 0,
         "network": {"name": "mlp", "sizes": (1, 2)},
@@ -419,6 +419,11 @@ def test_a_run_records_its_config_and_environment(tmp_path):
     describe_run(tmp_path, config | {"train": {"num_steps": 9}})
     with pytest.raises(ValueError, match=r"network.name: mlp -> unet"):
         describe_run(tmp_path, config | {"network": {"name": "unet", "sizes": (1, 2)}})
+    # Unless that is wanted.
+    wider = config | {"network": {"name": "mlp", "sizes": (1, 4)}}
+    describe_run(tmp_path, wider, allow_change=True)
+    assert "network.sizes: [1, 2] -> [1, 4]" in capsys.readouterr().out
+    describe_run(tmp_path, config, allow_change=True)
     # A field that came with a later version is at its default in the old run.
     later = config | {"data": {"shape": (8, 8)}}
     with pytest.raises(ValueError, match="data"):

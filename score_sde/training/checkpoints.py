@@ -151,6 +151,9 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
         except Exception as error:
+            there = self.steps()
+            for step in self._test_losses.keys() - there:
+                del self._test_losses[step]
             raise self._failed(error) from error
         self._drop_old()
 

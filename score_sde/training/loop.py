@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import sys
 from collections import deque
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,10 +22,12 @@ from score_sde.training.mesh import is_main_host, put_batch, to_host
 from score_sde.training.metrics import Metrics
 from score_sde.training.post_hoc_ema import Profile, save_snapshot
 from score_sde.training.preemption import Stopped, requested
+from score_sde.training.run import write_json
 from score_sde.training.step import STOP, Batch, TrainState, TrainStep
 from score_sde.training.watch import Watch
 from score_sde.types import require
 
+LEFT_OVER = "unreported.json"
 FAILED_SAVES = ("stop", "continue")
 IN_FLIGHT = 2
 """Calls of the step that the host may be ahead of the devices: enough to keep them
@@ -132,7 +136,7 @@ def train(
             batches(start),
             Watch(settings.max_skipped, settings.spike_factor),
         )
-        unread: list[Mapping[str, jax.Array]] = []
+        unread = _left_over(workdir, start)
         flags: deque[jax.Array] = deque(maxlen=IN_FLIGHT + 1)
         with Metrics(
             workdir, start_step=start, num_steps=last, writes=is_main_host()
@@ -164,7 +168,7 @@ def train(
 
                 values: dict[str, float] = {}
                 evaluating = due(settings.sample_every) and not stopping
-                saving = due(settings.checkpoint_every) or stopping
+                saving = due(settings.checkpoint_every)
                 if saving or evaluating or due(settings.log_every):
                     values |= watch.means(unread, last_step=step)
                     unread = []
@@ -178,11 +182,12 @@ def train(
                     )
                 if settings.power_ema_stds and due(settings.snapshot_every):
                     _save_averages(workdir, settings.power_ema_stds, state, mesh)
-                if saving:
+                if saving or stopping:
                     with goodput.spent("save"):
                         _save(checkpoints, state, values, settings.on_failed_save)
                 if stopping and step < last:
                     checkpoints.wait()
+                    _leave_over(workdir, step, unread)
                     raise Stopped(
                         f"stopped; step {step:,} is saved in {workdir}, and the same "
                         "command goes on from there."
@@ -201,6 +206,25 @@ def _placed(rows: list[Batch], mesh: jax.sharding.Mesh, *, several: bool) -> Bat
     if several:
         return put_batch(jax.tree.map(lambda *a: np.stack(a), *rows), mesh, axis=1)
     return put_batch(rows[0], mesh)
+
+
+def _leave_over(
+    workdir: Path, step: int, unread: list[Mapping[str, jax.Array]]
+) -> None:
+    """Keep what was measured since the last report, for that of the next run."""
+    if is_main_host():
+        rows = [
+            {name: np.asarray(a).tolist() for name, a in row.items()}
+            for row in jax.device_get(unread)
+        ]
+        write_json(workdir / LEFT_OVER, {"step": step, "rows": rows})
+
+
+def _left_over(workdir: Path, step: int) -> list[Mapping[str, Any]]:
+    """What a run that was stopped at this step left."""
+    path = workdir / LEFT_OVER
+    left = json.loads(path.read_text()) if path.exists() else {"step": None}
+    return left["rows"] or [] if left["step"] == step else []
 
 
 def _save_averages(

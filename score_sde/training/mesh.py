@@ -93,6 +93,8 @@ def start_devices(hosts: Mapping[str, Any] | None = None) -> None:
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         jax.config.update("jax_compilation_cache_dir", str(cache))
     if hosts is not None:
+        # Its handler of SIGTERM would take the place of `preemption.listening`.
+        jax.config.update("jax_enable_preemption_service", False)
         try:
             jax.distributed.initialize(**hosts)
         except (RuntimeError, ValueError) as error:
