@@ -34,6 +34,7 @@ from score_sde.precondition import (
 from score_sde.samplers.steps import Sampler
 from score_sde.settings import Data, Loss, NoisyClassifier
 from score_sde.training.loop import Training
+from score_sde.training.mesh import Devices
 from score_sde.training.optimizer import Optimizer
 from score_sde.types import Array, Denoise, Key
 
@@ -60,6 +61,7 @@ class Experiment(NamedTuple):
     loss: Loss
     optimizer: Optimizer
     train: Training
+    devices: Devices
     sampler: Sampler
     grid: Callable[[], Array]
     guidance: Callable[..., Denoise]
