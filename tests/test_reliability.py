@@ -53,7 +53,7 @@ def saved(tmp_path):
 
 
 def restored(folder):
-    with Checkpoints(folder, create=False) as checkpoints:
+    with Checkpoints(folder) as checkpoints:
         state = checkpoints.restore(state_at(0))
     np.testing.assert_array_equal(
         state.params["w"], state_at(int(state.step)).params["w"]
@@ -76,6 +76,14 @@ def damaged_newest(folder, capsys):
     with Checkpoints(folder) as checkpoints:
         checkpoints.save(state_at(5))
     assert restored(folder) == 5
+
+
+def test_who_reads_a_run_changes_nothing_in_it(saved, capsys):
+    payload(saved / "5").write_bytes(b"")
+    with Checkpoints(saved, create=False) as checkpoints:
+        assert int(checkpoints.restore(state_at(0)).step) == 3
+    assert f"checkpoint {saved / '5'}" in capsys.readouterr().err
+    assert sorted(p.name for p in saved.iterdir()) == ["3", "5"]
 
 
 @pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
@@ -127,6 +135,11 @@ def test_no_good_checkpoint_is_an_error_that_deletes_nothing(saved, capsys):
         restored(saved)
     assert sorted(p.name for p in saved.iterdir()) == ["3.corrupt", "5.corrupt"]
     assert capsys.readouterr().err.count("moved to") == 2
+    with (
+        Checkpoints(saved) as checkpoints,
+        pytest.raises(UserError, match="all checkpoints in .* are damaged"),
+    ):
+        checkpoints.newest_step()
 
 
 def test_a_checkpoint_that_can_not_be_written_leaves_the_others(saved):

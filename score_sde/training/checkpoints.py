@@ -74,7 +74,7 @@ class Checkpoints:
     """The checkpoints of a run: a context manager that finishes writing at its end.
 
     Saving is asynchronous. With create=False, to read from a run, a directory that is
-    not there is an error.
+    not there is an error, and nothing in it is changed.
 
     Raises: FileNotFoundError.
     """
@@ -100,7 +100,7 @@ class Checkpoints:
                 create=create, cleanup_tmp_directories=create
             ),
         )
-        self._retention = retention
+        self._retention, self._writes = retention, create
         self._test_losses = {
             step: self._test_loss(step) if retention.best else math.inf
             for step in self.steps()
@@ -181,10 +181,10 @@ class Checkpoints:
         )
 
     def _what_is_left(self) -> str:
-        newest = self.newest_step()
-        if newest is None:
+        steps = self.steps()
+        if not steps:
             return "there is none from before."
-        return f"that of step {newest:,} is whole."
+        return f"that of step {steps[-1]:,} is whole."
 
     def _test_loss(self, step: int) -> float:
         try:
@@ -204,13 +204,25 @@ class Checkpoints:
         )
 
     def newest_step(self) -> int | None:
-        """Step of the newest checkpoint, or None."""
-        return max(self.steps(), default=None)
+        """Step of the newest checkpoint, or None.
+
+        Raises: UserError if all that there were have been set aside as damaged, so that
+        nobody takes the run for a new one.
+        """
+        steps = self.steps()
+        if not steps and any(self._directory.glob("*.corrupt")):
+            raise UserError(
+                f"all checkpoints in {self._directory} are damaged. If they are not, "
+                "take the ending .corrupt off their names; to train anew, name another "
+                "--workdir."
+            )
+        return max(steps, default=None)
 
     def restore(self, like: TrainState) -> TrainState:
         """The newest good state, placed and typed as `like`.
 
-        A damaged one is renamed to STEP.corrupt, with a warning on the terminal.
+        A damaged one is reported on the terminal, and renamed to STEP.corrupt by who
+        writes the run.
 
         Raises: FileNotFoundError if there is none, UserError if its arrays have other
         names, shapes or types than `like`, or if none of those there is good.
@@ -237,11 +249,13 @@ class Checkpoints:
         raise UserError(f"no checkpoint in {self._directory} is good: see above.")
 
     def _set_aside(self, step: int, error: Exception) -> None:
-        path = self._directory / str(step)
-        aside = path.with_name(f"{step}.corrupt")
+        path, done = self._directory / str(step), "left out"
         if is_main_host():
-            path.rename(aside)
-            print(f"checkpoint {path}: {error}; moved to {aside}", file=sys.stderr)
+            if self._writes:
+                aside = path.with_name(f"{step}.corrupt")
+                path.rename(aside)
+                done = f"moved to {aside}"
+            print(f"checkpoint {path}: {error}; {done}", file=sys.stderr)
         wait_for_hosts(f"set aside {step}")
         self._test_losses.pop(step, None)
         self._manager.reload()
