@@ -204,8 +204,8 @@ def new_run(workdir: Path) -> Iterator[Path]:
 def print_dry_run(config: dict[str, Any], experiment: Any) -> None:
     """The resolved config, parameters, operations and an estimate of memory."""
     import jax
-    import numpy as np
 
+    from score_sde.conditions import of_blank
     from score_sde.experiment import init_params
     from score_sde.jobs import memory_estimate
     from score_sde.networks import count_parameters
@@ -215,8 +215,8 @@ def print_dry_run(config: dict[str, Any], experiment: Any) -> None:
     state, kept = memory_estimate(experiment, params)
     print(json.dumps(config, indent=2))
     print(f"parameters: {count_parameters(params):,}")
-    cond = {"label": np.zeros(1, np.int32)} if experiment.num_classes else None
     shape = experiment.dataset.shape
+    cond = of_blank(experiment.conditions, shape)
     flops = forward_flops(experiment.network, params["network"], shape, cond)
     print(
         f"operations: {flops / 1e9:,.3g} GFLOP for an example forwards, and about "

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax.random as jr
 
 from score_sde import data, elbo, losses, sde
+from score_sde.conditions import Condition
 from score_sde.dequantisation import Dequantised, variational
 from score_sde.evaluation.settings import Editing, Sampling, Scoring
 from score_sde.guidance import from_logits, network_evals
@@ -49,9 +50,9 @@ class Experiment(NamedTuple):
     sde: sde.SDE
     network: Network
     num_classes: int
-    """Of the condition; 0 for an unconditional network."""
-    captioned: bool
-    """Whether the network reads captions; told a label, it reads the label's."""
+    """That the network tells apart; 0 for one that does not."""
+    conditions: tuple[Condition, ...]
+    """All that the network is told; none for an unconditional one."""
     precondition: Precondition
     chain: Any
     """Levels of the discrete chain that the network knows, ascending, or None."""
@@ -148,11 +149,6 @@ def evals_per_call(experiment: Experiment, params: Params) -> tuple[int, int]:
     """
     evals = network_evals(guided_denoiser(experiment, params), experiment.grid()[:-1])
     return int(evals.min()), int(evals.max())
-
-
-def condition(experiment: Experiment, labels: Array | None) -> Any:
-    """What the network is told of examples with these labels."""
-    return {"label": labels} if experiment.num_classes else None
 
 
 def classifier_network(experiment: Experiment) -> Network:

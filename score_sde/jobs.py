@@ -20,6 +20,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from score_sde import conditions
 from score_sde.experiment import Experiment
 from score_sde.inference import draw_samples, sample_keys
 from score_sde.objective import batch_loss
@@ -107,21 +108,21 @@ def make_draw(
 ) -> tuple[int, Callable[[Params, int], Arrays]]:
     """(size, draw): draw(params, first) gives samples first, first + 1, ... by size.
 
-    The fields of `Samples`, and `labels` of a conditional network: those of
-    `sampling.labels`, or 0, 1, ..., over and over.
+    The fields of `Samples`, and what each was told of its condition: `labels`,
+    `words`, `vectors`, `images`.
     """
-    classes = experiment.sampling.labels or range(experiment.num_classes)
+    values, labels = experiment.dataset.split("test")
+    held_out = {"values": values} | ({} if labels is None else {"label": labels})
     size = divisible(experiment.sampling.batch_size, mesh)
     compiled = by_shares(partial(draw_samples, experiment), mesh, EVERYWHERE, ROW, ROW)
 
     def draw(params: Params, first: int) -> Arrays:
-        labels = None
-        if experiment.num_classes:
-            index = np.arange(first, first + size, dtype=np.int32)
-            labels = np.asarray(classes, np.int32)[index % len(classes)]
+        index = np.arange(first, first + size)
+        cond = conditions.of_samples(experiment.conditions, held_out, index)
         keys = sample_keys(experiment.seed, first, size)
-        arrays = jax.device_get(compiled(params, keys, labels))._asdict()
-        return arrays if labels is None else arrays | {"labels": labels}
+        arrays = jax.device_get(compiled(params, keys, cond))._asdict()
+        told = {f"{name.removesuffix('s')}s": a for name, a in (cond or {}).items()}
+        return arrays | told
 
     return size, draw
 
@@ -138,7 +139,7 @@ def memory_estimate(experiment: Experiment, params: Params) -> tuple[int, int]:
             experiment.dataset.train.dtype,
         )
     }
-    if experiment.num_classes:
+    if experiment.dataset.num_classes:
         shape = (experiment.data.batch_size,)
         batch["label"] = jax.ShapeDtypeStruct(shape, np.int32)
 

@@ -10,12 +10,10 @@ from typing import Any
 import jax.numpy as jnp
 import jax.random as jr
 
-from score_sde import data, elbo, losses
-from score_sde.data import captions
+from score_sde import conditions, data, elbo, losses
 from score_sde.experiment import (
     Experiment,
     classifier_network,
-    condition,
     decoder,
     denoiser,
     dequantised,
@@ -41,9 +39,8 @@ def batch_loss(experiment: Experiment, key: Key, params: Params, batch: Any) -> 
     else:
         x0 = _training_points(experiment, key_data, values)
         cost = jnp.zeros((), x0.dtype)
-    cond = condition(experiment, batch.get("label"))
-    if experiment.captioned:
-        cond = {"words": captions.random_captions(jr.fold_in(key, 5), batch["label"])}
+    told = batch | {"values": values}
+    cond = conditions.in_training(experiment.conditions, jr.fold_in(key, 5), told)
     if cond is not None and experiment.loss.condition_dropout:
         key_drop = jr.fold_in(key, 4)
         cond = drop_condition(key_drop, cond, experiment.loss.condition_dropout)
