@@ -241,29 +241,67 @@ class Run(NamedTuple):
 
 def open_run(command: Command) -> Run | None:
     """The run of a command; None after a dry run, which is printed."""
-    import jax
-
     from score_sde.build import build
     from score_sde.experiment import init_params
-    from score_sde.training.checkpoints import Checkpoints
-    from score_sde.training.mesh import make_mesh, replicated, start_devices
+    from score_sde.training.mesh import make_mesh, start_devices
 
     experiment = build(command.config)
     if command.dry_run:
         print_dry_run(command.config, experiment)
         return None
+    guidance = command.config["guidance"]
+    if guidance["name"] == "auto":
+        worse = _worse(experiment, Path(guidance["run"]))
+        experiment = experiment._replace(worse=worse)
     start_devices()
     mesh = make_mesh()
-    like = jax.eval_shape(lambda: init_params(experiment))
-    like = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated(mesh)),
-        like,
-    )
-    with Checkpoints(command.workdir / "checkpoints", create=False) as checkpoints:
-        step, params = checkpoints.restore_average(like)
-    if command.config["guidance"]["name"] == "classifier":
+    folder = command.workdir / "checkpoints"
+    step, params = _restored(folder, lambda: init_params(experiment), mesh)
+    if guidance["name"] == "auto":
+        folder = Path(guidance["run"]) / "checkpoints"
+        _, bad = _restored(folder, lambda: init_params(worse), mesh)
+        params = params | {"worse": bad}
+    if guidance["name"] == "classifier":
         params = params | {"classifier": _classifier(command.workdir, experiment, mesh)}
     return Run(experiment, mesh, step, params)
+
+
+def _restored(folder: Path, init: Callable[[], Any], mesh: Any) -> tuple[int, Any]:
+    """(step, averaged parameters) of the newest checkpoint, on every device."""
+    import jax
+
+    from score_sde.training.checkpoints import Checkpoints
+    from score_sde.training.mesh import replicated
+
+    like = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated(mesh)),
+        jax.eval_shape(init),
+    )
+    with Checkpoints(folder, create=False) as checkpoints:
+        return checkpoints.restore_average(like)
+
+
+def _worse(experiment: Any, workdir: Path) -> Any:
+    """The experiment of a run that guides by being worse.
+
+    Raises: UserError if it is of other data, or told something else of them.
+    """
+    from score_sde.build import build, complete
+    from score_sde.conditions import of_blank
+    from score_sde.types import UserError
+
+    worse = build(complete(_load(None, workdir)))
+
+    def told(experiment: Any) -> Any:
+        data = experiment.dataset
+        names = list(of_blank(experiment.conditions, data.shape) or {})
+        return data.name, data.shape, experiment.condition, names
+
+    if told(worse) != told(experiment):
+        raise UserError(
+            f"guidance.run: {workdir} is of other data, or told something else of them."
+        )
+    return worse
 
 
 def _classifier(workdir: Path, experiment: Any, mesh: Any) -> Any:
@@ -274,22 +312,16 @@ def _classifier(workdir: Path, experiment: Any, mesh: Any) -> Any:
     import jax
 
     from score_sde.experiment import classifier_network
-    from score_sde.training.checkpoints import Checkpoints
-    from score_sde.training.mesh import replicated
     from score_sde.types import UserError
 
-    like = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated(mesh)),
-        jax.eval_shape(lambda: classifier_network(experiment).init(jax.random.key(0))),
-    )
     folder = workdir / "classifier" / "checkpoints"
     if not folder.is_dir():
         raise UserError(
             f"guidance.name is 'classifier', and there is none in {folder}: train it "
             f"by python -m experiments.train_classifier --workdir={workdir}"
         )
-    with Checkpoints(folder, create=False) as checkpoints:
-        return checkpoints.restore_average(like)[1]
+    network = classifier_network(experiment)
+    return _restored(folder, lambda: network.init(jax.random.key(0)), mesh)[1]
 
 
 def fingerprint(config: dict[str, Any], step: int, *sections: str) -> dict[str, Any]:

@@ -117,6 +117,7 @@ NAMED: dict[str, Mapping[str, Callable[..., Any]]] = {**CLASSES, **FUNCTIONS}
 
 # Arguments that come from elsewhere: another section, the caller, or Flax.
 NOT_FIELDS = {
+    "bad",
     "denoise",
     "log_prob",
     "logits",
@@ -177,7 +178,6 @@ def build(config: Mapping[str, Any]) -> Experiment:
     assert isinstance(seed, int)
     told = _conditions(built, dataset, num_classes)
     built["network"] = _network(built["network"], dataset, told)
-    del built["condition"]
     known = dict(sections["precondition"])
     chain = chain_levels(**known) if known.pop("name") == "chain" else None
     return Experiment(

@@ -125,45 +125,70 @@ def _fit_uses(
     dataset: Dataset,
     num_classes: int,
 ) -> list[str]:
-    """Rules between what the network is told, and who uses labels and conditions."""
+    """Rules of who uses what the network is told."""
     guidance, labels = sections["guidance"], built["sampling"].labels
     told, dropout = built["condition"], built["loss"].condition_dropout
-    by_label = guidance["name"] == "classifier"
+    is_told = num_classes or told.attributes or told.image != "none"
+    by_class = guidance["name"] == "classifier"
     uses = {
-        "loss.condition_dropout": dropout or None,
-        "guidance.name": None if guidance["name"] in UNTOLD else guidance["name"],
+        "loss.condition_dropout": (dropout or None, is_told),
+        "guidance.name": (
+            None if guidance["name"] in UNTOLD else guidance["name"],
+            num_classes if by_class else is_told,
+        ),
+        "sampling.labels": (labels or None, num_classes),
     }
-    needs_label = {
-        "guidance.name": guidance["name"] if by_label else None,
-        "sampling.labels": labels or None,
-    }
-    if not num_classes:
-        is_told = bool(told.attributes) or told.image != "none"
-        return [
-            f"{field} is {value!r}; the network has no classes: set "
-            f"network.num_classes to {dataset.num_classes}"
-            for field, value in (({} if is_told else uses) | needs_label).items()
-            if value is not None
-        ]
-    given = {
-        "sampling.labels": labels,
-        "guidance.negative_label": [guidance.get("negative_label", NO_LABEL)],
-    }
-    return [
-        f"{field} has {label}; choose from 0 to {num_classes - 1}, or -1 for none"
-        for field, values in given.items()
-        for label in values
-        if not NO_LABEL <= label < num_classes
+    problems = [
+        f"{field} is {value!r}; the network has no classes: set network.num_classes "
+        f"to {dataset.num_classes}"
+        for field, (value, can) in uses.items()
+        if value is not None and not can
     ]
+    if by_class and isinstance(built["network"], TextUNet):
+        problems.append(
+            "guidance.name is 'classifier'; it is for a network that is told labels, "
+            "not for one that reads"
+        )
+    problems += _fit_negative(guidance, built["network"], num_classes)
+    return problems + [
+        f"sampling.labels has {label}; choose from 0 to {num_classes - 1}, or -1 for "
+        "none"
+        for label in labels
+        if num_classes and not NO_LABEL <= label < num_classes
+    ]
+
+
+def _fit_negative(
+    guidance: Mapping[str, Any], network: Any, num_classes: int
+) -> list[str]:
+    """Rules of what guidance goes away from."""
+    label = guidance.get("negative_label", NO_LABEL)
+    caption = guidance.get("negative_caption", "")
+    reads, problems = isinstance(network, TextUNet), []
+    if caption and not reads:
+        problems.append(
+            f"guidance.negative_caption is {caption!r}; it is for a network that "
+            "reads: network.name 'text_unet'"
+        )
+    elif caption:
+        problems += _unreadable("guidance.negative_caption", caption)
+    if label != NO_LABEL and reads:
+        problems.append(
+            f"guidance.negative_label is {label}; of a network that reads, give "
+            "guidance.negative_caption"
+        )
+    elif not NO_LABEL <= label < num_classes:
+        choices = f"choose from 0 to {num_classes - 1}, or -1 for none"
+        problems.append(
+            f"guidance.negative_label is {label}; "
+            + (choices if num_classes else "the network has no classes")
+        )
+    return problems
 
 
 def _fit_captions(module: TextUNet, dataset: Dataset, caption: str) -> list[str]:
     """Rules between captions and the network that reads them."""
-    problems = []
-    try:
-        captions.tokens(caption)
-    except UserError as error:
-        problems.append(f"sampling.caption: {error}")
+    problems = _unreadable("sampling.caption", caption)
     if dataset.name != "digits":
         problems.append(f"network.name is 'text_unet'; {dataset.name} has no captions")
     needed = {"num_words": len(captions.WORDS), "num_classes": len(captions.NUMBERS)}
@@ -172,3 +197,11 @@ def _fit_captions(module: TextUNet, dataset: Dataset, caption: str) -> list[str]
         for field, value in needed.items()
         if getattr(module, field) != value
     ]
+
+
+def _unreadable(field: str, caption: str) -> list[str]:
+    try:
+        captions.tokens(caption)
+    except UserError as error:
+        return [f"{field}: {error}"]
+    return []

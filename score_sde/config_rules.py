@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ import jax
 from score_sde.condition_rules import fit_conditions
 from score_sde.data import ABSENT, DATASETS, Dataset
 from score_sde.data.augment import NUM_LABELS
+from score_sde.guidance import interpolated
 from score_sde.networks import ADM, EDM2, DiT
 from score_sde.networks.attention import IMPLEMENTATIONS
 from score_sde.networks.blocks import DTYPES, EMBEDDINGS
@@ -76,6 +78,7 @@ RULES: dict[str, tuple[str, Holds]] = {
     "sigma_high": ("> 0", lambda v: v > 0),
     "percentile": ("> 0 and <= 100", lambda v: 0 < v <= 100),
     "limit": POSITIVE,
+    "tau": POSITIVE,
 }
 """What a field of a network or a function must be; dataclasses check their own."""
 
@@ -103,6 +106,18 @@ def cross_check(sections: Mapping[str, Any], built: Mapping[str, Any]) -> list[s
     low, high = guidance.get("sigma_low", 0.0), guidance.get("sigma_high", math.inf)
     if low >= high:
         problems.append(f"guidance: sigma_low {low} must be below sigma_high {high}")
+    if (
+        guidance["name"] == "auto"
+        and not (Path(guidance["run"]) / "config.json").is_file()
+    ):
+        problems.append(
+            f"guidance.run is {guidance['run']!r}; it must be the folder of a run"
+        )
+    if guidance["name"] == "scheduled":
+        try:
+            interpolated(guidance["sigmas"], guidance["weights"])
+        except ValueError as error:
+            problems.append(f"guidance: {error}")
     threshold = sections["threshold"]
     if threshold.get("low", -1.0) >= threshold.get("high", 1.0):
         problems.append("threshold: low must be below high")
@@ -168,11 +183,16 @@ def fit_data(
         problems.append("data.random_flip is True; it is for images")
     problems += fit_conditions(sections, built, dataset)
     augmented = built["data"].augment_probability > 0
-    told = NUM_LABELS if augmented else 0
+    needed, told = NUM_LABELS if augmented else 0, built["condition"]
     dims = getattr(built["network"], "augment_dims", 0)
     if augmented and not is_image:
         problems.append("data.augment_probability is above 0; it is for images")
-    elif dims not in (told, NUM_LABELS):
+    elif augmented and (told.attributes or told.image != "none"):
+        problems.append(
+            "data.augment_probability is above 0; what section condition tells of an "
+            "image would not be true of the augmented one"
+        )
+    elif dims not in (needed, NUM_LABELS):
         problems.append(
             f"network.augment_dims is {dims}; it must be {NUM_LABELS} for augmented "
             "data, of networks that have it, and 0 otherwise"

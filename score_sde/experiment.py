@@ -33,7 +33,7 @@ from score_sde.precondition import (
     make_variance,
 )
 from score_sde.samplers.steps import Sampler
-from score_sde.settings import Data, Loss, NoisyClassifier
+from score_sde.settings import Data, Loss, NoisyClassifier, Told
 from score_sde.training.loop import Training
 from score_sde.training.optimizer import Optimizer
 from score_sde.types import Array, Denoise, Key
@@ -51,6 +51,7 @@ class Experiment(NamedTuple):
     network: Network
     num_classes: int
     """That the network tells apart; 0 for one that does not."""
+    condition: Told
     conditions: tuple[Condition, ...]
     """All that the network is told; none for an unconditional one."""
     precondition: Precondition
@@ -69,6 +70,8 @@ class Experiment(NamedTuple):
     likelihood: Scoring
     editing: Editing
     classifier: NoisyClassifier
+    worse: Experiment | None = None
+    """Of the model that guidance 'auto' leads away from."""
 
 
 def init_params(experiment: Experiment) -> Params:
@@ -132,9 +135,13 @@ def learned_variance(
 def guided_denoiser(experiment: Experiment, params: Params) -> Denoise:
     """The denoiser from which samples are drawn.
 
-    Args: `params`, with those of the classifier under "classifier" if it guides.
+    Args: `params`, with those of the classifier under "classifier" if it guides, and
+    those of the worse model under "worse".
     """
     guide = experiment.guidance
+    if "worse" in params:
+        assert experiment.worse is not None
+        guide = partial(guide, bad=denoiser(experiment.worse, params["worse"]))
     if "classifier" in params:
         apply = partial(classifier_network(experiment).apply, params["classifier"])
         log_prob = from_logits(make_classifier(apply, experiment.precondition))

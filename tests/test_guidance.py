@@ -9,7 +9,7 @@ from cases import GAUSSIAN, LABELLED
 
 import score_sde as ss
 from experiments.launch import _load
-from score_sde import guidance
+from score_sde import conditions, guidance
 from score_sde.build import build
 from score_sde.inference import class_log_probs
 from score_sde.networks import MLP, Network, from_linen
@@ -224,6 +224,7 @@ def test_log_probs_under_each_class_are_those_of_the_oracle():
         network=Network(lambda key: (), apply),
         precondition=ss.precondition.x0,
         num_classes=5,
+        conditions=(conditions.label((), num_classes=5),),
         sde=ss.EDM(t_min=0.02, t_max=80.0),
     )
     x = jnp.asarray([[-1.1, 0.1], [0.8, -0.2]], jnp.float32)
