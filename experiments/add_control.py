@@ -17,14 +17,13 @@ def main(command: launch.Command) -> None:
     """Write the config, controls.json and a checkpoint, or nothing at all."""
     from pathlib import Path
 
-    import jax
-
     from score_sde.build import build
     from score_sde.experiment import init_params
     from score_sde.networks import count_parameters
     from score_sde.networks.controlled_unet import BRANCH, controlling
     from score_sde.networks.network import FROZEN_MODULE
     from score_sde.training.checkpoints import Checkpoints
+    from score_sde.training.mesh import make_mesh, start_devices
     from score_sde.training.optimizer import make_optimizer
     from score_sde.training.run import describe_run, write_json
     from score_sde.training.step import init_state
@@ -38,11 +37,14 @@ def main(command: launch.Command) -> None:
         launch.print_dry_run(command.config, experiment)
         return
     source = Path(command.options["from"])
+    start_devices()
     params = init_params(experiment)
-    like = jax.eval_shape(lambda: {"network": params["network"][FROZEN_MODULE]})
-    with Checkpoints(source / "checkpoints", create=False) as checkpoints:
-        step, trained = checkpoints.restore_average(like)
-    params["network"] = controlling(params["network"], trained["network"])
+    step, trained = launch.restored(
+        source / "checkpoints",
+        lambda: params | {"network": params["network"][FROZEN_MODULE]},
+        make_mesh(),
+    )
+    params = trained | {"network": controlling(params["network"], trained["network"])}
     optimizer = make_optimizer(
         experiment.optimizer, num_steps=experiment.train.num_steps
     )

@@ -256,17 +256,17 @@ def open_run(command: Command) -> Run | None:
     start_devices()
     mesh = make_mesh()
     folder = command.workdir / "checkpoints"
-    step, params = _restored(folder, lambda: init_params(experiment), mesh)
+    step, params = restored(folder, lambda: init_params(experiment), mesh)
     if guidance["name"] == "auto":
         folder = Path(guidance["run"]) / "checkpoints"
-        _, bad = _restored(folder, lambda: init_params(worse), mesh)
+        _, bad = restored(folder, lambda: init_params(worse), mesh)
         params = params | {"worse": bad}
     if guidance["name"] == "classifier":
         params = params | {"classifier": _classifier(command.workdir, experiment, mesh)}
     return Run(experiment, mesh, step, params)
 
 
-def _restored(folder: Path, init: Callable[[], Any], mesh: Any) -> tuple[int, Any]:
+def restored(folder: Path, init: Callable[[], Any], mesh: Any) -> tuple[int, Any]:
     """(step, averaged parameters) of the newest checkpoint, on every device."""
     import jax
 
@@ -321,7 +321,7 @@ def _classifier(workdir: Path, experiment: Any, mesh: Any) -> Any:
             f"by python -m experiments.train_classifier --workdir={workdir}"
         )
     network = classifier_network(experiment)
-    return _restored(folder, lambda: network.init(jax.random.key(0)), mesh)[1]
+    return restored(folder, lambda: network.init(jax.random.key(0)), mesh)[1]
 
 
 def fingerprint(config: dict[str, Any], step: int, *sections: str) -> dict[str, Any]:
