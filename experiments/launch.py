@@ -180,6 +180,19 @@ def _tuples(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def require_frozen(command: Command) -> None:
+    """Raises: UserError if a control branch is to be trained on no trained network."""
+    from score_sde.types import UserError
+
+    name, workdir = command.config["network"]["name"], command.workdir
+    if name == "controlled_unet" and not (workdir / "checkpoints").is_dir():
+        raise UserError(
+            f"network.name is {name!r}, a branch of a trained run, and there is none "
+            f"in {workdir}: make it by python -m experiments.add_control --from=RUN "
+            f"--workdir={workdir}"
+        )
+
+
 @contextlib.contextmanager
 def new_run(workdir: Path) -> Iterator[Path]:
     """A folder to be filled, which becomes workdir if nothing goes wrong meanwhile.

@@ -32,6 +32,7 @@ def main(command: launch.Command) -> None:
         launch.print_dry_run(command.config, experiment)
         return
     require_examples(experiment.dataset.train)
+    launch.require_frozen(command)
     with locked(command.workdir):
         start_devices()
         settings, mesh = experiment.train, make_mesh()

@@ -216,7 +216,7 @@ BAD = [
     ),
     (
         {"guidance__name": "cfg"},
-        r"guidance.name is 'cfg'; choose from \['auto', 'classifier', 'classifier_free'",
+        r"guidance.name is 'cfg'; choose from \['auto', 'classifier', 'classif",
     ),
     (
         {"guidance__name": "classifier_free"},
