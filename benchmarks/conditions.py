@@ -24,7 +24,7 @@ from experiments import launch
 from score_sde import conditions, editing, guidance
 from score_sde.data import centres
 from score_sde.data.attributes import measured
-from score_sde.edits import restorer
+from score_sde.edits import Given, restorer
 from score_sde.evaluation.settings import Editing
 from score_sde.experiment import denoiser
 from score_sde.inference import draw_samples, sample_keys
@@ -122,7 +122,7 @@ def of_image(run: Any, plain: Any) -> dict[str, Any]:
         restored = restorer(
             Editing(task="super_resolve", method=method),
             denoiser(experiment, plain.params),
-            (y, small),
+            Given(y, small),
             sigma_data=experiment.data.sigma_data,
             sigmas=sigmas,
         )
@@ -208,21 +208,21 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    folder, result = arguments.runs, {}
+    folder = arguments.runs
     there = {path.name for path in folder.iterdir()}
-    if "vector" in there:
-        result["vector"] = of_vector(opened(folder / "vector"))
     plain = opened(folder / "digits")
-    if "image" in there:
-        result["image"] = of_image(opened(folder / "image"), plain)
-    if "control" in there:
-        result["control"] = of_control(opened(folder / "control"), plain)
-    if "worse" in there:
-        result["worse"] = of_worse(folder / "digits", folder / "worse")
-    for name, rows in result.items():
+    jobs = {
+        "vector": lambda: of_vector(opened(folder / "vector")),
+        "image": lambda: of_image(opened(folder / "image"), plain),
+        "control": lambda: of_control(opened(folder / "control"), plain),
+        "worse": lambda: of_worse(folder / "digits", folder / "worse"),
+    }
+    result = {}
+    for name in sorted(jobs.keys() & there):
+        result[name] = jobs[name]()
         print(name)
-        for row, values in rows.items():
-            print(f"  {row:<36} {_text(values)}")
+        for row, values in result[name].items():
+            print(f"  {row:<36} {_text(values)}", flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")
 

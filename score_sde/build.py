@@ -143,7 +143,7 @@ class ConfigError(UserError):
 def build(config: Mapping[str, Any]) -> Experiment:
     """The experiment that a config describes.
 
-    Args: `config`, a ConfigDict or a dict of sections.
+    Args: `config`, a dict of sections.
     Raises: ConfigError with all problems: section, value, choices.
     """
     sections = {

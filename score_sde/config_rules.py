@@ -106,16 +106,12 @@ def cross_check(sections: Mapping[str, Any], built: Mapping[str, Any]) -> list[s
     low, high = guidance.get("sigma_low", 0.0), guidance.get("sigma_high", math.inf)
     if low >= high:
         problems.append(f"guidance: sigma_low {low} must be below sigma_high {high}")
-    if (
-        guidance["name"] == "auto"
-        and not (Path(guidance["run"]) / "config.json").is_file()
-    ):
-        problems.append(
-            f"guidance.run is {guidance['run']!r}; it must be the folder of a run"
-        )
+    run = guidance.get("run", "")
+    if guidance["name"] == "auto" and not (Path(run) / "config.json").is_file():
+        problems.append(f"guidance.run is {run!r}; it must be the folder of a run")
     if guidance["name"] == "scheduled":
         try:
-            interpolated(guidance["sigmas"], guidance["weights"])
+            interpolated(guidance.get("sigmas", ()), guidance.get("weights", ()))
         except ValueError as error:
             problems.append(f"guidance: {error}")
     threshold = sections["threshold"]

@@ -77,7 +77,6 @@ def test_every_alternative_builds_from_its_defaults(section, tmp_path):
         "grid": {"num_steps": 5, "sigma_min": 0.1, "sigma_max": 1.0},
         "noise_levels": {"sigmas": (0.1, 1.0)},
         "network": {"num_words": 18},
-        "guidance": {"sigmas": (0.1, 1.0), "weights": (3.0, 1.0), "run": str(tmp_path)},
     }
     for name in build.NAMED[section]:
         if section == "network" and name == "mlp":
@@ -92,6 +91,10 @@ def test_every_alternative_builds_from_its_defaults(section, tmp_path):
             config["network"]["num_classes"] = 10
         if name == "text_unet":
             config[section]["num_classes"] = 10
+        if name == "auto":
+            config[section]["run"] = str(tmp_path)
+        if name == "scheduled":
+            config[section] |= {"sigmas": (0.1, 1.0), "weights": (3.0, 1.0)}
         if name == "controlled_unet":
             config["condition"] = {"image": "small"}
         build.build(config)

@@ -53,7 +53,7 @@ class RePaint(Sampler):
         steps = self.order(len(sigmas) - 1)
         before = np.concatenate([[0], steps[:-1] + 1])  # the level where x is
 
-        def body(x: Array, move: tuple[Array, Array, Array]) -> Any:
+        def body(x: Array, move: tuple[Array, ...]) -> Any:
             k, at, step = move
             sigma, below = sigmas[step], sigmas[step + 1]
             # Where a stretch begins anew, x is below it; elsewhere this is no noise.
