@@ -1,10 +1,12 @@
 """How well digits follow numbers, pictures and a control branch, and what guides them.
 
-    python -m benchmarks.conditions [--runs=runs] [--json=FILE]
+    python -m benchmarks.conditions [--runs=runs] [--json=FILE] [--picture=FILE]
 
 Of the runs digits (unconditional), vector, image, control and worse, as far as they are
 there; docs/guidance.md says how they were trained. What samples were asked for is that
-of the 360 held-out digits, one each.
+of the 360 held-out digits, one each. The picture, of all runs, has rows of eight:
+digits, what is told of them in 4x4 pixels, drawn; silhouettes, drawn, and by the frozen
+network alone; slants of -0.25 and 0.25.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from score_sde import conditions, editing, guidance
 from score_sde.data import centres
 from score_sde.data.attributes import measured
 from score_sde.edits import Given, restorer
+from score_sde.evaluation.pictures import save_samples
 from score_sde.evaluation.settings import Editing
 from score_sde.experiment import denoiser
 from score_sde.inference import draw_samples, sample_keys
@@ -189,6 +192,31 @@ def of_worse(folder: Path, worse: Path, count: int = 1_000) -> dict[str, Any]:
     return rows
 
 
+def rows_of_eight(folder: Path) -> np.ndarray:
+    """The picture, [64, *shape] in [-1, 1]."""
+    runs = {n: opened(folder / n) for n in ("digits", "vector", "image", "control")}
+    x0 = _held_out(runs["digits"])[:8]
+    rows = [x0]
+    for name in ("image", "control"):
+        cond = jax.tree.map(lambda a: a[:8], asked(runs[name]))
+        rows += [cond["image"][..., :1], drawn(runs[name], cond, 8)]
+    rows.append(drawn(runs["digits"], None, 8))
+    (told,) = runs["vector"].experiment.conditions
+    cond = told.of_examples({"values": runs["vector"].experiment.dataset.test[:8]})
+    names = runs["vector"].experiment.condition.attributes
+    known = measured(names, _train(runs["vector"])[:2_000])
+    for slant in (-0.25, 0.25):
+        vector, i = np.array(cond["vector"]), names.index("slant")
+        vector[:, i] = (slant - known[:, i].mean()) / known[:, i].std()
+        rows.append(drawn(runs["vector"], {"vector": vector}, 8))
+    return np.concatenate(rows)
+
+
+def _train(run: Any) -> np.ndarray:
+    dataset = run.experiment.dataset
+    return np.asarray(centres(dataset.split("train")[0], num_levels=dataset.num_levels))
+
+
 def _sureness(judge_: Any, x: np.ndarray) -> dict[str, Any]:
     probability = judge_.predict_proba(x)
     counts = np.bincount(probability.argmax(1), minlength=10) / len(x)
@@ -207,6 +235,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--picture", type=Path)
     arguments = parser.parse_args()
     folder = arguments.runs
     there = {path.name for path in folder.iterdir()}
@@ -223,6 +252,10 @@ def main() -> None:
         print(name)
         for row, values in result[name].items():
             print(f"  {row:<36} {_text(values)}", flush=True)
+    if arguments.picture:
+        levels = plain.experiment.dataset.num_levels
+        x = (rows_of_eight(folder) + 1) / 2 * (levels - 1)
+        save_samples(arguments.picture, x, num_levels=levels)
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")
 
