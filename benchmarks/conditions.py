@@ -44,9 +44,8 @@ def opened(folder: Path, *arguments: str) -> Any:
 
 def asked(run: Any) -> Any:
     """What samples are told: what the held-out digits are."""
-    values, labels = run.experiment.dataset.split("test")
-    examples = {"values": values, "label": labels}
-    return conditions.of_examples(run.experiment.conditions, examples)
+    held_out = conditions.split_of(run.experiment.dataset, "test")
+    return conditions.of_examples(run.experiment.conditions, held_out)
 
 
 def drawn(run: Any, cond: Any, count: int, guide: Any = None) -> np.ndarray:

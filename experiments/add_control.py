@@ -23,7 +23,7 @@ def main(command: launch.Command) -> None:
     from score_sde.networks.controlled_unet import BRANCH, controlling
     from score_sde.networks.network import FROZEN_MODULE
     from score_sde.training.checkpoints import Checkpoints
-    from score_sde.training.mesh import make_mesh, start_devices
+    from score_sde.training.mesh import start_devices
     from score_sde.training.optimizer import make_optimizer
     from score_sde.training.run import describe_run, write_json
     from score_sde.training.step import init_state
@@ -39,11 +39,8 @@ def main(command: launch.Command) -> None:
     source = Path(command.options["from"])
     start_devices()
     params = init_params(experiment)
-    step, trained = launch.restored(
-        source / "checkpoints",
-        lambda: params | {"network": params["network"][FROZEN_MODULE]},
-        make_mesh(),
-    )
+    like = params | {"network": params["network"][FROZEN_MODULE]}
+    step, trained = launch.restored(source / "checkpoints", like)
     params = trained | {"network": controlling(params["network"], trained["network"])}
     optimizer = make_optimizer(
         experiment.optimizer, num_steps=experiment.train.num_steps

@@ -7,6 +7,7 @@ Then --config.guidance.name=classifier draws samples that it guides.
 from __future__ import annotations
 
 from functools import partial
+from itertools import count
 
 from experiments import launch
 
@@ -19,16 +20,13 @@ def main(command: launch.Command) -> None:
     from score_sde.data import batch_at
     from score_sde.experiment import classifier_network
     from score_sde.objective import classifier_loss
+    from score_sde.training.compile import compile_train_step, gradient_on
     from score_sde.training.lock import locked
     from score_sde.training.loop import Training, train
-    from score_sde.training.mesh import make_mesh, put_state, start_devices
+    from score_sde.training.mesh import Devices, make_mesh, put_state, start_devices
     from score_sde.training.optimizer import Optimizer, make_optimizer
     from score_sde.training.run import write_json
-    from score_sde.training.step import (
-        compile_train_step,
-        init_state,
-        make_train_step,
-    )
+    from score_sde.training.step import init_state, make_train_step
     from score_sde.types import UserError
 
     experiment = build(command.config)
@@ -37,7 +35,8 @@ def main(command: launch.Command) -> None:
     folder = command.workdir / "classifier"
     with locked(folder):
         start_devices()
-        chosen, mesh = experiment.classifier, make_mesh()
+        chosen, devices = experiment.classifier, Devices()
+        mesh = make_mesh(devices)
         settings = Training(chosen.num_steps, checkpoint_every=chosen.num_steps)
         optimizer = make_optimizer(
             Optimizer(
@@ -48,7 +47,7 @@ def main(command: launch.Command) -> None:
             num_steps=chosen.num_steps,
         )
         train_step = make_train_step(
-            partial(classifier_loss, experiment),
+            gradient_on(devices, mesh, partial(classifier_loss, experiment)),
             optimizer,
             seed=experiment.seed,
             ema_halflife_steps=settings.ema_halflife_steps,
@@ -56,19 +55,23 @@ def main(command: launch.Command) -> None:
         )
         write_json(folder / "config.json", command.config["classifier"])
         params = classifier_network(experiment).init(jax.random.key(experiment.seed))
+        state = init_state(params, optimizer)
         train(
-            put_state(init_state(params, optimizer), mesh),
-            compile_train_step(train_step, mesh),
-            lambda step: batch_at(
-                experiment.dataset,
-                seed=experiment.seed,
-                step=step,
-                batch_size=experiment.data.batch_size,
+            put_state(state, mesh),
+            compile_train_step(train_step, state, devices, mesh),
+            lambda first: (
+                batch_at(
+                    experiment.dataset,
+                    seed=experiment.seed,
+                    step=step,
+                    batch_size=experiment.data.batch_size,
+                )
+                for step in count(first)
             ),
             settings=settings,
             mesh=mesh,
             workdir=folder,
-            show_samples=lambda _: None,
+            evaluate=lambda _: {},
         )
 
 

@@ -42,6 +42,7 @@ from score_sde.samplers import SAMPLERS, grids
 from score_sde.schedules import chain_levels
 from score_sde.settings import Data, Loss, NoisyClassifier, Told
 from score_sde.training.loop import Training
+from score_sde.training.mesh import Devices
 from score_sde.training.optimizer import Optimizer
 from score_sde.types import UserError, choices_text
 
@@ -97,6 +98,7 @@ SETTINGS: dict[str, Callable[..., Any]] = {
     "loss": Loss,
     "optimizer": Optimizer,
     "train": Training,
+    "devices": Devices,
     "sampling": Sampling,
     "likelihood": Scoring,
     "editing": Editing,
@@ -110,6 +112,7 @@ OPTIONAL: dict[str, Mapping[str, Any]] = {
     "threshold": {"name": "none"},
     "editing": {},
     "classifier": {},
+    "devices": {},
 }
 """Sections that a config may leave out, and what they then are."""
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from score_sde.data import captions, centres
+from score_sde.data import Dataset, captions, centres
 from score_sde.data.attributes import measured
 from score_sde.measurements import Downsample
 from score_sde.types import NO_LABEL, Key
@@ -134,6 +134,12 @@ def silhouette(x: Any) -> Any:
 
 
 IMAGES: dict[str, Callable[..., Any]] = {"small": small, "silhouette": silhouette}
+
+
+def split_of(dataset: Dataset, name: str) -> dict[str, Any]:
+    """The 'train' or the 'test' split as examples."""
+    values, labels = dataset.split(name)
+    return {"values": values} | ({} if labels is None else {"label": labels})
 
 
 def _constant(

@@ -35,6 +35,7 @@ from score_sde.precondition import (
 from score_sde.samplers.steps import Sampler
 from score_sde.settings import Data, Loss, NoisyClassifier, Told
 from score_sde.training.loop import Training
+from score_sde.training.mesh import Devices
 from score_sde.training.optimizer import Optimizer
 from score_sde.types import Array, Denoise, Key
 
@@ -62,6 +63,7 @@ class Experiment(NamedTuple):
     loss: Loss
     optimizer: Optimizer
     train: Training
+    devices: Devices
     sampler: Sampler
     grid: Callable[[], Array]
     guidance: Callable[..., Denoise]

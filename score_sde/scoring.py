@@ -83,9 +83,9 @@ def score_split(
             params, _keys(keys, 0, 0), _keys(keys, 0, 2), values, cond
         )
 
-    values, labels = experiment.dataset.split(split)
-    examples = {"values": values} | ({} if labels is None else {"label": labels})
-    run = partial(_run, experiment, examples, mesh)
+    run = partial(
+        _run, experiment, conditions.split_of(experiment.dataset, split), mesh
+    )
     repeats, checked = settings.repeats, min(settings.num_checked, count)
     passes = [Pass(f"repeat{r}", r, r) for r in range(repeats)]
     checks = [

@@ -21,7 +21,7 @@ from score_sde.networks.flops import forward_flops
 from score_sde.networks.network import FROZEN
 from score_sde.networks.published import PUBLISHED
 from score_sde.training.optimizer import make_optimizer
-from score_sde.training.step import init_state, make_train_step
+from score_sde.training.step import init_state, make_train_step, of_whole_batch
 
 CONFIGURATIONS = json.loads((GOLDEN / "nets/edm2_dit.json").read_text())
 UNITS = np.load(GOLDEN / "nets/edm2_units.npz")
@@ -378,7 +378,7 @@ def test_published_runs_take_two_steps_on_data_of_their_format(path):
     with jax.numpy_dtype_promotion("standard"):
         optimizer = make_optimizer(made.optimizer, num_steps=made.train.num_steps)
         step = make_train_step(
-            partial(objective.batch_loss, made),
+            of_whole_batch(partial(objective.batch_loss, made)),
             optimizer,
             seed=0,
             ema_halflife_steps=500.0,

@@ -70,6 +70,16 @@ def save_bound(folder: Path, levels: dict[str, np.ndarray]) -> None:
     )
 
 
+def save_losses(path: Path, sigmas: np.ndarray, losses: np.ndarray) -> None:
+    """The loss of held-out examples by their noise level."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _curves(
+        path,
+        [("sigma", "noise level", "loss", "weighted loss, held out")],
+        {"sigma": sigmas, "loss": losses},
+    )
+
+
 def _curves(
     path: Path, panels: list[tuple[str, str, str, str]], values: dict[str, np.ndarray]
 ) -> None:
