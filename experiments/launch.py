@@ -227,6 +227,19 @@ def _tuples(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def require_frozen(command: Command) -> None:
+    """Raises: UserError if a control branch is to be trained on no trained network."""
+    from score_sde.types import UserError
+
+    name, workdir = command.config["network"]["name"], command.workdir
+    if name == "controlled_unet" and not (workdir / "checkpoints").is_dir():
+        raise UserError(
+            f"network.name is {name!r}, a branch of a trained run, and there is none "
+            f"in {workdir}: make it by python -m experiments.add_control --from=RUN "
+            f"--workdir={workdir}"
+        )
+
+
 @contextlib.contextmanager
 def new_run(workdir: Path) -> Iterator[Path]:
     """A folder to be filled, which becomes workdir if nothing goes wrong meanwhile.
@@ -294,15 +307,23 @@ def open_run(command: Command) -> Run | None:
     if command.dry_run:
         print_dry_run(command.config, experiment)
         return None
+    guidance = command.config["guidance"]
+    if guidance["name"] == "auto":
+        worse = _worse(experiment, Path(guidance["run"]))
+        experiment = experiment._replace(worse=worse)
     start_devices(command.hosts)
     like = jax.eval_shape(lambda: init_params(experiment))
-    step, params = _restored(command.workdir / "checkpoints", like)
-    if command.config["guidance"]["name"] == "classifier":
+    step, params = restored(command.workdir / "checkpoints", like)
+    if guidance["name"] == "auto":
+        like = jax.eval_shape(lambda: init_params(worse))
+        _, bad = restored(Path(guidance["run"]) / "checkpoints", like)
+        params = params | {"worse": bad}
+    if guidance["name"] == "classifier":
         params = params | {"classifier": _classifier(command.workdir, experiment)}
     return Run(experiment, local_mesh(), step, params)
 
 
-def _restored(folder: Path, like: Any) -> tuple[int, Any]:
+def restored(folder: Path, like: Any) -> tuple[int, Any]:
     """(step, averaged parameters) of the newest checkpoint, whole on every device."""
     import jax
 
@@ -327,6 +348,29 @@ def _restored(folder: Path, like: Any) -> tuple[int, Any]:
     return step, params
 
 
+def _worse(experiment: Any, workdir: Path) -> Any:
+    """The experiment of a run that guides by being worse.
+
+    Raises: UserError if it is of other data, or told something else of them.
+    """
+    from score_sde.build import build, complete
+    from score_sde.conditions import of_blank
+    from score_sde.types import UserError
+
+    worse = build(complete(_load(None, workdir)))
+
+    def told(experiment: Any) -> Any:
+        data = experiment.dataset
+        names = list(of_blank(experiment.conditions, data.shape) or {})
+        return data.name, data.shape, experiment.condition, names
+
+    if told(worse) != told(experiment):
+        raise UserError(
+            f"guidance.run: {workdir} is of other data, or told something else of them."
+        )
+    return worse
+
+
 def _classifier(workdir: Path, experiment: Any) -> Any:
     """The parameters that `experiments.train_classifier` left.
 
@@ -346,7 +390,7 @@ def _classifier(workdir: Path, experiment: Any) -> Any:
             f"guidance.name is 'classifier', and there is none in {folder}: train it "
             f"by python -m experiments.train_classifier --workdir={workdir}"
         )
-    return _restored(folder, like)[1]
+    return restored(folder, like)[1]
 
 
 def fingerprint(config: dict[str, Any], step: int, *sections: str) -> dict[str, Any]:

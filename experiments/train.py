@@ -40,6 +40,7 @@ def main(command: launch.Command) -> None:
         launch.print_dry_run(command.config, experiment)
         return
     require_examples(experiment.dataset.train)
+    launch.require_frozen(command)
     if command.hosts is not None:
         start_devices(command.hosts)
     with locked(command.workdir):

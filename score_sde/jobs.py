@@ -20,6 +20,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from score_sde import conditions
 from score_sde.evaluation.pictures import save_losses, save_samples
 from score_sde.experiment import Experiment
 from score_sde.inference import draw_samples, sample_keys
@@ -120,29 +121,28 @@ def make_draw(
 ) -> tuple[int, Callable[[Params, int], Arrays]]:
     """(size, draw): draw(params, first) gives samples first, first + 1, ... by size.
 
-    The fields of `Samples`, and `labels` of a conditional network: those of
-    `sampling.labels`, or 0, 1, ..., over and over.
+    The fields of `Samples`, and what each was told of its condition: `labels`,
+    `words`, `vectors`, `images`.
     """
-    classes = experiment.sampling.labels or range(experiment.num_classes)
+    held_out = conditions.split_of(experiment.dataset, "test")
     size = divisible(experiment.sampling.batch_size, mesh)
     compiled = by_shares(partial(draw_samples, experiment), mesh, EVERYWHERE, ROW, ROW)
 
     def draw(params: Params, first: int) -> Arrays:
-        labels = None
-        if experiment.num_classes:
-            index = np.arange(first, first + size, dtype=np.int32)
-            labels = np.asarray(classes, np.int32)[index % len(classes)]
+        index = np.arange(first, first + size)
+        cond = conditions.of_samples(experiment.conditions, held_out, index)
         keys = sample_keys(experiment.seed, first, size)
-        arrays = jax.device_get(compiled(params, keys, labels))._asdict()
-        return arrays if labels is None else arrays | {"labels": labels}
+        arrays = jax.device_get(compiled(params, keys, cond))._asdict()
+        told = {f"{name.removesuffix('s')}s": a for name, a in (cond or {}).items()}
+        return arrays | told
 
     return size, draw
 
 
 def training_flops(experiment: Experiment, params: Params) -> float:
     """Operations of the network to train on one example: three forward passes."""
-    cond = {"label": np.zeros(1, np.int32)} if experiment.num_classes else None
     shape = experiment.dataset.shape
+    cond = conditions.of_blank(experiment.conditions, shape)
     return 3 * forward_flops(experiment.network, params["network"], shape, cond)
 
 
@@ -158,7 +158,7 @@ def memory_estimate(experiment: Experiment, params: Params) -> tuple[int, int]:
             experiment.dataset.train.dtype,
         )
     }
-    if experiment.num_classes:
+    if experiment.dataset.num_classes:
         shape = (experiment.data.batch_size,)
         batch["label"] = jax.ShapeDtypeStruct(shape, np.int32)
 
@@ -197,15 +197,12 @@ def make_evaluate(
         path = workdir / "samples" / f"step_{int(state.step):07d}.png"
         levels = draw(params, 0)["levels"]
         save_samples(path, levels, num_levels=experiment.dataset.num_levels)
-        values, labels = experiment.dataset.split("test")
-        index = np.arange(count) % len(values)
+        held_out = conditions.split_of(experiment.dataset, "test")
+        index = np.arange(count) % len(held_out["values"])
+        batch = {name: a[index] for name, a in held_out.items()}
+        cond = conditions.of_examples(experiment.conditions, batch)
         keys = sample_keys(experiment.seed, 0, count)
-        found = losses(
-            params,
-            keys,
-            values[index],
-            labels[index] if experiment.num_classes and labels is not None else None,
-        )
+        found = losses(params, keys, batch["values"], cond)
         by_level = np.asarray(found).mean(0)
         sigmas = np.asarray(middle_levels(experiment, NUM_LEVELS))
         save_losses(path.with_name(f"loss_{int(state.step):07d}.png"), sigmas, by_level)

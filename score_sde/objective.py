@@ -11,13 +11,11 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from score_sde import data, elbo, losses
+from score_sde import conditions, data, elbo, losses
 from score_sde.arrays import mean_over_data, per_example
-from score_sde.data import captions
 from score_sde.experiment import (
     Experiment,
     classifier_network,
-    condition,
     decoder,
     denoiser,
     dequantised,
@@ -43,9 +41,8 @@ def batch_loss(experiment: Experiment, key: Key, params: Params, batch: Any) -> 
     else:
         x0 = _training_points(experiment, key_data, values)
         cost = jnp.zeros((), x0.dtype)
-    cond = condition(experiment, batch.get("label"))
-    if experiment.captioned:
-        cond = {"words": captions.random_captions(jr.fold_in(key, 5), batch["label"])}
+    told = batch | {"values": values}
+    cond = conditions.in_training(experiment.conditions, jr.fold_in(key, 5), told)
     if cond is not None and experiment.loss.condition_dropout:
         key_drop = jr.fold_in(key, 4)
         cond = drop_condition(key_drop, cond, experiment.loss.condition_dropout)
@@ -88,7 +85,7 @@ def loss_by_level(
     params: Params,
     keys: Key,
     values: Array,
-    labels: Array | None,
+    cond: Any,
     *,
     num_levels: int,
 ) -> Array:
@@ -99,7 +96,7 @@ def loss_by_level(
     """
     sigmas = middle_levels(experiment, num_levels)
     x0 = _training_points(experiment, keys, values)
-    cond, denoise = condition(experiment, labels), denoiser(experiment, params)
+    denoise = denoiser(experiment, params)
 
     def at(index: Array) -> Array:
         draw = jax.vmap(lambda key: jr.fold_in(jr.fold_in(key, 1), index))

@@ -14,6 +14,7 @@ import jax.random as jr
 import numpy as np
 from jax.sharding import Mesh
 
+from score_sde import conditions
 from score_sde.evaluation.report import bits, summary
 from score_sde.experiment import Experiment
 from score_sde.inference import bound_examples, sample_keys, score_examples
@@ -24,7 +25,7 @@ from score_sde.types import Key
 Params = Any
 Arrays = dict[str, np.ndarray]
 ScoreBatch = Callable[[Key, Any, Any], Any]
-"""(keys, values, labels) -> a named tuple of arrays [batch, ...]."""
+"""(keys, values, cond) -> a named tuple of arrays [batch, ...]."""
 
 
 class Pass(NamedTuple):
@@ -40,9 +41,9 @@ class Programs(NamedTuple):
     """What is compiled, once for all passes and splits."""
 
     solve: Callable[..., Any]
-    """(params, keys_data, keys_probe, values, labels, tolerance) -> LogProb."""
+    """(params, keys_data, keys_probe, values, cond, tolerance) -> LogProb."""
     bound: Callable[..., Any]
-    """(params, keys_data, keys_noise, values, labels) -> Bound."""
+    """(params, keys_data, keys_noise, values, cond) -> Bound."""
 
 
 def compile_programs(experiment: Experiment, mesh: Mesh) -> Programs:
@@ -68,23 +69,22 @@ def score_split(
 
     def solved(which: Pass) -> ScoreBatch:
         tolerance = jnp.asarray(which.tolerance, jnp.float32)
-        return lambda keys, values, labels: programs.solve(
+        return lambda keys, values, cond: programs.solve(
             params,
             _keys(keys, which.points, 0),
             _keys(keys, which.probes, 1),
             values,
-            labels,
+            cond,
             tolerance,
         )
 
-    def bounded(keys: Key, values: Any, labels: Any) -> Any:
+    def bounded(keys: Key, values: Any, cond: Any) -> Any:
         return programs.bound(
-            params, _keys(keys, 0, 0), _keys(keys, 0, 2), values, labels
+            params, _keys(keys, 0, 0), _keys(keys, 0, 2), values, cond
         )
 
-    values, labels = experiment.dataset.split(split)
     run = partial(
-        _run, experiment, values, labels if experiment.num_classes else None, mesh
+        _run, experiment, conditions.split_of(experiment.dataset, split), mesh
     )
     repeats, checked = settings.repeats, min(settings.num_checked, count)
     passes = [Pass(f"repeat{r}", r, r) for r in range(repeats)]
@@ -116,8 +116,7 @@ def _keys(keys: Key, draw: int, stream: int) -> Key:
 
 def _run(
     experiment: Experiment,
-    values: np.ndarray,
-    labels: np.ndarray | None,
+    examples: Arrays,
     mesh: Mesh,
     score: ScoreBatch,
     count: int,
@@ -130,11 +129,12 @@ def _run(
         start = time.monotonic()
         # Past the end the first examples are repeated, and dropped from the result.
         index = np.arange(first, first + size) % count
+        batch = {name: a[index] for name, a in examples.items()}
         result = jax.device_get(
             score(
                 sample_keys(experiment.seed, first, size),
-                values[index],
-                None if labels is None else labels[index],
+                batch["values"],
+                conditions.of_examples(experiment.conditions, batch),
             )
         )
         seconds = np.full(size, (time.monotonic() - start) / size)

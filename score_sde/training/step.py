@@ -11,7 +11,7 @@ import jax.random as jr
 import optax
 
 from score_sde.arrays import examples_of, part_of_batch
-from score_sde.networks.network import FROZEN
+from score_sde.networks.network import is_frozen
 from score_sde.training.post_hoc_ema import power_rate
 from score_sde.types import Array, Key
 
@@ -167,7 +167,6 @@ def _of_trained(updates: Params) -> Params:
     """Updates without those of frozen parameters, which may decay like all weights."""
 
     def one(path: tuple[Any, ...], update: Array) -> Array:
-        is_frozen = getattr(path[-1], "key", None) in FROZEN
-        return jnp.zeros_like(update) if is_frozen else update
+        return jnp.zeros_like(update) if is_frozen(path) else update
 
     return jax.tree_util.tree_map_with_path(one, updates)
