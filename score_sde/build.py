@@ -16,9 +16,9 @@ from typing import Any, get_type_hints
 
 import numpy as np
 
-from score_sde import losses, noise_levels, precondition, sde
+from score_sde import data, losses, noise_levels, precondition, sde
 from score_sde.config_rules import RULES, choices_text, cross_check, fit_data
-from score_sde.data import ABSENT, DATASETS, Dataset, absent, captions
+from score_sde.data import Dataset, captions
 from score_sde.evaluation.settings import Editing, Sampling, Scoring
 from score_sde.experiment import Experiment
 from score_sde.guidance import GUIDANCES, THRESHOLDS
@@ -316,10 +316,15 @@ def _is(value: Any, kind: Any) -> bool:
 
 
 def _dataset(settings: Data, num_classes: int) -> Dataset:
-    if settings.name == ABSENT:
-        levels = settings.num_levels or None
-        return absent(settings.shape, num_levels=levels, num_classes=num_classes)
-    return DATASETS[settings.name]()
+    name, shape = settings.name, settings.shape
+    format = data.Format(shape, settings.num_levels or None, num_classes)
+    if name == data.ABSENT:
+        return data.absent(format)
+    if name == data.FILES:
+        return data.files(format, settings.path, settings.test_path)
+    if name in data.TFDS:
+        return data.tfds_set(name, shape, settings.folder)
+    return data.DATASETS[name]()
 
 
 def _network(module: Any, dataset: Dataset, num_classes: int) -> Network:

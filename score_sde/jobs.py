@@ -135,7 +135,7 @@ def memory_estimate(experiment: Experiment, params: Params) -> tuple[int, int]:
     batch = {
         "values": jax.ShapeDtypeStruct(
             (experiment.data.batch_size, *experiment.dataset.shape),
-            experiment.dataset.train.dtype,
+            np.uint8 if experiment.dataset.num_levels else np.float32,
         )
     }
     if experiment.num_classes:

@@ -14,12 +14,13 @@ import jax.random as jr
 import numpy as np
 from jax.sharding import Mesh
 
+from score_sde.data import Examples
 from score_sde.evaluation.report import bits, summary
 from score_sde.experiment import Experiment
 from score_sde.inference import bound_examples, sample_keys, score_examples
 from score_sde.jobs import EVERYWHERE, ROW, by_shares, in_parts
 from score_sde.training.mesh import divisible
-from score_sde.types import Key
+from score_sde.types import Key, UserError
 
 Params = Any
 Arrays = dict[str, np.ndarray]
@@ -54,6 +55,23 @@ def compile_programs(experiment: Experiment, mesh: Mesh) -> Programs:
     )
 
 
+def num_examples(experiment: Experiment) -> dict[str, int]:
+    """Split -> how many of its examples are scored; the splits are opened.
+
+    Raises: UserError for data that are not there, or fewer than likelihood.num_train.
+    """
+    dataset, num_train = experiment.dataset, experiment.likelihood.num_train
+    counts = {"test": len(dataset.test)}
+    if num_train:
+        counts["train"] = num_train
+        if num_train > len(dataset.train):
+            raise UserError(
+                f"likelihood.num_train is {num_train}; {dataset.name} has "
+                f"{len(dataset.train)} training examples."
+            )
+    return counts
+
+
 def score_split(
     experiment: Experiment,
     programs: Programs,
@@ -82,10 +100,7 @@ def score_split(
             params, _keys(keys, 0, 0), _keys(keys, 0, 2), values, labels
         )
 
-    values, labels = experiment.dataset.split(split)
-    run = partial(
-        _run, experiment, values, labels if experiment.num_classes else None, mesh
-    )
+    run = partial(_run, experiment, experiment.dataset.split(split), mesh)
     repeats, checked = settings.repeats, min(settings.num_checked, count)
     passes = [Pass(f"repeat{r}", r, r) for r in range(repeats)]
     checks = [
@@ -116,8 +131,7 @@ def _keys(keys: Key, draw: int, stream: int) -> Key:
 
 def _run(
     experiment: Experiment,
-    values: np.ndarray,
-    labels: np.ndarray | None,
+    examples: Examples,
     mesh: Mesh,
     score: ScoreBatch,
     count: int,
@@ -129,14 +143,10 @@ def _run(
     def compute(first: int) -> Arrays:
         start = time.monotonic()
         # Past the end the first examples are repeated, and dropped from the result.
-        index = np.arange(first, first + size) % count
-        result = jax.device_get(
-            score(
-                sample_keys(experiment.seed, first, size),
-                values[index],
-                None if labels is None else labels[index],
-            )
-        )
+        rows = examples[np.arange(first, first + size) % count]
+        labels = rows["label"] if experiment.num_classes else None
+        keys = sample_keys(experiment.seed, first, size)
+        result = jax.device_get(score(keys, rows["values"], labels))
         seconds = np.full(size, (time.monotonic() - start) / size)
         return result._asdict() | {"seconds": seconds}
 
