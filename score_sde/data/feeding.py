@@ -10,8 +10,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import signal
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -96,7 +98,7 @@ def batches(
 
 
 def _read_ahead(source: Batches, workers: int) -> Iterator[Rows]:
-    """Worker w makes every workers-th batch; their order is kept."""
+    """Worker w reads every workers-th batch; their order is kept."""
     try:
         import grain
     except ImportError:
@@ -108,13 +110,31 @@ def _read_ahead(source: Batches, workers: int) -> Iterator[Rows]:
 
     if not flags.FLAGS.is_parsed():  # which grain's workers ask for
         flags.FLAGS.mark_as_parsed()
-    options = grain.MultiprocessingOptions(
-        num_workers=workers, per_worker_buffer_size=2
+    here = grain.ReadOptions(num_threads=0)
+    iterator = iter(
+        grain.MapDataset.source(source)
+        .to_iter_dataset(here)
+        .mp_prefetch(
+            grain.MultiprocessingOptions(workers, per_worker_buffer_size=2),
+            worker_init_fn=_ignore_interrupts,
+        )
     )
-    dataset = grain.MapDataset.source(source).to_iter_dataset(
-        grain.ReadOptions(num_threads=0)
-    )
-    return iter(dataset.mp_prefetch(options))
+    iterator.start_prefetch()
+    return _closing(iterator)
+
+
+def _closing(iterator: Any) -> Iterator[Rows]:
+    """The iterator, whose processes end when it is no longer used."""
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
+
+
+def _ignore_interrupts(worker: int, workers: int) -> None:
+    """Ctrl-C is for the program, which finishes its step; see `training.preemption`."""
+    del worker, workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def require_examples(examples: Examples) -> None:
