@@ -51,8 +51,8 @@ class InMemory:
     def __len__(self) -> int:
         return len(self.values)
 
-    def __getitem__(self, index: Any, /) -> Rows:
-        rows = {"values": self.values[index]}
+    def __getitem__(self, index: np.ndarray, /) -> Rows:
+        rows = {"values": np.take(self.values, index, axis=0)}
         if self.labels is not None:
             rows["label"] = self.labels[index]
         return rows

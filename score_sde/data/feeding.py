@@ -23,12 +23,13 @@ from score_sde.types import UserError
 
 def indices(num_examples: int, *, seed: int, start: int, stop: int) -> np.ndarray:
     """Which examples come at the positions start .. stop - 1 of the sequence."""
-    epochs, offsets = np.divmod(np.arange(start, stop), num_examples)
-    index = np.empty(stop - start, np.int64)
-    for epoch in np.unique(epochs):
-        now = epochs == epoch
-        index[now] = _order(seed, int(epoch), num_examples)[offsets[now]]
-    return index
+    parts = []
+    while start < stop:
+        epoch, offset = divmod(start, num_examples)
+        part = _order(seed, epoch, num_examples)[offset : offset + stop - start]
+        parts.append(part)
+        start += len(part)
+    return np.concatenate(parts)
 
 
 @functools.lru_cache(maxsize=2)

@@ -153,7 +153,7 @@ class Stored:
 
     def __getitem__(self, index: np.ndarray, /) -> Rows:
         rows = self.rows[index]
-        values = np.asarray(self.values[rows])
+        values = np.asarray(np.take(self.values, rows, axis=0))
         check_range(values, self.format, lambda i: f"{self.where}[{rows[i]}]")
         found = {"values": as_stored(values)}
         if self.labels is not None:
