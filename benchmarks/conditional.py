@@ -34,7 +34,9 @@ def judge(digits: Dataset) -> Any:
     def flat(images: np.ndarray) -> np.ndarray:
         return images.reshape(len(images), -1) / (digits.num_levels - 1)
 
-    fitted = SVC(gamma="scale", C=10.0).fit(flat(digits.train), digits.train_labels)
+    fitted = SVC(gamma="scale", C=10.0).fit(
+        flat(digits.train.values), digits.train.labels
+    )
     return lambda images: fitted.predict(flat(images))
 
 
@@ -68,17 +70,17 @@ def spread(images: np.ndarray, labels: np.ndarray) -> float:
 
 def by_bayes(experiment: Any, params: Any, count: int, batch: int) -> dict[str, Any]:
     """How many held-out digits are likeliest under their own class."""
-    values, labels = experiment.dataset.split("test")
+    test = experiment.dataset.test
     run = jax.jit(partial(class_log_probs, experiment))
     start, rows = time.monotonic(), []
     for first in range(0, count, batch):
         index = np.arange(first, first + batch) % count
         keys = sample_keys(experiment.seed, first, batch)
-        rows.append(np.asarray(run(params, keys, keys, values[index])))
+        rows.append(np.asarray(run(params, keys, keys, test[index]["values"])))
     nats = np.concatenate(rows)[:count]
     return {
         "count": count,
-        "accuracy": float((nats.argmax(1) == labels[:count]).mean()),
+        "accuracy": float((nats.argmax(1) == test.labels[:count]).mean()),
         "seconds": round(time.monotonic() - start, 1),
     }
 
@@ -130,7 +132,7 @@ def main() -> None:
     assert run is not None
     experiment, params, digits = run.experiment, run.params, run.experiment.dataset
     classify = judge(digits)
-    real = float((classify(digits.test) == digits.test_labels).mean())
+    real = float((classify(digits.test.values) == digits.test.labels).mean())
     result: dict[str, Any] = {"judge_on_held_out": real, "weights": {}}
     print(f"the judge knows {real:.1%} of the held-out digits")
     labels = (np.arange(arguments.count) % 10).astype(np.int32)
@@ -140,7 +142,7 @@ def main() -> None:
         row = {"requested_class": found, "spread": spread(images, labels)}
         result["weights"][str(weight)] = row
         print(f"weight {weight}: {found:.1%} as requested, spread {row['spread']:.2f}")
-    print(f"real digits: spread {spread(digits.train, digits.train_labels):.2f}")
+    print(f"real digits: spread {spread(digits.train.values, digits.train.labels):.2f}")
 
     nothing = np.full(arguments.count, NO_LABEL, np.int32)
     avoided = 3

@@ -44,8 +44,9 @@ def opened(folder: Path, *arguments: str) -> Any:
 
 def asked(run: Any) -> Any:
     """What samples are told: what the held-out digits are."""
-    held_out = conditions.split_of(run.experiment.dataset, "test")
-    return conditions.of_examples(run.experiment.conditions, held_out)
+    held_out = run.experiment.dataset.test
+    rows = held_out[np.arange(len(held_out))]
+    return conditions.of_examples(run.experiment.conditions, rows)
 
 
 def drawn(run: Any, cond: Any, count: int, guide: Any = None) -> np.ndarray:
@@ -94,7 +95,7 @@ def of_image(run: Any, plain: Any) -> dict[str, Any]:
     given, and of a sample beside the digit. And the share that the judge puts into the
     digit's class.
     """
-    x0, labels = _held_out(run), run.experiment.dataset.split("test")[1]
+    x0, labels = _held_out(run), run.experiment.dataset.test.labels
     small = Downsample(run.experiment.condition.factor)
     levels = run.experiment.dataset.num_levels
     classify, rows = judge(run.experiment.dataset), {}
@@ -143,7 +144,7 @@ def of_image(run: Any, plain: Any) -> dict[str, Any]:
 def of_control(run: Any, plain: Any) -> dict[str, Any]:
     """Share of the pixels whose side of the middle is that of the silhouette."""
     x0 = _held_out(run)
-    wanted, labels = conditions.silhouette(x0), run.experiment.dataset.split("test")[1]
+    wanted, labels = conditions.silhouette(x0), run.experiment.dataset.test.labels
     classify, levels = (
         judge(run.experiment.dataset),
         run.experiment.dataset.num_levels,
@@ -181,7 +182,7 @@ def of_worse(folder: Path, worse: Path, count: int = 1_000) -> dict[str, Any]:
         if not rows:
             digits = run.experiment.dataset
             flat = lambda x: x.reshape(len(x), -1)  # noqa: E731
-            train = flat(centres(digits.train, num_levels=digits.num_levels))
+            train = flat(centres(digits.train.values, num_levels=digits.num_levels))
             judge_ = LogisticRegression(max_iter=2_000).fit(train, digits.train_labels)
             rows["real, held out"] = _sureness(judge_, flat(_held_out(run)))
         x = drawn(run, None, count)
@@ -201,7 +202,9 @@ def rows_of_eight(folder: Path) -> np.ndarray:
         rows += [cond["image"][..., :1], drawn(runs[name], cond, 8)]
     rows.append(drawn(runs["digits"], None, 8))
     (told,) = runs["vector"].experiment.conditions
-    cond = told.of_examples({"values": runs["vector"].experiment.dataset.test[:8]})
+    cond = told.of_examples(
+        {"values": runs["vector"].experiment.dataset.test.values[:8]}
+    )
     names = runs["vector"].experiment.condition.attributes
     known = measured(names, _train(runs["vector"])[:2_000])
     for slant in (-0.25, 0.25):
@@ -213,7 +216,7 @@ def rows_of_eight(folder: Path) -> np.ndarray:
 
 def _train(run: Any) -> np.ndarray:
     dataset = run.experiment.dataset
-    return np.asarray(centres(dataset.split("train")[0], num_levels=dataset.num_levels))
+    return np.asarray(centres(dataset.train.values, num_levels=dataset.num_levels))
 
 
 def _sureness(judge_: Any, x: np.ndarray) -> dict[str, Any]:
@@ -227,7 +230,7 @@ def _sureness(judge_: Any, x: np.ndarray) -> dict[str, Any]:
 
 def _held_out(run: Any) -> np.ndarray:
     dataset = run.experiment.dataset
-    return np.asarray(centres(dataset.split("test")[0], num_levels=dataset.num_levels))
+    return np.asarray(centres(dataset.test.values, num_levels=dataset.num_levels))
 
 
 def main() -> None:

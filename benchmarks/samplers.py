@@ -97,8 +97,8 @@ def trained(workdir: Path, num_samples: int) -> Problem:
         workdir.name,
         denoiser(run.experiment, run.params),
         jr.normal(jr.key(0), (num_samples, *data.shape)),
-        points(1, data.train),
-        points(2, data.test[:num_samples]),
+        points(1, data.train.values),
+        points(2, data.test.values[:num_samples]),
         sigma_min=0.002,
         sigma_max=80.0,
     )

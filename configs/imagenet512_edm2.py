@@ -4,15 +4,16 @@
 
 Published: FID 3.53, with guidance 2.91, after 2,147 million images; 125 million
 parameters, 0.27 TFLOP an image in training, 5.8e20 in all. The length of the average
-was chosen after training (experiments.reconstruct_ema). The latents are those of Stable
-Diffusion's autoencoder, with mean 0 and standard deviation 0.5. They do not come with
-this library: `data` says their format.
+was chosen after training (experiments.reconstruct_ema). The latents, [n, 64, 64, 4],
+are those of Stable Diffusion's autoencoder, with mean 0 and standard deviation 0.5, in
+an npz file.
 """
 
 from ml_collections import ConfigDict
 
 MILLION = 1_000_000
 BATCH = 2048
+LATENTS = "datasets/imagenet512-latents.npz"
 
 
 def get_config() -> ConfigDict:
@@ -21,7 +22,9 @@ def get_config() -> ConfigDict:
         {
             "seed": 0,
             "data": {
-                "name": "absent",
+                "name": "files",
+                "path": LATENTS,
+                "test_path": LATENTS,
                 "shape": (64, 64, 4),
                 "num_levels": 0,
                 "batch_size": BATCH,

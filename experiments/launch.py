@@ -186,12 +186,13 @@ def _override(config: dict[str, Any], overrides: dict[str, str]) -> dict[str, An
     """Set fields of the completed config; ConfigDict refuses new names and types."""
     from ml_collections import ConfigDict
 
-    from score_sde.build import complete, rename
+    from score_sde.build import NAMED, complete, rename
 
     for field, text in overrides.items():
         section, _, name = field.partition(".")
-        if name == "name" and config.get(section, {}).get("name") != text:
-            config[section] = rename(config.get(section, {}), text, section)
+        current = config.get(section, {})
+        if name == "name" and section in NAMED and current.get("name") != text:
+            config[section] = rename(current, text, section)
     full = ConfigDict(complete(config)).lock()
     for field, text in overrides.items():
         *path, name = field.split(".")

@@ -15,18 +15,17 @@ def main(command: launch.Command) -> None:
     import jax
     import numpy as np
 
-    from score_sde.data import require_examples
     from score_sde.evaluation.pictures import save_bound
     from score_sde.evaluation.report import bound_by_level, table
     from score_sde.jobs import parts_of
-    from score_sde.scoring import compile_programs, score_split
+    from score_sde.scoring import compile_programs, num_examples, score_split
     from score_sde.training.run import write_json
 
     run = launch.open_run(command)
     if run is None:
         return
     experiment, mesh, step, params = run
-    require_examples(experiment.dataset.test)
+    counts = num_examples(experiment)
     made_by = launch.fingerprint(command.config, step, "sde", "likelihood")
     report = command.workdir / "likelihood.json"
     if launch.is_done(report, made_by):
@@ -36,18 +35,14 @@ def main(command: launch.Command) -> None:
     programs = compile_programs(experiment, mesh)
     arrays: dict[str, Any] = {}
     rows = {}
-    for split, count in (
-        ("test", len(experiment.dataset.test)),
-        ("train", experiment.likelihood.num_train),
-    ):
-        if count:
-            scores, rows[split] = score_split(
-                experiment, programs, params, split, count, mesh, parts
-            )
-            arrays |= {f"{split}_{name}": a for name, a in scores.items()}
-            if split == "test":
-                num_dims = int(np.prod(experiment.dataset.shape))
-                levels = bound_by_level(scores, num_dims)
+    for split, count in counts.items():
+        scores, rows[split] = score_split(
+            experiment, programs, params, split, count, mesh, parts
+        )
+        arrays |= {f"{split}_{name}": a for name, a in scores.items()}
+        if split == "test":
+            num_dims = int(np.prod(experiment.dataset.shape))
+            levels = bound_by_level(scores, num_dims)
     if jax.process_index() == 0:
         np.savez_compressed(command.workdir / "likelihood.npz", **arrays)
         save_bound(command.workdir, levels)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
-from itertools import count
-from typing import Any
 
 from experiments import launch
 
@@ -14,12 +11,10 @@ FLAGS = {"allow_config_change": "go on with a config that changes what the run l
 
 def main(command: launch.Command) -> None:
     """Train from the newest checkpoint, or from the start, to the last step."""
-    import jax
-
     from score_sde.build import build, complete
-    from score_sde.data import batch_at, require_examples
+    from score_sde.data import require_examples
     from score_sde.experiment import init_params, project_params
-    from score_sde.jobs import make_evaluate, training_flops
+    from score_sde.jobs import make_evaluate, training_batches, training_flops
     from score_sde.objective import batch_loss
     from score_sde.training.compile import compile_train_step, gradient_on
     from score_sde.training.lock import locked
@@ -70,24 +65,10 @@ def main(command: launch.Command) -> None:
         num_averages = len(settings.power_ema_stds)
         state = init_state(params, optimizer, num_power_emas=num_averages)
 
-        def batches(first: int) -> Iterator[Any]:
-            for step in count(first):
-                size = experiment.data.batch_size // jax.process_count()
-                batch = batch_at(
-                    experiment.dataset,
-                    seed=experiment.seed,
-                    step=step,
-                    batch_size=experiment.data.batch_size,
-                )
-                rows = slice(
-                    jax.process_index() * size, (jax.process_index() + 1) * size
-                )
-                yield {name: a[rows] for name, a in batch.items()}
-
         train(
             put_state(state, mesh),
             compile_train_step(train_step, state, devices, mesh),
-            batches,
+            training_batches(experiment),
             settings=settings,
             mesh=mesh,
             workdir=command.workdir,

@@ -7,7 +7,6 @@ Then --config.guidance.name=classifier draws samples that it guides.
 from __future__ import annotations
 
 from functools import partial
-from itertools import count
 
 from experiments import launch
 
@@ -17,8 +16,8 @@ def main(command: launch.Command) -> None:
     import jax
 
     from score_sde.build import build
-    from score_sde.data import batch_at
     from score_sde.experiment import classifier_network
+    from score_sde.jobs import training_batches
     from score_sde.objective import classifier_loss
     from score_sde.training.compile import compile_train_step, gradient_on
     from score_sde.training.lock import locked
@@ -59,15 +58,7 @@ def main(command: launch.Command) -> None:
         train(
             put_state(state, mesh),
             compile_train_step(train_step, state, devices, mesh),
-            lambda first: (
-                batch_at(
-                    experiment.dataset,
-                    seed=experiment.seed,
-                    step=step,
-                    batch_size=experiment.data.batch_size,
-                )
-                for step in count(first)
-            ),
+            training_batches(experiment),
             settings=settings,
             mesh=mesh,
             workdir=folder,

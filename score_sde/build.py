@@ -15,10 +15,12 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_type_hints
 
-from score_sde import conditions, losses, noise_levels, precondition, sde
+import numpy as np
+
+from score_sde import conditions, data, losses, noise_levels, precondition, sde
 from score_sde.conditions import Condition
 from score_sde.config_rules import RULES, cross_check, fit_data
-from score_sde.data import ABSENT, DATASETS, Dataset, absent
+from score_sde.data import Dataset
 from score_sde.evaluation.pictures import read_picture
 from score_sde.evaluation.settings import Editing, Sampling, Scoring
 from score_sde.experiment import Experiment
@@ -327,10 +329,15 @@ def _is(value: Any, kind: Any) -> bool:
 
 
 def _dataset(settings: Data, num_classes: int) -> Dataset:
-    if settings.name == ABSENT:
-        levels = settings.num_levels or None
-        return absent(settings.shape, num_levels=levels, num_classes=num_classes)
-    return DATASETS[settings.name]()
+    name, shape = settings.name, settings.shape
+    format = data.Format(shape, settings.num_levels or None, num_classes)
+    if name == data.ABSENT:
+        return data.absent(format)
+    if name == data.FILES:
+        return data.files(format, settings.path, settings.test_path)
+    if name in data.TFDS:
+        return data.tfds_set(name, shape, settings.folder)
+    return data.DATASETS[name]()
 
 
 def _conditions(
@@ -344,12 +351,12 @@ def _conditions(
     elif num_classes:
         made.append(conditions.label(wanted.labels, num_classes=num_classes))
     if settings.attributes:
-        examples, _ = dataset.split("train")
+        some = np.arange(min(2_000, len(dataset.train)))
         made.append(
             conditions.vector(
                 settings.attributes,
                 wanted.vector,
-                examples=examples[:2_000],
+                examples=dataset.train[some]["values"],
                 num_levels=levels,
             )
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from score_sde.conditions import IMAGES
-from score_sde.data import Dataset, captions
+from score_sde.data import ABSENT, Dataset, captions
 from score_sde.data.attributes import ATTRIBUTES
 from score_sde.evaluation.pictures import read_picture
 from score_sde.networks import ControlledUNet, TextUNet
@@ -54,7 +54,7 @@ def _fit_vector(
         for name in names
         if name not in ATTRIBUTES
     ]
-    if names and (len(dataset.shape) != 3 or not len(dataset.train)):
+    if names and (len(dataset.shape) != 3 or dataset.name == ABSENT):
         problems.append(
             f"condition.attributes is {names}; they are of images, and of data that "
             f"are here, not of {dataset.name}"
@@ -111,7 +111,7 @@ def _fit_picture(built: Mapping[str, Any], dataset: Dataset) -> list[str]:
             read_picture(Path(file), shape)
         except (OSError, ValueError) as error:
             problems.append(f"sampling.image: {error}")
-    if not len(dataset.test) and not file:
+    if dataset.name == ABSENT and not file:
         problems.append(
             f"condition.image is {told.image!r}; there are no examples of "
             f"{dataset.name} to make one of: give sampling.image"

@@ -21,7 +21,7 @@ from score_sde.data.attributes import measured
 from score_sde.measurements import Downsample
 from score_sde.types import NO_LABEL, Key
 
-Examples = Mapping[str, Any]
+Rows = Mapping[str, Any]
 """{"values": [batch, *dims] as the data are stored, "label": [batch], if there are}."""
 Cond = dict[str, Any]
 """Name -> array [batch, ...]."""
@@ -30,9 +30,9 @@ Cond = dict[str, Any]
 class Condition(NamedTuple):
     """One entry of `cond`, as a dict with its name."""
 
-    of_examples: Callable[[Examples], Cond]
+    of_examples: Callable[[Rows], Cond]
     """What examples are told when they are scored."""
-    in_training: Callable[[Key, Examples], Cond]
+    in_training: Callable[[Key, Rows], Cond]
     """What they are told in training, where words change."""
     stated: Cond | None
     """What the config states for samples, [count, ...], told in turn; None for
@@ -57,10 +57,10 @@ def words(caption: str, stated: Sequence[int]) -> Condition:
     are none either, of every class in turn.
     """
 
-    def told(examples: Examples) -> Cond:
+    def told(examples: Rows) -> Cond:
         return {"words": captions.caption_of(examples["label"])}
 
-    def drawn(key: Key, examples: Examples) -> Cond:
+    def drawn(key: Key, examples: Rows) -> Cond:
         return {"words": captions.random_captions(key, examples["label"])}
 
     every = {"words": captions.TABLE[0, :NO_LABEL]}
@@ -94,7 +94,7 @@ def vector(
         told = xp.ones((len(attributes), 1), attributes.dtype)
         return {"vector": xp.concatenate([(attributes - mean) / std, told], axis=1)}
 
-    def told(examples: Examples) -> Cond:
+    def told(examples: Rows) -> Cond:
         x = centres(examples["values"], num_levels=num_levels)
         return in_units(measured(names, x))
 
@@ -113,7 +113,7 @@ def image(
     which it is made for all samples.
     """
 
-    def told(examples: Examples) -> Cond:
+    def told(examples: Rows) -> Cond:
         picture = make(centres(examples["values"], num_levels=num_levels))
         xp = picture.__array_namespace__()
         return {"image": xp.concatenate([picture, xp.ones_like(picture[..., :1])], -1)}
@@ -136,33 +136,27 @@ def silhouette(x: Any) -> Any:
 IMAGES: dict[str, Callable[..., Any]] = {"small": small, "silhouette": silhouette}
 
 
-def split_of(dataset: Dataset, name: str) -> dict[str, Any]:
-    """The 'train' or the 'test' split as examples."""
-    values, labels = dataset.split(name)
-    return {"values": values} | ({} if labels is None else {"label": labels})
-
-
 def _constant(
-    told: Callable[[Examples], Cond], stated: Cond | None, unstated: Cond | None = None
+    told: Callable[[Rows], Cond], stated: Cond | None, unstated: Cond | None = None
 ) -> Condition:
     """A condition that is the same whenever an example comes up."""
     return Condition(told, lambda key, examples: told(examples), stated, unstated)
 
 
-def of_examples(conditions: Sequence[Condition], examples: Examples) -> Cond | None:
+def of_examples(conditions: Sequence[Condition], examples: Rows) -> Cond | None:
     """What examples are told of all conditions; None of none."""
     return _joined([c.of_examples(examples) for c in conditions])
 
 
 def in_training(
-    conditions: Sequence[Condition], key: Key, examples: Examples
+    conditions: Sequence[Condition], key: Key, examples: Rows
 ) -> Cond | None:
     """What examples are told in training."""
     return _joined([c.in_training(key, examples) for c in conditions])
 
 
 def of_samples(
-    conditions: Sequence[Condition], held_out: Examples, index: np.ndarray
+    conditions: Sequence[Condition], dataset: Dataset, index: np.ndarray
 ) -> Cond | None:
     """What the samples of these numbers are told, in NumPy.
 
@@ -172,7 +166,7 @@ def of_samples(
     fixed = [c.stated or c.unstated for c in conditions]
     if all(part is not None for part in fixed):
         return _joined([in_turn(part, index) for part in fixed if part])
-    rows = {name: a[index % len(a)] for name, a in held_out.items()}
+    rows = dataset.test[index % len(dataset.test)]
     return _joined(
         [
             in_turn(c.stated, index) if c.stated else c.of_examples(rows)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from score_sde import conditions
+from score_sde.data import batches
+from score_sde.data.dataset import Rows
 from score_sde.evaluation.pictures import save_losses, save_samples
 from score_sde.experiment import Experiment
 from score_sde.inference import draw_samples, sample_keys
@@ -124,19 +126,31 @@ def make_draw(
     The fields of `Samples`, and what each was told of its condition: `labels`,
     `words`, `vectors`, `images`.
     """
-    held_out = conditions.split_of(experiment.dataset, "test")
     size = divisible(experiment.sampling.batch_size, mesh)
     compiled = by_shares(partial(draw_samples, experiment), mesh, EVERYWHERE, ROW, ROW)
 
     def draw(params: Params, first: int) -> Arrays:
         index = np.arange(first, first + size)
-        cond = conditions.of_samples(experiment.conditions, held_out, index)
+        cond = conditions.of_samples(experiment.conditions, experiment.dataset, index)
         keys = sample_keys(experiment.seed, first, size)
         arrays = jax.device_get(compiled(params, keys, cond))._asdict()
         told = {f"{name.removesuffix('s')}s": a for name, a in (cond or {}).items()}
         return arrays | told
 
     return size, draw
+
+
+def training_batches(experiment: Experiment) -> Callable[[int], Iterator[Rows]]:
+    """batches(step): what this host reads of the batches from that step on."""
+    return lambda step: batches(
+        experiment.dataset,
+        seed=experiment.seed,
+        step=step,
+        batch_size=experiment.data.batch_size,
+        shard=jax.process_index(),
+        num_shards=jax.process_count(),
+        workers=experiment.data.num_workers,
+    )
 
 
 def training_flops(experiment: Experiment, params: Params) -> float:
@@ -155,7 +169,7 @@ def memory_estimate(experiment: Experiment, params: Params) -> tuple[int, int]:
     batch = {
         "values": jax.ShapeDtypeStruct(
             (experiment.data.batch_size, *experiment.dataset.shape),
-            experiment.dataset.train.dtype,
+            np.uint8 if experiment.dataset.num_levels else np.float32,
         )
     }
     if experiment.dataset.num_classes:
@@ -197,9 +211,8 @@ def make_evaluate(
         path = workdir / "samples" / f"step_{int(state.step):07d}.png"
         levels = draw(params, 0)["levels"]
         save_samples(path, levels, num_levels=experiment.dataset.num_levels)
-        held_out = conditions.split_of(experiment.dataset, "test")
-        index = np.arange(count) % len(held_out["values"])
-        batch = {name: a[index] for name, a in held_out.items()}
+        held_out = experiment.dataset.test
+        batch = held_out[np.arange(count) % len(held_out)]
         cond = conditions.of_examples(experiment.conditions, batch)
         keys = sample_keys(experiment.seed, 0, count)
         found = losses(params, keys, batch["values"], cond)

@@ -15,12 +15,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from score_sde import conditions
+from score_sde.data import Examples
 from score_sde.evaluation.report import bits, summary
 from score_sde.experiment import Experiment
 from score_sde.inference import bound_examples, sample_keys, score_examples
 from score_sde.jobs import EVERYWHERE, ROW, by_shares, in_parts
 from score_sde.training.mesh import divisible
-from score_sde.types import Key
+from score_sde.types import Key, UserError
 
 Params = Any
 Arrays = dict[str, np.ndarray]
@@ -55,6 +56,23 @@ def compile_programs(experiment: Experiment, mesh: Mesh) -> Programs:
     )
 
 
+def num_examples(experiment: Experiment) -> dict[str, int]:
+    """Split -> how many of its examples are scored; the splits are opened.
+
+    Raises: UserError for data that are not there, or fewer than likelihood.num_train.
+    """
+    dataset, num_train = experiment.dataset, experiment.likelihood.num_train
+    counts = {"test": len(dataset.test)}
+    if num_train:
+        counts["train"] = num_train
+        if num_train > len(dataset.train):
+            raise UserError(
+                f"likelihood.num_train is {num_train}; {dataset.name} has "
+                f"{len(dataset.train)} training examples."
+            )
+    return counts
+
+
 def score_split(
     experiment: Experiment,
     programs: Programs,
@@ -83,9 +101,7 @@ def score_split(
             params, _keys(keys, 0, 0), _keys(keys, 0, 2), values, cond
         )
 
-    run = partial(
-        _run, experiment, conditions.split_of(experiment.dataset, split), mesh
-    )
+    run = partial(_run, experiment, experiment.dataset.split(split), mesh)
     repeats, checked = settings.repeats, min(settings.num_checked, count)
     passes = [Pass(f"repeat{r}", r, r) for r in range(repeats)]
     checks = [
@@ -116,7 +132,7 @@ def _keys(keys: Key, draw: int, stream: int) -> Key:
 
 def _run(
     experiment: Experiment,
-    examples: Arrays,
+    examples: Examples,
     mesh: Mesh,
     score: ScoreBatch,
     count: int,
@@ -128,15 +144,10 @@ def _run(
     def compute(first: int) -> Arrays:
         start = time.monotonic()
         # Past the end the first examples are repeated, and dropped from the result.
-        index = np.arange(first, first + size) % count
-        batch = {name: a[index] for name, a in examples.items()}
-        result = jax.device_get(
-            score(
-                sample_keys(experiment.seed, first, size),
-                batch["values"],
-                conditions.of_examples(experiment.conditions, batch),
-            )
-        )
+        rows = examples[np.arange(first, first + size) % count]
+        cond = conditions.of_examples(experiment.conditions, rows)
+        keys = sample_keys(experiment.seed, first, size)
+        result = jax.device_get(score(keys, rows["values"], cond))
         seconds = np.full(size, (time.monotonic() - start) / size)
         return result._asdict() | {"seconds": seconds}
 

@@ -14,9 +14,14 @@ POINTS = ("uniform", "centres", "variational")
 class Data:
     """Which data, and how they are fed.
 
-    The data named 'absent' are not here, and nothing but their format is known: shape
-    and num_levels (0 for points or latents), which other data have of themselves. A
-    model can draw such data, of the classes that its network knows.
+    The data named 'files' are at `path`, a folder, .zip or .npz, with the test split at
+    `test_path` (see `data/files.py`). Those with a name of TensorFlow Datasets are in
+    `folder`, or where it keeps them by default. Those named 'absent' are not here: a
+    model can draw them, and no more. Of 'files' and 'absent', the format is `shape` and
+    num_levels (0 for points or latents), with the classes that the network knows; other
+    data have theirs of themselves, but for the shape of images of many sizes.
+
+    num_workers processes of each host read and decode ahead; see `data.batches`.
 
     sigma_data is the standard deviation of the scaled data, which EDM's preconditioner
     and weight need. Training sees each level as a point drawn from its bin, 'uniform',
@@ -33,6 +38,10 @@ class Data:
     augment_probability: float = 0.0
     shape: tuple[int, ...] = (32, 32, 3)
     num_levels: int = 256
+    path: str = ""
+    test_path: str = ""
+    folder: str = ""
+    num_workers: int = 0
 
     def __post_init__(self) -> None:
         require(
@@ -46,6 +55,8 @@ class Data:
             ),
             ("shape of numbers > 0", lambda d: d.shape and min(d.shape) >= 1),
             ("0 <= num_levels <= 256", lambda d: 0 <= d.num_levels <= 256),
+            ("a path if its name is 'files'", lambda d: d.path or d.name != "files"),
+            ("0 <= num_workers", lambda d: d.num_workers >= 0),
         )
 
 

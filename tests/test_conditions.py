@@ -17,13 +17,13 @@ from score_sde.networks import ControlledUNet, Network, UNet, from_linen
 from score_sde.networks.controlled_unet import controlling
 from score_sde.training.lock import locked
 from score_sde.training.optimizer import Optimizer, make_optimizer
-from score_sde.training.step import init_state, make_train_step
+from score_sde.training.step import init_state, make_train_step, of_whole_batch
 from score_sde.types import UserError
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("ink", "slant", "width")
 DIGITS = DATASETS["digits"]()
-HELD_OUT = {"values": DIGITS.test, "label": DIGITS.test_labels}
+HELD_OUT = DIGITS.test[np.arange(len(DIGITS.test))]
 
 
 def config_of(name, **fields):
@@ -59,7 +59,7 @@ def test_attributes_of_a_gaussian_blob_are_its_moments(array):
 
 
 def test_attributes_of_mirrored_digits_lean_the_other_way():
-    x = centres(DIGITS.test, num_levels=17)
+    x = centres(DIGITS.test.values, num_levels=17)
     here, there = (attributes.measured(NAMES, a) for a in (x, x[:, :, ::-1]))
     np.testing.assert_allclose(there, here * [[1, -1, 1]], atol=1e-6)
     assert np.isfinite(attributes.measured(NAMES, np.full((1, 8, 8, 1), -1.0))).all()
@@ -69,7 +69,7 @@ def test_attributes_of_mirrored_digits_lean_the_other_way():
 
 
 def vector(stated=()):
-    return conditions.vector(NAMES, stated, examples=DIGITS.train, num_levels=17)
+    return conditions.vector(NAMES, stated, examples=DIGITS.train.values, num_levels=17)
 
 
 def picture(make=conditions.silhouette, stated=None):
@@ -77,19 +77,19 @@ def picture(make=conditions.silhouette, stated=None):
 
 
 def test_a_vector_is_in_standard_deviations_and_says_that_it_is_told():
-    told = vector().of_examples({"values": DIGITS.train})["vector"]
+    told = vector().of_examples({"values": DIGITS.train.values})["vector"]
     np.testing.assert_allclose(told[:, :3].mean(0), 0, atol=1e-4)
     np.testing.assert_allclose(told[:, :3].std(0), 1, rtol=1e-4)
     assert (told[:, 3] == 1).all()
     # What a config states in their own units is what such an example is told.
-    x = centres(DIGITS.test[:1], num_levels=17)
+    x = centres(DIGITS.test.values[:1], num_levels=17)
     stated = vector([float(a) for a in attributes.measured(NAMES, x)[0]]).stated
-    of_example = vector().of_examples({"values": DIGITS.test[:1]})
+    of_example = vector().of_examples({"values": DIGITS.test.values[:1]})
     np.testing.assert_allclose(stated["vector"], of_example["vector"], atol=1e-5)
 
 
 def test_pictures_are_block_means_and_sides_of_the_middle():
-    values = DIGITS.test[:3]
+    values = DIGITS.test.values[:3]
     image = conditions.image(
         lambda x: conditions.small(x, factor=4), None, num_levels=17
     ).of_examples({"values": values})["image"]
@@ -104,7 +104,7 @@ def test_pictures_are_block_means_and_sides_of_the_middle():
 
 def test_told_nothing_is_told_apart_from_every_value():
     made = (vector(), picture())
-    batch = {"values": DIGITS.test[:200]}
+    batch = {"values": DIGITS.test.values[:200]}
     cond = conditions.of_examples(made, batch)
     dropped = guidance.drop_condition(jr.key(0), cond, 0.5)
     gone = np.asarray(dropped["vector"][:, 3] == 0)
@@ -117,29 +117,31 @@ def test_told_nothing_is_told_apart_from_every_value():
 def test_samples_are_told_in_turn_whatever_their_batch():
     label = conditions.label((), num_classes=10)
     index = np.arange(8, 23)
-    found = conditions.of_samples((label,), HELD_OUT, index)
+    found = conditions.of_samples((label,), DIGITS, index)
     np.testing.assert_array_equal(found["label"], index % 10)
     stated = conditions.label((3, -1), num_classes=10)
-    found = conditions.of_samples((stated,), HELD_OUT, index)
+    found = conditions.of_samples((stated,), DIGITS, index)
     np.testing.assert_array_equal(found["label"], np.where(index % 2, -1, 3))
     # Held-out digits one after the other, and the class that belongs to the picture.
     index = np.arange(355, 365)
-    found = conditions.of_samples((label, picture()), HELD_OUT, index)
-    np.testing.assert_array_equal(found["label"], DIGITS.test_labels[index % 360])
-    part = conditions.of_samples((label, picture()), HELD_OUT, index[3:5])
+    found = conditions.of_samples((label, picture()), DIGITS, index)
+    np.testing.assert_array_equal(found["label"], DIGITS.test.labels[index % 360])
+    part = conditions.of_samples((label, picture()), DIGITS, index[3:5])
     np.testing.assert_array_equal(part["image"], found["image"][3:5])
-    expected = picture().of_examples({"values": DIGITS.test[index % 360]})
+    expected = picture().of_examples({"values": DIGITS.test.values[index % 360]})
     np.testing.assert_array_equal(found["image"], expected["image"])
-    assert conditions.of_samples((), HELD_OUT, index) is None
+    assert conditions.of_samples((), DIGITS, index) is None
 
 
 def test_a_picture_file_is_what_all_samples_are_told(tmp_path):
-    levels = DIGITS.test[5, ..., 0]
+    levels = DIGITS.test.values[5, ..., 0]
     file = tmp_path / "digit.png"
     Image.fromarray(np.round(levels * (255 / 16)).astype(np.uint8)).save(file)
     made = build.build(config_of("digits_image", sampling__image=str(file)))
-    found = conditions.of_samples(made.conditions, HELD_OUT, np.arange(3))["image"]
-    expected = conditions.of_examples(made.conditions, {"values": DIGITS.test[5:6]})
+    found = conditions.of_samples(made.conditions, DIGITS, np.arange(3))["image"]
+    expected = conditions.of_examples(
+        made.conditions, {"values": DIGITS.test.values[5:6]}
+    )
     # Half a step of 255 in each pixel.
     np.testing.assert_allclose(found, np.repeat(expected["image"], 3, 0), atol=0.005)
 
@@ -155,7 +157,7 @@ def test_training_tells_what_the_examples_are_and_drops_a_share():
     for name in ("digits_vector", "digits_image", "digits_text", "digits_class"):
         made = build.build(config_of(name, loss__condition_dropout=0.5))
         made = made._replace(network=network)
-        batch = {"values": DIGITS.train[:40], "label": DIGITS.train_labels[:40]}
+        batch = {"values": DIGITS.train.values[:40], "label": DIGITS.train.labels[:40]}
         heard.clear()
         objective.batch_loss(made, jr.key(1), {"network": ()}, batch)
         (cond,) = heard
@@ -208,7 +210,7 @@ def test_a_control_branch_starts_as_the_frozen_network_and_leaves_it_alone():
     np.testing.assert_array_equal(found, expected)
 
     def loss(key, params, batch):
-        out = network.apply(params, batch, NOISE, SEEN, dropout_key=key)
+        out = network.apply(params, batch["x"], NOISE, SEEN, dropout_key=key)
         return ((out - SEEN["image"][..., :1]) ** 2).mean((1, 2, 3))
 
     optimizer = make_optimizer(
@@ -216,12 +218,16 @@ def test_a_control_branch_starts_as_the_frozen_network_and_leaves_it_alone():
     )
     step = jax.jit(
         make_train_step(
-            loss, optimizer, seed=0, ema_halflife_steps=1.0, ema_rampup_ratio=1.0
+            of_whole_batch(loss),
+            optimizer,
+            seed=0,
+            ema_halflife_steps=1.0,
+            ema_rampup_ratio=1.0,
         )
     )
     state = init_state(params, optimizer)
     for _ in range(3):
-        state, metrics = step(state, X)
+        state, metrics = step(state, {"x": X})
     for trained in (state.params, state.ema_params):
         jax.tree.map(np.testing.assert_array_equal, trained["frozen"], frozen)
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), state.params, params)

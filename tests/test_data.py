@@ -21,9 +21,10 @@ def test_data_sets_are_what_they_say(name):
     data = DATASETS[name]()
     assert data.name == name
     assert len(data.train) > len(data.test) > 0
-    assert data.train.shape[1:] == data.test.shape[1:] == data.shape
+    assert data.train.values.shape[1:] == data.test.values.shape[1:] == data.shape
     for split in ("train", "test"):
-        values, labels = data.split(split)
+        examples = data.split(split)
+        values, labels = examples.values, examples.labels
         if data.num_levels is None:
             assert np.abs(values).max() <= 1.1
         else:
@@ -39,8 +40,8 @@ def test_data_sets_are_what_they_say(name):
 @sweep
 def test_splits_are_disjoint(name):
     data = DATASETS[name]()
-    train = {row.tobytes() for row in data.train}
-    shared = sum(row.tobytes() in train for row in data.test)
+    train = {row.tobytes() for row in data.train.values}
+    shared = sum(row.tobytes() in train for row in data.test.values)
     # scikit-learn's digits hold one pair of equal images; nothing else coincides.
     assert shared <= (1 if name == "digits" else 0)
 
@@ -48,8 +49,8 @@ def test_splits_are_disjoint(name):
 def test_the_digits_split_is_fixed():
     digits = DATASETS["digits"]()
     assert (len(digits.train), len(digits.test)) == (1437, 360)
-    assert digits.test_labels[:10].tolist() == [2, 8, 2, 6, 6, 7, 1, 9, 8, 5]
-    assert np.bincount(digits.test_labels).tolist() == [
+    assert digits.test.labels[:10].tolist() == [2, 8, 2, 6, 6, 7, 1, 9, 8, 5]
+    assert np.bincount(digits.test.labels).tolist() == [
         27,
         35,
         36,
@@ -66,8 +67,8 @@ def test_the_digits_split_is_fixed():
 def test_test_patches_come_from_another_region():
     """No row of pixels of a test patch is in any training patch."""
     patches = DATASETS["patches"]()
-    rows = {row.tobytes() for image in patches.train[::13] for row in image}
-    found = sum(row.tobytes() in rows for image in patches.test for row in image)
+    rows = {row.tobytes() for image in patches.train.values[::13] for row in image}
+    found = sum(row.tobytes() in rows for image in patches.test.values for row in image)
     assert found < 0.01 * 32 * len(patches.test)  # flat sky may repeat
 
 
@@ -125,7 +126,7 @@ def test_every_epoch_shows_every_example_once(batch_size):
     def counted(images):
         return sorted(image.tobytes() for image in images)
 
-    everything = counted(digits.train)
+    everything = counted(digits.train.values)
     assert counted(rows[:1437]) == everything
     assert counted(rows[1437:2874]) == everything
     assert (rows[:1437] != rows[1437:2874]).any()
@@ -144,7 +145,7 @@ def test_a_batch_is_a_function_of_seed_and_step():
 def test_pictures_are_written(name, tmp_path):
     data = DATASETS[name]()
     path = tmp_path / "deep" / "samples.png"
-    save_samples(path, data.test[:10], num_levels=data.num_levels)
+    save_samples(path, data.test.values[:10], num_levels=data.num_levels)
     with Image.open(path) as file:
         picture = np.asarray(file)
     assert min(picture.shape[:2]) > 200

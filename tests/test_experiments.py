@@ -1,8 +1,10 @@
 """The programs, run as a user runs them, on a tiny network."""
 
+import io
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from PIL import Image
 from experiments import launch
 from score_sde import edits
 from score_sde.build import build
+from score_sde.data import DATASETS
 from score_sde.types import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -132,6 +135,40 @@ def test_every_test_image_is_scored_once(trained):
         again.splitlines() == [line for line in out.splitlines() if "absl" not in line]
         or again == out
     )
+
+
+@pytest.mark.slow
+def test_a_run_on_files_is_the_run_on_the_same_data_in_memory(tmp_path):
+    """The digits as they come with the library, and as two archives of pictures."""
+    for split in ("train", "test"):
+        examples = DATASETS["digits"]().split(split)
+        table = []
+        with zipfile.ZipFile(tmp_path / f"{split}.zip", "w") as archive:
+            for i, image in enumerate(examples.values[..., 0]):
+                stream = io.BytesIO()
+                Image.fromarray(image).save(stream, "PNG")
+                archive.writestr(f"{i:04d}.png", stream.getvalue())
+                table.append([f"{i:04d}.png", int(examples.labels[i])])
+            archive.writestr("dataset.json", json.dumps({"labels": table}))
+    places = {
+        "data.name": "files",
+        "data.path": tmp_path / "train.zip",
+        "data.test_path": tmp_path / "test.zip",
+        "data.shape": "(8,8,1)",
+        "data.num_levels": 17,
+    }
+    losses, nats = [], []
+    for name, changes in (("digits", {}), ("files", places)):
+        workdir = tmp_path / name
+        config = ["--config=configs/digits_class.py", f"--workdir={workdir}"]
+        words = [f"--config.{k}={v}" for k, v in changes.items()]
+        program("train", *config, *fields(), *words)
+        program("likelihood", f"--workdir={workdir}")
+        lines = (workdir / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["loss"] for line in lines])
+        nats.append(np.load(workdir / "likelihood.npz")["test_nats"])
+    assert losses[0] == losses[1]
+    np.testing.assert_array_equal(nats[0], nats[1])
 
 
 @pytest.mark.slow
@@ -384,3 +421,13 @@ def test_overrides_are_typed_and_names_reset_their_section(tmp_path):
         "beta_max": 15.0,
     }
     assert command.config["loss"]["learn_log_variance"] is True
+
+
+def test_naming_other_data_keeps_how_they_are_fed(tmp_path):
+    words = ["--config=configs/digits.py", f"--workdir={tmp_path}"]
+    data = launch.parse("", [*words, "--config.data.name=patches"]).config["data"]
+    assert (data["name"], data["batch_size"], data["sigma_data"]) == (
+        "patches",
+        64,
+        0.71,
+    )

@@ -50,9 +50,10 @@ OWNERS = {
     "orbax": {"training"},
     "sklearn": {"data"},
     "tensorflow_datasets": {"data"},
+    "grain": {"data"},
     "tensorboardX": {"training"},
     "safetensors": {"weights"},
-    "PIL": {"evaluation"},
+    "PIL": {"data", "evaluation"},
     "matplotlib": {"evaluation"},
     "ml_collections": set(),
 }

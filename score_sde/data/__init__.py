@@ -5,15 +5,23 @@ from collections.abc import Callable
 from score_sde.data.augment import augment as augment
 from score_sde.data.dataset import ABSENT as ABSENT
 from score_sde.data.dataset import Dataset as Dataset
+from score_sde.data.dataset import Examples as Examples
+from score_sde.data.dataset import Format as Format
+from score_sde.data.dataset import InMemory as InMemory
 from score_sde.data.dataset import absent as absent
-from score_sde.data.dataset import batch_at as batch_at
-from score_sde.data.dataset import centres as centres
-from score_sde.data.dataset import dequantise as dequantise
-from score_sde.data.dataset import flip_at_random as flip_at_random
-from score_sde.data.dataset import require_examples as require_examples
-from score_sde.data.dataset import to_levels as to_levels
+from score_sde.data.feeding import batch_at as batch_at
+from score_sde.data.feeding import batches as batches
+from score_sde.data.feeding import require_examples as require_examples
+from score_sde.data.files import FILES as FILES
+from score_sde.data.files import files as files
 from score_sde.data.images import digits, patches
 from score_sde.data.points import checkerboard, mixture, rings, spirals
+from score_sde.data.scaling import centres as centres
+from score_sde.data.scaling import dequantise as dequantise
+from score_sde.data.scaling import flip_at_random as flip_at_random
+from score_sde.data.scaling import to_levels as to_levels
+from score_sde.data.tfds import TFDS as TFDS
+from score_sde.data.tfds import tfds_set as tfds_set
 
 DATASETS: dict[str, Callable[[], Dataset]] = {
     "digits": digits,
@@ -23,3 +31,4 @@ DATASETS: dict[str, Callable[[], Dataset]] = {
     "spirals": spirals,
     "mixture": mixture,
 }
+"""Those that come with this library and its dependencies."""

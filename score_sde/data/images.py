@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from score_sde.data.dataset import Dataset
+from score_sde.data.dataset import Dataset, InMemory
 
 
 def digits() -> Dataset:
@@ -13,22 +13,7 @@ def digits() -> Dataset:
     The split is fixed: the first 360 entries of NumPy's legacy permutation of seed 0
     are the test images, the other 1,437 the training images.
     """
-    from sklearn.datasets import load_digits
-
-    source = load_digits()
-    images = source.images.astype(np.uint8)[..., None]
-    labels = source.target.astype(np.int32)
-    order = np.random.RandomState(0).permutation(len(images))
-    test, train = order[:360], order[360:]
-    return Dataset(
-        "digits",
-        train=images[train],
-        test=images[test],
-        num_levels=17,
-        train_labels=labels[train],
-        test_labels=labels[test],
-        num_classes=10,
-    )
+    return Dataset("digits", (8, 8, 1), 17, 10, _digits)
 
 
 def patches() -> Dataset:
@@ -37,18 +22,29 @@ def patches() -> Dataset:
     Train patches come from the left three quarters of each photograph, every fourth
     pixel; test patches tile the rest, with no pixel in common.
     """
+    return Dataset("patches", (32, 32, 3), 256, 0, _patches)
+
+
+def _digits(split: str) -> InMemory:
+    from sklearn.datasets import load_digits
+
+    source = load_digits()
+    order = np.random.RandomState(0).permutation(len(source.images))
+    rows = order[:360] if split == "test" else order[360:]
+    images = source.images.astype(np.uint8)[..., None]
+    return InMemory(images[rows], source.target.astype(np.int32)[rows])
+
+
+def _patches(split: str) -> InMemory:
     from sklearn.datasets import load_sample_images
 
     photographs = load_sample_images().images
     width = photographs[0].shape[1] * 3 // 4
-    train = [_windows(image[:, :width], stride=4) for image in photographs]
-    test = [_windows(image[:, width:], stride=32) for image in photographs]
-    return Dataset(
-        "patches",
-        train=np.concatenate(train),
-        test=np.concatenate(test),
-        num_levels=256,
-    )
+    if split == "test":
+        cut = [_windows(image[:, width:], stride=32) for image in photographs]
+    else:
+        cut = [_windows(image[:, :width], stride=4) for image in photographs]
+    return InMemory(np.concatenate(cut))
 
 
 def _windows(image: np.ndarray, *, stride: int, size: int = 32) -> np.ndarray:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
-from score_sde.data.dataset import Dataset
+from score_sde.data.dataset import Dataset, InMemory
 
 Draw = Callable[[np.random.RandomState, int], np.ndarray]
 
@@ -39,8 +40,12 @@ def mixture_centres() -> np.ndarray:
 
 
 def _dataset(name: str, draw: Draw) -> Dataset:
+    return Dataset(name, (2,), None, 0, partial(_drawn, draw))
+
+
+def _drawn(draw: Draw, split: str) -> InMemory:
     points = draw(np.random.RandomState(0), 55_000).astype(np.float32)
-    return Dataset(name, train=points[5_000:], test=points[:5_000], num_levels=None)
+    return InMemory(points[:5_000] if split == "test" else points[5_000:])
 
 
 def _rings(random: np.random.RandomState, count: int) -> np.ndarray:

@@ -1,0 +1,62 @@
+"""CIFAR-10 by the variational bound: variational diffusion models (Kingma et al. 2021).
+
+    python -m experiments.train --config=configs/cifar10_vdm.py --workdir=runs/vdm
+
+Published: 2.65 bits/dim without augmentation, 10 million steps on a TPU v3-8; FID 7.41.
+A network of the same depth and width, 32 blocks each way at full resolution, which sees
+its input as waves too; not equal to theirs tensor by tensor. log SNR falls linearly
+from 13.3 to -5; the paper learns its ends too, from there.
+"""
+
+from ml_collections import ConfigDict
+
+# sigma^2 = 1 / SNR.
+SIGMA_MIN, SIGMA_MAX = 0.001294, 12.18
+
+
+def get_config() -> ConfigDict:
+    """The config, a section per object."""
+    return ConfigDict(
+        {
+            "seed": 1,
+            "data": {"name": "cifar10", "batch_size": 128, "points": "centres"},
+            "sde": {"name": "edm", "t_min": SIGMA_MIN, "t_max": SIGMA_MAX},
+            "network": {
+                "name": "unet",
+                "channels": 128,
+                "multipliers": (1,),
+                "blocks_per_level": 32,
+                "dropout": 0.1,
+                "input_frequencies": (128.0, 256.0),
+            },
+            "precondition": {"name": "noise"},
+            "noise_levels": {"name": "likelihood_importance", "stratified": True},
+            "weight": {"name": "noise"},
+            "loss": {},
+            "optimizer": {
+                "learning_rate": 2e-4,
+                "b2": 0.99,
+                "weight_decay": 0.01,
+                "warmup_steps": 100,
+                "clip_norm": float("inf"),
+            },
+            "train": {
+                "num_steps": 10_000_000,
+                # A decay of 0.9999 from the first step on.
+                "ema_halflife_steps": 6931.1,
+                "ema_rampup_ratio": float("inf"),
+                "log_every": 1000,
+                "sample_every": 50_000,
+                "checkpoint_every": 10_000,
+            },
+            "sampler": {"name": "ddpm"},
+            "grid": {
+                "name": "log_snr",
+                "num_steps": 1000,
+                "sigma_min": SIGMA_MIN,
+                "sigma_max": SIGMA_MAX,
+            },
+            "sampling": {"num_samples": 50_000, "batch_size": 256},
+            "likelihood": {"dequantisation": "truncated_normal", "batch_size": 64},
+        }
+    ).lock()

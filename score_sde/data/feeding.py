@@ -1,0 +1,144 @@
+"""Which examples are the batch of a step, and how they are read ahead.
+
+The batch of step s is rows s b .. (s+1) b - 1 of an endless sequence: the examples in
+an order drawn from (seed, epoch), epoch after epoch. Nothing else is remembered, so
+that a run can start at any step, and any number of hosts can share a batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from score_sde.data.dataset import Dataset, Examples, InMemory, Rows
+from score_sde.types import UserError
+
+
+def indices(num_examples: int, *, seed: int, start: int, stop: int) -> np.ndarray:
+    """Which examples come at the positions start .. stop - 1 of the sequence."""
+    parts = []
+    while start < stop:
+        epoch, offset = divmod(start, num_examples)
+        part = _order(seed, epoch, num_examples)[offset : offset + stop - start]
+        parts.append(part)
+        start += len(part)
+    return np.concatenate(parts)
+
+
+@functools.lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
+    sequence = np.random.SeedSequence((seed, epoch))
+    return np.random.Generator(np.random.PCG64(sequence)).permutation(num_examples)
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """A sequence whose element s is what one host reads of the batch of step s."""
+
+    dataset: Dataset
+    seed: int
+    batch_size: int
+    """Of all hosts together."""
+    shard: int = 0
+    num_shards: int = 1
+    first_step: int = 0
+
+    def __len__(self) -> int:
+        return sys.maxsize // self.batch_size
+
+    def __getitem__(self, step: int) -> Rows:
+        examples, size = self.dataset.train, self.batch_size
+        begin = (self.first_step + step) * size
+        start = begin + self.shard * size // self.num_shards
+        stop = begin + (self.shard + 1) * size // self.num_shards
+        return examples[indices(len(examples), seed=self.seed, start=start, stop=stop)]
+
+
+def batch_at(dataset: Dataset, *, seed: int, step: int, batch_size: int) -> Rows:
+    """The whole batch of a step: {"values": ..., "label": ... if there are any}."""
+    return Batches(dataset, seed, batch_size)[step]
+
+
+def batches(
+    dataset: Dataset,
+    *,
+    seed: int,
+    step: int,
+    batch_size: int,
+    shard: int = 0,
+    num_shards: int = 1,
+    workers: int = 0,
+) -> Iterator[Rows]:
+    """What one of num_shards hosts reads for the steps step, step + 1, ..., endlessly.
+
+    Rows shard b // num_shards .. (shard + 1) b // num_shards - 1 of `batch_at`.
+
+    Args: `workers`, processes that read and decode ahead, with grain; 0 reads here,
+    when asked. Examples in memory are always read here, which is faster. The programs
+    that train must then be importable (`if __name__ == "__main__"`).
+    Raises: UserError at once, if the data are not there, or not as they say, or too few
+    for one batch.
+    """
+    num_examples = len(dataset.train)
+    if num_examples < batch_size:
+        raise UserError(
+            f"data.batch_size is {batch_size}; {dataset.name} has {num_examples} "
+            "training examples."
+        )
+    source = Batches(dataset, seed, batch_size, shard, num_shards, step)
+    if not workers or isinstance(dataset.train, InMemory):
+        return map(source.__getitem__, itertools.count())
+    return _read_ahead(source, workers)
+
+
+def _read_ahead(source: Batches, workers: int) -> Iterator[Rows]:
+    """Worker w reads every workers-th batch; their order is kept."""
+    try:
+        import grain
+    except ImportError:
+        raise UserError(
+            f"data.num_workers is {workers}, which needs grain: "
+            "pip install 'score_sde[tfds]', or 0 workers."
+        ) from None
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():  # which grain's workers ask for
+        flags.FLAGS.mark_as_parsed()
+    here = grain.ReadOptions(num_threads=0)
+    iterator = iter(
+        grain.MapDataset.source(source)
+        .to_iter_dataset(here)
+        .mp_prefetch(
+            grain.MultiprocessingOptions(workers, per_worker_buffer_size=2),
+            worker_init_fn=_ignore_interrupts,
+        )
+    )
+    iterator.start_prefetch()
+    return _closing(iterator)
+
+
+def _closing(iterator: Any) -> Iterator[Rows]:
+    """The iterator, whose processes end when it is no longer used."""
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
+
+
+def _ignore_interrupts(worker: int, workers: int) -> None:
+    """Ctrl-C is for the program, which finishes its step; see `training.preemption`."""
+    del worker, workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def require_examples(examples: Examples) -> None:
+    """Raises: UserError if there are none."""
+    if not len(examples):
+        raise UserError("there are no examples.")

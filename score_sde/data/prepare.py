@@ -1,0 +1,132 @@
+"""Preparing a data set of TensorFlow Datasets, once, and looking at all of any."""
+
+from __future__ import annotations
+
+import math
+import tarfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from score_sde.data.dataset import Dataset
+from score_sde.data.scaling import centres
+from score_sde.data.tfds import builder
+from score_sde.types import UserError
+
+BLOCK = 1_000
+"""Examples that are read at a time."""
+
+
+def prepare(name: str, folder: str) -> None:
+    """Download a data set of `tfds.TFDS` and write it as array_record files.
+
+    Nothing happens if that was done before. CIFAR is prepared without TensorFlow; most
+    others need it, once.
+    Raises: UserError, with what to do about it, if that fails.
+    """
+    made = builder(name, folder)
+    if made.info.splits:
+        return
+    kind = without_tensorflow(type(made)) if name.startswith("cifar") else type(made)
+    config = made.builder_config
+    made = kind(
+        data_dir=folder or None,
+        config=config.name if config else None,
+        file_format="array_record",
+    )
+    try:
+        made.download_and_prepare()
+    except ImportError as error:
+        raise UserError(
+            f"{name} can't be prepared without TensorFlow, which reading it does not "
+            f"need: pip install tensorflow-cpu, and try again ({error})."
+        ) from None
+    except Exception as error:  # whatever a network or a data set's own program has
+        raise UserError(
+            f"{name} could not be prepared: {type(error).__name__}: "
+            f"{' '.join(str(error).split())} What it downloads may be put into "
+            f"{folder or '~/tensorflow_datasets'}/downloads/manual by hand; TFDS "
+            "checks it by its digest."
+        ) from error
+
+
+def survey(
+    dataset: Dataset, split: str, *, progress: Callable[[int], None]
+) -> dict[str, Any]:
+    """What is in a split, all of which is read, and so checked.
+
+    The number of examples, mean and standard deviation of the values as a network sees
+    them, in [-1, 1], and of labelled data the examples of each class.
+
+    Args: `progress`, called with the number of examples that are read so far.
+    """
+    examples = dataset.split(split)
+    total, squares, counts = 0.0, 0.0, np.zeros(dataset.num_classes, int)
+    for start in range(0, len(examples), BLOCK):
+        rows = examples[np.arange(start, min(start + BLOCK, len(examples)))]
+        scaled = centres(jnp.asarray(rows["values"]), num_levels=dataset.num_levels)
+        x = np.asarray(scaled, np.float64)
+        total, squares = total + x.sum(), squares + (x**2).sum()
+        if dataset.num_classes:
+            counts += np.bincount(rows["label"], minlength=dataset.num_classes)
+        progress(start + len(x))
+    size = len(examples) * math.prod(dataset.shape)
+    mean = total / size
+    found = {
+        "examples": len(examples),
+        "mean": mean,
+        "std": math.sqrt(max(squares / size - mean**2, 0.0)),
+    }
+    return found | ({"labels": counts.tolist()} if dataset.num_classes else {})
+
+
+def without_tensorflow(cifar: type[Any]) -> type[Any]:
+    """TFDS's class of CIFAR-10 or CIFAR-100, to be prepared by Python alone.
+
+    Same name, version and examples. A record of the archives is one byte for each label
+    and the pixels, uint8 [3, 32, 32].
+    """
+    from PIL import Image
+
+    class Cifar(cifar, skip_registration=True):  # type: ignore[call-arg]
+        name = cifar.name
+        url_infos = cifar.url_infos
+        pkg_dir_path = cifar.pkg_dir_path
+
+        def _split_generators(self, downloads: Any) -> dict[str, Any]:
+            of = self._cifar_info
+            with tarfile.open(downloads.download(of.url)) as archive:
+
+                def read(name: str) -> bytes:
+                    member = archive.extractfile(of.prefix + name)
+                    assert member is not None  # a file, not a folder
+                    return member.read()
+
+                for key, file in zip(of.label_keys, of.label_files, strict=True):
+                    self.info.features[key].names = read(file).decode().split()
+                splits = {"train": of.train_files, "test": of.test_files}
+                return {
+                    split: self._generate_examples(split, b"".join(map(read, files)))
+                    for split, files in splits.items()
+                }
+
+        def _generate_examples(
+            self, split: str, records: bytes
+        ) -> Iterator[tuple[int, dict[str, Any]]]:
+            keys = self._cifar_info.label_keys
+            rows = np.frombuffer(records, np.uint8).reshape(-1, len(keys) + 3 * 32 * 32)
+            for i, row in enumerate(rows):
+                pixels = row[len(keys) :].reshape(3, 32, 32).transpose(1, 2, 0)
+                labels = map(int, row[: len(keys)])
+                yield (
+                    i,
+                    {
+                        "id": f"{split}_{i:05d}",
+                        "image": Image.fromarray(pixels),
+                        **dict(zip(keys, labels, strict=True)),
+                    },
+                )
+
+    return Cifar

@@ -1,0 +1,47 @@
+"""How values are scaled: to [-1, 1] and back, here and nowhere else.
+
+Level k of L fills the bin [2k/L - 1, 2(k+1)/L - 1), of width 2/L. Points and latents
+pass unchanged.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+
+from score_sde.arrays import example_keys, per_example
+from score_sde.types import Array, Key
+
+
+def dequantise(key: Key, values: Array, *, num_levels: int | None) -> Array:
+    """Levels to [-1, 1) with uniform noise that fills each bin (Uria et al. 2013).
+
+    The noise of example i is a function of (key, i). Points pass unchanged.
+    """
+    x = values.astype(jnp.float32)
+    if num_levels is None:
+        return x
+    noise = per_example(jr.uniform, example_keys(key, x.shape[0]), x)
+    return 2 * (x + noise) / num_levels - 1
+
+
+def centres(values: Array, *, num_levels: int | None) -> Array:
+    """Levels to the centres of their bins in [-1, 1]; points pass unchanged."""
+    x = values.astype(jnp.float32)
+    return x if num_levels is None else (2 * x + 1) / num_levels - 1
+
+
+def to_levels(x: Array, *, num_levels: int | None) -> Array:
+    """The level whose bin holds x, clipped to the range: the inverse of dequantise."""
+    if num_levels is None:
+        return x
+    level = jnp.floor((x + 1) * (num_levels / 2))
+    return jnp.clip(level, 0, num_levels - 1).astype(jnp.uint8)
+
+
+def flip_at_random(key: Key, images: Array) -> Array:
+    """Mirror each image, [batch, height, width, channels], with probability a half."""
+    keys = example_keys(key, images.shape[0])
+    coins = jax.vmap(jr.bernoulli)(keys).reshape(-1, 1, 1, 1)
+    return jnp.where(coins, images[:, :, ::-1], images)

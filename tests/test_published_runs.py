@@ -1,0 +1,155 @@
+"""The configs of published runs: their networks, and that they train."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from cases import GOLDEN, unless
+
+from experiments import launch
+from score_sde import build, experiment, networks, objective
+from score_sde.networks.network import FROZEN
+from score_sde.networks.published import PUBLISHED
+from score_sde.training.optimizer import make_optimizer
+from score_sde.training.step import init_state, make_train_step, of_whole_batch
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+RUNS = {
+    "cifar10_ddpmpp_vp": "score_sde/vp/cifar10_ddpmpp_continuous",
+    "cifar10_ddpmpp_subvp": "score_sde/subvp/cifar10_ddpmpp_continuous",
+    "cifar10_ddpmpp_deep_vp": "score_sde/vp/cifar10_ddpmpp_deep_continuous",
+    "cifar10_ddpmpp_deep_subvp": "score_sde/subvp/cifar10_ddpmpp_deep_continuous",
+    "cifar10_ncsnpp_vp": "score_sde/vp/cifar10_ncsnpp_continuous",
+    "cifar10_ncsnpp_subvp": "score_sde/subvp/cifar10_ncsnpp_continuous",
+    "cifar10_ncsnpp_ve": "score_sde/ve/cifar10_ncsnpp_continuous",
+    "cifar10_ncsnpp_deep_ve": "score_sde/ve/cifar10_ncsnpp_deep_continuous",
+    "cifar10_scoreflow": "score_sde/vp/cifar10_ddpmpp_deep_continuous",
+    "cifar10_edm": "edm/cifar10-32x32-uncond-ddpmpp",
+    "cifar10_edm_cond": "edm/cifar10-32x32-cond-ddpmpp",
+    "cifar10_edm_ve": "edm/cifar10-32x32-uncond-ncsnpp",
+    "cifar10_edm_cond_ve": "edm/cifar10-32x32-cond-ncsnpp",
+    "ffhq64_edm": "edm/ffhq-64x64-uncond-ddpmpp",
+    "imagenet64_edm": "edm/imagenet-64x64-cond-adm",
+    "imagenet64_adm": "guided-diffusion/64x64_diffusion",
+    "imagenet64_iddpm": "improved-diffusion/imagenet64_uncond_100M_1500K",
+    "imagenet64_edm2": "edm2/edm2-img64-s",
+    "imagenet512_edm2": "edm2/edm2-img512-xs",
+    "imagenet512_edm2_s": "edm2/edm2-img512-s",
+    "imagenet256_dit": "dit/DiT-XL-2-256px",
+}
+CHAINS = ("imagenet64_adm", "imagenet64_iddpm")
+"""Trained on the chain whose levels the imported networks know as EDM's iDDPM."""
+WITHOUT_WEIGHTS = ("cifar10_vdm",)
+COUNTS = {
+    name: known["trained"]
+    for file in ("unets", "edm2_dit")
+    for name, known in json.loads((GOLDEN / f"nets/{file}.json").read_text()).items()
+}
+
+
+def config_of(stem):
+    return launch._load(str(CONFIGS / f"{stem}.py"), CONFIGS)
+
+
+def test_all_published_runs_are_here():
+    stems = {path.stem for path in CONFIGS.glob("*.py")} - {"__init__"}
+    small = {s for s in stems if s.split("_")[0] in ("digits", "patches", "points")}
+    assert stems - small == {*RUNS, *WITHOUT_WEIGHTS}
+
+
+@pytest.mark.parametrize("stem", RUNS)
+def test_a_run_trains_the_published_network(stem):
+    config, published = config_of(stem), PUBLISHED[RUNS[stem]]
+    made = build.build(config)
+    options = dict(config["network"])
+    dtype = options.pop("dtype", "float32")
+    assert options.pop("name") == published.network
+    assert dtype in ("float32", "bfloat16")
+    module = build.NETWORKS[published.network]
+    assert module(**options) == module(**published.options)
+    assert made.dataset.shape == published.shape
+    assert (made.dataset.num_levels or 0) == published.num_levels
+    name = "chain" if stem in CHAINS else published.precondition
+    assert config["precondition"]["name"] == name
+
+
+# The others have their counts of these, by the test above and those of the networks.
+QUICK = ("cifar10_ncsnpp_deep_ve", "cifar10_edm_cond", "imagenet64_iddpm")
+
+
+@pytest.mark.parametrize("stem", unless(QUICK.__contains__, RUNS))
+def test_a_run_has_the_published_number_of_parameters(stem):
+    made = build.build(config_of(stem))
+    params = jax.eval_shape(lambda: experiment.init_params(made))["network"]
+    count = sum(
+        leaf.size
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+        if path[-1].key not in FROZEN
+    )
+    assert count == COUNTS[RUNS[stem]]
+    assert count <= networks.count_parameters(params)
+
+
+@pytest.mark.parametrize(
+    "stem", unless(("cifar10_ddpmpp_vp",).__contains__, [*RUNS, *WITHOUT_WEIGHTS])
+)
+def test_a_dry_run_needs_no_data(stem, tmp_path, capsys):
+    """Nothing but shapes is computed, and no split is opened."""
+    config = config_of(stem)
+    launch.print_dry_run(config, build.build(config))
+    out = capsys.readouterr().out
+    assert "parameters: " in out
+    assert "memory to train: " in out
+
+
+WHOLE = ("cifar10_ddpmpp_vp", "cifar10_ncsnpp_ve", "cifar10_edm_cond")
+"""Trained as they are; of the others the width and depth are cut, since the machine
+that tests is small."""
+SMALL = {
+    "song_unet": {"channels": 32, "blocks_per_level": 1},
+    "unet": {"channels": 32, "blocks_per_level": 2},
+    "adm": {"channels": 64, "blocks_per_level": 1},
+    "edm2": {"channels": 32, "blocks_per_level": 1, "channels_per_head": 32},
+    "dit": {"hidden_size": 64, "depth": 2, "num_heads": 4},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stem", [*RUNS, *WITHOUT_WEIGHTS])
+def test_a_run_takes_two_steps_on_data_of_its_format(stem):
+    config = config_of(stem)
+    config["data"]["batch_size"] = 2
+    if stem not in WHOLE:
+        config["network"] |= SMALL[config["network"]["name"]]
+    made = build.build(config)
+    random = np.random.RandomState(0)
+    levels, shape = made.dataset.num_levels, (2, *made.dataset.shape)
+    values = 0.5 * random.normal(size=shape).astype(np.float32)
+    if levels is not None:
+        values = random.randint(levels, size=shape).astype(np.uint8)
+    batch = {"values": values}
+    if made.dataset.num_classes:
+        labels = random.randint(made.dataset.num_classes, size=2)
+        batch["label"] = labels.astype(np.int32)
+    with jax.numpy_dtype_promotion("standard"):
+        optimizer = make_optimizer(made.optimizer, num_steps=made.train.num_steps)
+        step = make_train_step(
+            of_whole_batch(partial(objective.batch_loss, made)),
+            optimizer,
+            seed=0,
+            ema_halflife_steps=made.train.ema_halflife_steps,
+            ema_rampup_ratio=made.train.ema_rampup_ratio,
+            project=partial(experiment.project_params, made),
+            power_ema_stds=made.train.power_ema_stds,
+        )
+        params = experiment.init_params(made)
+        num_averages = len(made.train.power_ema_stds)
+        state = init_state(params, optimizer, num_power_emas=num_averages)
+        step = jax.jit(step)
+        for _ in range(2):
+            state, metrics = step(state, batch)
+            assert np.isfinite(metrics["loss"])
+            assert 0 < metrics["gradient_norm"] < np.inf
