@@ -88,7 +88,10 @@ def _git(directory: Path, *arguments: str) -> str:
 FREE_TO_CHANGE = (
     *("train", "devices", "sampler", "grid", "guidance", "threshold"),
     *("sampling", "likelihood", "editing", "classifier"),
+    # Where the data lie, and how they are read.
+    *("data.folder", "data.path", "data.test_path", "data.num_workers"),
 )
+"""Sections and fields that don't decide what a run learns."""
 
 
 def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -99,6 +102,7 @@ def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         for section in sorted(old.keys() | new.keys())
         if section not in FREE_TO_CHANGE
         for field, was, now in _differences(old.get(section), new.get(section))
+        if f"{section}.{field}" not in FREE_TO_CHANGE
     ]
 
 
