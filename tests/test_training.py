@@ -160,6 +160,12 @@ def test_resuming_equals_no_interruption_bit_for_bit(tmp_path):
     assert [part_rows[10], part_rows[6]] == [whole_rows[10], whole_rows[6]]
 
 
+def test_some_steps_are_traced(tmp_path, capsys):
+    run(tmp_path, 12, profile_steps=3)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    assert f"traced: {tmp_path / 'profile'}" in capsys.readouterr().out
+
+
 def test_a_run_that_is_done_is_done_at_once(tmp_path, capsys):
     first = run(tmp_path, 4)
     second = run(tmp_path, 4, loss=lambda *_: pytest.fail("trained again"))

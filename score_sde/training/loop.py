@@ -22,6 +22,7 @@ from score_sde.training.mesh import is_main_host, put_batch, to_host
 from score_sde.training.metrics import Metrics
 from score_sde.training.post_hoc_ema import Profile, save_snapshot
 from score_sde.training.preemption import Stopped, requested
+from score_sde.training.profiling import Profiler
 from score_sde.training.run import write_json
 from score_sde.training.step import STOP, Batch, TrainState, TrainStep
 from score_sde.training.watch import Watch
@@ -48,6 +49,7 @@ class Training:
         therefore left out, before training gives up.
     spike_factor: a gradient as many times longer than the median of those before is
         reported.
+    profile_steps: how many steps are traced into workdir/profile, soon after the start.
     power_ema_stds: relative widths of averages that are stored every snapshot_every
         steps, from which `experiments.reconstruct_ema` makes those of other widths.
     """
@@ -64,6 +66,7 @@ class Training:
     on_failed_save: str = "stop"
     max_skipped: int = 10
     spike_factor: float = 100.0
+    profile_steps: int = 0
     power_ema_stds: tuple[float, ...] = ()
     snapshot_every: int = 1000
 
@@ -97,6 +100,7 @@ class Training:
             ("1 <= snapshot_every", lambda t: t.snapshot_every >= 1),
             ("0 <= max_skipped", lambda t: t.max_skipped >= 0),
             ("1 < spike_factor", lambda t: t.spike_factor > 1),
+            ("0 <= profile_steps", lambda t: t.profile_steps >= 0),
         )
 
 
@@ -137,6 +141,7 @@ def train(
             Watch(settings.max_skipped, settings.spike_factor),
         )
         unread = _left_over(workdir, start)
+        profiler = Profiler(workdir, settings.profile_steps if is_main_host() else 0)
         flags: deque[jax.Array] = deque(maxlen=IN_FLIGHT + 1)
         with Metrics(
             workdir, start_step=start, num_steps=last, writes=is_main_host()
@@ -153,6 +158,7 @@ def train(
                     if is_first:
                         jax.block_until_ready(now)
                         metrics.start_clock(step)
+                profiler.after(step - start, now)
                 # Left on the devices: reading them here would stall the next step.
                 unread.append(now)
                 if len(unread) > IN_FLIGHT:
@@ -192,6 +198,7 @@ def train(
                         f"stopped; step {step:,} is saved in {workdir}, and the same "
                         "command goes on from there."
                     )
+        profiler.stop()
         with goodput.spent("save"):
             checkpoints.wait()
     _say(f"trained {last - start:,} steps in {goodput.summary()}")
