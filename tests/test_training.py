@@ -21,7 +21,7 @@ from score_sde.training.step import (
     make_train_step,
     of_whole_batch,
 )
-from score_sde.training.watch import NonFiniteLossError
+from score_sde.training.watch import NonFiniteLossError, Watch
 
 # optax mixes its integer counters with floats.
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -464,3 +464,24 @@ def test_frozen_parameters_do_not_decay():
     state, _ = step(init_state(params, optimizer), batch_of(0))
     np.testing.assert_array_equal(state.params["freqs"], params["freqs"])
     assert (state.params["w"] != params["w"]).all()
+
+
+def test_a_gradient_that_is_much_longer_than_usual_is_reported(capsys):
+    watch = Watch(max_skipped=3, spike_factor=100.0)
+
+    def row(norm, loss=1.0):
+        good = np.isfinite(loss)
+        return {"loss": loss, "gradient_norm": norm, "skipped": ~good}
+
+    usual = [row(np.float32(1 + 0.01 * i)) for i in range(30)]
+    watch.means(usual, last_step=30)
+    assert capsys.readouterr().err == ""
+    # As of two steps in one call.
+    two = {name: np.asarray([a, a]) for name, a in row(np.float32(150.0)).items()}
+    means = watch.means([row(np.float32(2.0)), two], last_step=33)
+    # The median of 1, 1.01, ... 1.29 and 2, and then of the first spike too.
+    assert capsys.readouterr().err.splitlines() == [
+        "the gradient was 150 long at step 32, where 1.15 is usual.",
+        "the gradient was 150 long at step 33, where 1.15 is usual.",
+    ]
+    assert means["gradient_norm"] == pytest.approx((2 + 150 + 150) / 3)
