@@ -17,7 +17,7 @@ from score_sde.networks import ControlledUNet, Network, UNet, from_linen
 from score_sde.networks.controlled_unet import controlling
 from score_sde.training.lock import locked
 from score_sde.training.optimizer import Optimizer, make_optimizer
-from score_sde.training.step import init_state, make_train_step
+from score_sde.training.step import init_state, make_train_step, of_whole_batch
 from score_sde.types import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -208,7 +208,8 @@ def test_a_control_branch_starts_as_the_frozen_network_and_leaves_it_alone():
     np.testing.assert_array_equal(found, expected)
 
     def loss(key, params, batch):
-        out = network.apply(params, batch, NOISE, SEEN, dropout_key=key)
+        x = batch["values"]
+        out = network.apply(params, x, NOISE, SEEN, dropout_key=key)
         return ((out - SEEN["image"][..., :1]) ** 2).mean((1, 2, 3))
 
     optimizer = make_optimizer(
@@ -216,12 +217,16 @@ def test_a_control_branch_starts_as_the_frozen_network_and_leaves_it_alone():
     )
     step = jax.jit(
         make_train_step(
-            loss, optimizer, seed=0, ema_halflife_steps=1.0, ema_rampup_ratio=1.0
+            of_whole_batch(loss),
+            optimizer,
+            seed=0,
+            ema_halflife_steps=1.0,
+            ema_rampup_ratio=1.0,
         )
     )
     state = init_state(params, optimizer)
     for _ in range(3):
-        state, metrics = step(state, X)
+        state, _ = step(state, {"values": X})
     for trained in (state.params, state.ema_params):
         jax.tree.map(np.testing.assert_array_equal, trained["frozen"], frozen)
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), state.params, params)
