@@ -210,7 +210,8 @@ def test_a_control_branch_starts_as_the_frozen_network_and_leaves_it_alone():
     np.testing.assert_array_equal(found, expected)
 
     def loss(key, params, batch):
-        out = network.apply(params, batch["x"], NOISE, SEEN, dropout_key=key)
+        x = batch["values"]
+        out = network.apply(params, x, NOISE, SEEN, dropout_key=key)
         return ((out - SEEN["image"][..., :1]) ** 2).mean((1, 2, 3))
 
     optimizer = make_optimizer(
@@ -227,7 +228,7 @@ def test_a_control_branch_starts_as_the_frozen_network_and_leaves_it_alone():
     )
     state = init_state(params, optimizer)
     for _ in range(3):
-        state, metrics = step(state, {"x": X})
+        state, _ = step(state, {"values": X})
     for trained in (state.params, state.ema_params):
         jax.tree.map(np.testing.assert_array_equal, trained["frozen"], frozen)
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), state.params, params)
