@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import launch, prepare_data
+from experiments import launch, prepare_data, train
 from score_sde import data
 from score_sde.data import DATASETS, TFDS, Format, batch_at, batches, tfds_set
 from score_sde.data.prepare import prepare
@@ -166,6 +166,20 @@ def test_the_first_example_is_read_at_once(tmp_path):
     files = broken(**{"000__png": GOOD[:60]})
     with pytest.raises(UserError, match=r"000.png is no picture"):
         opened(in_zip(tmp_path / "a.zip", files), PLAIN).split("train")
+
+
+def test_training_on_broken_data_ends_before_it_begins(tmp_path):
+    path = in_zip(tmp_path / "a.zip", broken(**{"000__png": GOOD[:60]}))
+    words = [
+        "--config=configs/patches.py",
+        f"--workdir={tmp_path / 'run'}",
+        "--config.data.name=files",
+        f"--config.data.path={path}",
+    ]
+    command = launch.parse("", [*words, "--config.data.shape=(8,4,3)"])
+    with pytest.raises(UserError, match="000.png is no picture"):
+        train.main(command)
+    assert not (tmp_path / "run").exists()
 
 
 def test_values_that_are_no_levels_are_named(tmp_path):

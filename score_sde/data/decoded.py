@@ -55,12 +55,8 @@ def as_stored(values: np.ndarray) -> np.ndarray:
 
 def check_layout(example: np.ndarray, format: Format, where: str) -> None:
     """Raises: UserError if shape or type of an example are not those of the format."""
-    is_kind = (
-        example.dtype.kind == "f"
-        if format.num_levels is None
-        else (example.dtype == np.uint8)
-    )
-    if example.shape != format.shape or not is_kind:
+    kind = np.floating if format.num_levels is None else np.uint8
+    if example.shape != format.shape or not np.issubdtype(example.dtype, kind):
         raise UserError(
             f"{where} is {example.dtype} of shape {example.shape}; expected {format}."
         )
