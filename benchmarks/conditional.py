@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from sklearn.svm import SVC
 
 from experiments import launch
-from score_sde import guidance
-from score_sde.data import Dataset
+from score_sde import conditions, guidance
+from score_sde.data import Dataset, captions
 from score_sde.experiment import denoiser
 from score_sde.inference import class_log_probs, draw_samples, sample_keys
 from score_sde.types import NO_LABEL
@@ -46,7 +45,21 @@ def drawn(experiment: Any, params: Any, labels: np.ndarray, **options: Any) -> A
     guide = partial(guidance.GUIDANCES["classifier_free"], **options)
     run = jax.jit(partial(draw_samples, experiment._replace(guidance=guide)))
     keys = sample_keys(experiment.seed, 0, len(labels))
-    return np.asarray(run(params, keys, labels).levels)
+    return np.asarray(run(params, keys, told(experiment, labels)).levels)
+
+
+def told(experiment: Any, labels: np.ndarray) -> Any:
+    """What is told of these classes: themselves, or captions of them."""
+    return conditions.of_examples(experiment.conditions, {"label": labels})
+
+
+def negative(experiment: Any, label: int) -> dict[str, Any]:
+    """The option of guidance away from a class."""
+    if "words" in told(experiment, np.asarray([label])):
+        return {
+            "negative_caption": captions.TEMPLATES[0].format(captions.NUMBERS[label])
+        }
+    return {"negative_label": label}
 
 
 def spread(images: np.ndarray, labels: np.ndarray) -> float:
@@ -82,7 +95,7 @@ def overhead(experiment: Any, params: Any, batch: int = 100) -> dict[str, float]
         "two_calls": guidance.classifier_free(plain, whole, one_call=False),
         "interval": guidance.classifier_free(plain, inside),
     }
-    cond = {"label": jnp.zeros(batch, jnp.int32)}
+    cond = told(experiment, np.zeros(batch, np.int32))
     x = jax.random.normal(jax.random.key(0), (batch, *experiment.dataset.shape))
     sigmas = experiment.grid()
 
@@ -136,7 +149,7 @@ def main() -> None:
     shares = {}
     for name, options in (
         ("without", {"weight": 1.0}),
-        ("with", {"weight": 3.0, "negative_label": avoided}),
+        ("with", {"weight": 3.0} | negative(experiment, avoided)),
     ):
         images = drawn(experiment, params, nothing, **options)
         shares[name] = float((classify(images) == avoided).mean())

@@ -204,7 +204,7 @@ def print_table(rows: list[dict[str, Any]], value: str) -> None:
 def best(rows: list[dict[str, Any]], value: str) -> list[dict[str, Any]]:
     """The rows that no other beats with fewer evaluations: the Pareto front."""
     front: list[dict[str, Any]] = []
-    some = [row for row in rows if row["evals"] and value in row]
+    some = [row for row in rows if row["evals"] >= min(BUDGETS) and value in row]
     for row in sorted(some, key=lambda row: (row["evals"], row[value])):
         if not front or row[value] < front[-1][value]:
             front.append(row)
@@ -249,7 +249,8 @@ def plot(path: Path, results: dict[str, list[dict[str, Any]]]) -> None:
             axes.set(
                 xscale="log",
                 yscale="log",
-                xlim=(4, 120),
+                xlim=(4.5, 120),
+                ylim=(None, 10),  # langevin begins far above
                 xlabel="evaluations",
                 ylabel=value,
                 title=problem,

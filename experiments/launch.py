@@ -6,6 +6,10 @@
                            --config.sampler.name=heun, starts from its defaults
 --workdir=DIR              where the run lives
 --dry_run                  print what would be run, and stop
+--distributed              the same command runs on every host of a cluster that JAX
+                           knows: TPU pod, SLURM, Kubernetes, Open MPI
+--coordinator=ADDRESS:PORT --num_processes=N --process_id=I
+                           ... of any other
 """
 
 from __future__ import annotations
@@ -31,6 +35,8 @@ class Command(NamedTuple):
     dry_run: bool
     options: Mapping[str, Any] = MappingProxyType({})
     """Those of this program alone."""
+    hosts: dict[str, Any] | None = None
+    """For `start_devices`: how to find the other hosts; None without any."""
 
 
 def parse(
@@ -38,12 +44,14 @@ def parse(
     argv: list[str] | None = None,
     *,
     options: Mapping[str, str] | None = None,
+    flags: Mapping[str, str] | None = None,
     default: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> Command:
     """Read the command line; --help answers before anything heavy is imported.
 
     Args: `options` of this program alone, each with its help, all of them needed;
-    `default(options)`, the config without --config, instead of the run's.
+    `flags` of it, which may be left out; `default(options)`, the config without
+    --config, instead of the run's.
     Raises: SystemExit for bad arguments, with one line that says what is wrong.
     """
     parser = argparse.ArgumentParser(
@@ -56,10 +64,25 @@ def parse(
     parser.add_argument(
         "--dry_run", action="store_true", help="print what would be run, and stop"
     )
+    parser.add_argument(
+        "--distributed", action="store_true", help="run on all hosts of a cluster"
+    )
+    parser.add_argument("--coordinator", metavar="ADDRESS:PORT", help="of host 0")
+    parser.add_argument("--num_processes", type=int, help="how many hosts there are")
+    parser.add_argument("--process_id", type=int, help="which of them this is")
+    parser.add_argument(
+        "--heartbeat_timeout",
+        type=int,
+        metavar="SECONDS",
+        default=100,
+        help="after which a host that is silent is dead, and all others end",
+    )
     for name, text in (options or {}).items():
         parser.add_argument(f"--{name}", required=True, help=text)
+    for name, text in (flags or {}).items():
+        parser.add_argument(f"--{name}", action="store_true", help=text)
     known, rest = parser.parse_known_args(argv)
-    own = {name: getattr(known, name) for name in options or {}}
+    own = {name: getattr(known, name) for name in {**(options or {}), **(flags or {})}}
     overrides = _overrides(parser, rest)
     try:
         if known.config is None and default is not None:
@@ -67,7 +90,8 @@ def parse(
         else:
             config = _load(known.config, known.workdir)
         config = _override(config, overrides)
-        return Command(config, known.workdir, known.dry_run, own)
+        hosts = _hosts(parser, known)
+        return Command(config, known.workdir, known.dry_run, own, hosts)
     except ValueError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
 
@@ -75,13 +99,14 @@ def parse(
 def run(main: Callable[[Command], None], description: str, **own: Any) -> None:
     """Parse and call main; a user's mistake is answered by its message alone.
 
-    Args: `own`, the program's `options` and `default` for `parse`.
+    Args: `own`, the program's `options`, `flags` and `default` for `parse`.
     Exit codes: 0 also after a signal, once all that was done is saved; 2 for a mistake
     in config or command, 1 for files and for training that diverged.
     """
     command = parse(description, **own)
-    from score_sde.training.loop import NonFiniteLossError
+    from score_sde.training.checkpoints import SaveError
     from score_sde.training.preemption import Stopped, listening
+    from score_sde.training.watch import NonFiniteLossError
     from score_sde.types import UserError
 
     try:
@@ -92,8 +117,30 @@ def run(main: Callable[[Command], None], description: str, **own: Any) -> None:
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    except (NonFiniteLossError, OSError) as error:
+    except (NonFiniteLossError, SaveError, OSError) as error:
         sys.exit(str(error))
+
+
+def _hosts(
+    parser: argparse.ArgumentParser, known: argparse.Namespace
+) -> dict[str, Any] | None:
+    """The arguments of `jax.distributed.initialize`, None for one host."""
+    told = {
+        "coordinator_address": known.coordinator,
+        "num_processes": known.num_processes,
+        "process_id": known.process_id,
+    }
+    given = {name: value for name, value in told.items() if value is not None}
+    if 0 < len(given) < len(told):
+        parser.error("--coordinator, --num_processes and --process_id go together")
+    if given and not 0 <= known.process_id < known.num_processes:
+        parser.error(
+            f"--process_id is {known.process_id}; it must be from 0 to "
+            f"--num_processes - 1, {known.num_processes - 1}"
+        )
+    if not given and not known.distributed:
+        return None
+    return given | {"heartbeat_timeout_seconds": known.heartbeat_timeout}
 
 
 def _overrides(parser: argparse.ArgumentParser, rest: list[str]) -> dict[str, str]:
@@ -181,6 +228,19 @@ def _tuples(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def require_frozen(command: Command) -> None:
+    """Raises: UserError if a control branch is to be trained on no trained network."""
+    from score_sde.types import UserError
+
+    name, workdir = command.config["network"]["name"], command.workdir
+    if name == "controlled_unet" and not (workdir / "checkpoints").is_dir():
+        raise UserError(
+            f"network.name is {name!r}, a branch of a trained run, and there is none "
+            f"in {workdir}: make it by python -m experiments.add_control --from=RUN "
+            f"--workdir={workdir}"
+        )
+
+
 @contextlib.contextmanager
 def new_run(workdir: Path) -> Iterator[Path]:
     """A folder to be filled, which becomes workdir if nothing goes wrong meanwhile.
@@ -205,23 +265,19 @@ def new_run(workdir: Path) -> Iterator[Path]:
 def print_dry_run(config: dict[str, Any], experiment: Any) -> None:
     """The resolved config, parameters, operations and an estimate of memory."""
     import jax
-    import numpy as np
 
     from score_sde.experiment import init_params
-    from score_sde.jobs import memory_estimate
+    from score_sde.jobs import memory_estimate, training_flops
     from score_sde.networks import count_parameters
-    from score_sde.networks.flops import forward_flops
 
     params = jax.eval_shape(lambda: init_params(experiment))
     state, kept = memory_estimate(experiment, params)
     print(json.dumps(config, indent=2))
     print(f"parameters: {count_parameters(params):,}")
-    cond = {"label": np.zeros(1, np.int32)} if experiment.num_classes else None
-    shape = experiment.dataset.shape
-    flops = forward_flops(experiment.network, params["network"], shape, cond)
+    flops = training_flops(experiment, params)
     print(
-        f"operations: {flops / 1e9:,.3g} GFLOP for an example forwards, and about "
-        f"{3 * flops * experiment.data.batch_size / 1e9:,.3g} to train on a batch"
+        f"operations: {flops / 3e9:,.3g} GFLOP for an example forwards, and about "
+        f"{flops * experiment.data.batch_size / 1e9:,.3g} to train on a batch"
     )
     print(
         f"memory to train: {state / 2**20:,.0f} MiB of state on each device, and at "
@@ -246,28 +302,77 @@ def open_run(command: Command) -> Run | None:
 
     from score_sde.build import build
     from score_sde.experiment import init_params
-    from score_sde.training.checkpoints import Checkpoints
-    from score_sde.training.mesh import make_mesh, replicated, start_devices
+    from score_sde.training.mesh import local_mesh, start_devices
 
     experiment = build(command.config)
     if command.dry_run:
         print_dry_run(command.config, experiment)
         return None
-    start_devices()
-    mesh = make_mesh()
+    guidance = command.config["guidance"]
+    if guidance["name"] == "auto":
+        worse = _worse(experiment, Path(guidance["run"]))
+        experiment = experiment._replace(worse=worse)
+    start_devices(command.hosts)
     like = jax.eval_shape(lambda: init_params(experiment))
+    step, params = restored(command.workdir / "checkpoints", like)
+    if guidance["name"] == "auto":
+        like = jax.eval_shape(lambda: init_params(worse))
+        _, bad = restored(Path(guidance["run"]) / "checkpoints", like)
+        params = params | {"worse": bad}
+    if guidance["name"] == "classifier":
+        params = params | {"classifier": _classifier(command.workdir, experiment)}
+    return Run(experiment, local_mesh(), step, params)
+
+
+def restored(folder: Path, like: Any) -> tuple[int, Any]:
+    """(step, averaged parameters) of the newest checkpoint, whole on every device."""
+    import jax
+
+    from score_sde.training.checkpoints import Checkpoints
+    from score_sde.training.mesh import (
+        Devices,
+        local_mesh,
+        make_mesh,
+        replicated,
+        to_host,
+    )
+
+    mesh = make_mesh(Devices())
     like = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated(mesh)),
         like,
     )
-    with Checkpoints(command.workdir / "checkpoints", create=False) as checkpoints:
+    with Checkpoints(folder, create=False) as checkpoints:
         step, params = checkpoints.restore_average(like)
-    if command.config["guidance"]["name"] == "classifier":
-        params = params | {"classifier": _classifier(command.workdir, experiment, mesh)}
-    return Run(experiment, mesh, step, params)
+    if jax.process_count() > 1:
+        params = jax.device_put(to_host(params, mesh), replicated(local_mesh()))
+    return step, params
 
 
-def _classifier(workdir: Path, experiment: Any, mesh: Any) -> Any:
+def _worse(experiment: Any, workdir: Path) -> Any:
+    """The experiment of a run that guides by being worse.
+
+    Raises: UserError if it is of other data, or told something else of them.
+    """
+    from score_sde.build import build, complete
+    from score_sde.conditions import of_blank
+    from score_sde.types import UserError
+
+    worse = build(complete(_load(None, workdir)))
+
+    def told(experiment: Any) -> Any:
+        data = experiment.dataset
+        names = list(of_blank(experiment.conditions, data.shape) or {})
+        return data.name, data.shape, experiment.condition, names
+
+    if told(worse) != told(experiment):
+        raise UserError(
+            f"guidance.run: {workdir} is of other data, or told something else of them."
+        )
+    return worse
+
+
+def _classifier(workdir: Path, experiment: Any) -> Any:
     """The parameters that `experiments.train_classifier` left.
 
     Raises: UserError if it left none.
@@ -275,13 +380,10 @@ def _classifier(workdir: Path, experiment: Any, mesh: Any) -> Any:
     import jax
 
     from score_sde.experiment import classifier_network
-    from score_sde.training.checkpoints import Checkpoints
-    from score_sde.training.mesh import replicated
     from score_sde.types import UserError
 
-    like = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated(mesh)),
-        jax.eval_shape(lambda: classifier_network(experiment).init(jax.random.key(0))),
+    like = jax.eval_shape(
+        lambda: classifier_network(experiment).init(jax.random.key(0))
     )
     folder = workdir / "classifier" / "checkpoints"
     if not folder.is_dir():
@@ -289,8 +391,7 @@ def _classifier(workdir: Path, experiment: Any, mesh: Any) -> Any:
             f"guidance.name is 'classifier', and there is none in {folder}: train it "
             f"by python -m experiments.train_classifier --workdir={workdir}"
         )
-    with Checkpoints(folder, create=False) as checkpoints:
-        return checkpoints.restore_average(like)[1]
+    return restored(folder, like)[1]
 
 
 def fingerprint(config: dict[str, Any], step: int, *sections: str) -> dict[str, Any]:

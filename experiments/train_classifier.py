@@ -16,58 +16,54 @@ def main(command: launch.Command) -> None:
     import jax
 
     from score_sde.build import build
-    from score_sde.data import batch_at
     from score_sde.experiment import classifier_network
+    from score_sde.jobs import training_batches
     from score_sde.objective import classifier_loss
+    from score_sde.training.compile import compile_train_step, gradient_on
+    from score_sde.training.lock import locked
     from score_sde.training.loop import Training, train
-    from score_sde.training.mesh import make_mesh, put_state, start_devices
+    from score_sde.training.mesh import Devices, make_mesh, put_state, start_devices
     from score_sde.training.optimizer import Optimizer, make_optimizer
     from score_sde.training.run import write_json
-    from score_sde.training.step import (
-        compile_train_step,
-        init_state,
-        make_train_step,
-    )
+    from score_sde.training.step import init_state, make_train_step
     from score_sde.types import UserError
 
     experiment = build(command.config)
     if not experiment.dataset.num_classes:
         raise UserError(f"{experiment.dataset.name} has no classes to tell apart.")
-    start_devices()
-    chosen, mesh = experiment.classifier, make_mesh()
-    settings = Training(chosen.num_steps, checkpoint_every=chosen.num_steps)
-    optimizer = make_optimizer(
-        Optimizer(
-            learning_rate=chosen.learning_rate,
-            schedule="cosine",
-            weight_decay=0.01,
-        ),
-        num_steps=chosen.num_steps,
-    )
-    train_step = make_train_step(
-        partial(classifier_loss, experiment),
-        optimizer,
-        seed=experiment.seed,
-        ema_halflife_steps=settings.ema_halflife_steps,
-        ema_rampup_ratio=settings.ema_rampup_ratio,
-    )
     folder = command.workdir / "classifier"
-    write_json(folder / "config.json", command.config["classifier"])
-    params = classifier_network(experiment).init(jax.random.key(experiment.seed))
-    train(
-        put_state(init_state(params, optimizer), mesh),
-        compile_train_step(train_step, mesh),
-        lambda step: batch_at(
-            experiment.dataset,
+    with locked(folder):
+        start_devices()
+        chosen, devices = experiment.classifier, Devices()
+        mesh = make_mesh(devices)
+        settings = Training(chosen.num_steps, checkpoint_every=chosen.num_steps)
+        optimizer = make_optimizer(
+            Optimizer(
+                learning_rate=chosen.learning_rate,
+                schedule="cosine",
+                weight_decay=0.01,
+            ),
+            num_steps=chosen.num_steps,
+        )
+        train_step = make_train_step(
+            gradient_on(devices, mesh, partial(classifier_loss, experiment)),
+            optimizer,
             seed=experiment.seed,
-            step=step,
-            batch_size=experiment.data.batch_size,
-        ),
-        settings=settings,
-        mesh=mesh,
-        workdir=folder,
-        show_samples=lambda _: None,
-    )
+            ema_halflife_steps=settings.ema_halflife_steps,
+            ema_rampup_ratio=settings.ema_rampup_ratio,
+        )
+        write_json(folder / "config.json", command.config["classifier"])
+        params = classifier_network(experiment).init(jax.random.key(experiment.seed))
+        state = init_state(params, optimizer)
+        train(
+            put_state(state, mesh),
+            compile_train_step(train_step, state, devices, mesh),
+            training_batches(experiment),
+            settings=settings,
+            mesh=mesh,
+            workdir=folder,
+            evaluate=lambda _: {},
+        )
 
 
 if __name__ == "__main__":

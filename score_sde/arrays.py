@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +46,41 @@ def where_example(mask: Array, x: Array, other: Array | float) -> Array:
     return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 1)), x, other)
 
 
+class Examples(NamedTuple):
+    """Which examples of a batch arrays hold."""
+
+    numbers: Array
+    """Of each, [examples]."""
+    total: int
+    """How many the whole batch has."""
+
+
+_part: ContextVar[Examples | None] = ContextVar("part", default=None)
+
+
+@contextmanager
+def part_of_batch(numbers: Array, total: int) -> Iterator[None]:
+    """Says, while functions are traced, that their arrays are a part of a batch.
+
+    Then an example draws the same numbers in a part, on one device of several, say, as
+    it does in the whole batch.
+    """
+    token = _part.set(Examples(numbers, total))
+    try:
+        yield
+    finally:
+        _part.reset(token)
+
+
+def examples_of(batch: int) -> Examples:
+    """Those that arrays [batch, ...] hold: all, but for `part_of_batch`."""
+    part = _part.get()
+    if part is None:
+        return Examples(jnp.arange(batch), batch)
+    assert len(part.numbers) == batch, (len(part.numbers), batch)
+    return part
+
+
 def example_keys(key: Key, batch: int, *, first: int = 0) -> Key:
     """One key per example, a function of (key, index of the example) alone.
 
@@ -53,7 +90,8 @@ def example_keys(key: Key, batch: int, *, first: int = 0) -> Key:
     """
     if key.ndim == 1:
         return key
-    return jax.vmap(lambda i: jr.fold_in(key, i))(jnp.arange(first, first + batch))
+    numbers = first + examples_of(batch).numbers
+    return jax.vmap(lambda i: jr.fold_in(key, i))(numbers)
 
 
 def per_example(draw: Callable[..., Array], keys: Key, x: Array) -> Array:

@@ -11,14 +11,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from types import UnionType
 from typing import Any, get_type_hints
 
 import numpy as np
 
-from score_sde import data, losses, noise_levels, precondition, sde
-from score_sde.config_rules import RULES, choices_text, cross_check, fit_data
-from score_sde.data import Dataset, captions
+from score_sde import conditions, data, losses, noise_levels, precondition, sde
+from score_sde.conditions import Condition
+from score_sde.config_rules import RULES, cross_check, fit_data
+from score_sde.data import Dataset
+from score_sde.evaluation.pictures import read_picture
 from score_sde.evaluation.settings import Editing, Sampling, Scoring
 from score_sde.experiment import Experiment
 from score_sde.guidance import GUIDANCES, THRESHOLDS
@@ -27,6 +30,7 @@ from score_sde.networks import (
     DDPM,
     EDM2,
     MLP,
+    ControlledUNet,
     CrossUNet,
     DiT,
     Network,
@@ -34,13 +38,15 @@ from score_sde.networks import (
     TextUNet,
     UNet,
     from_linen,
+    with_image,
 )
 from score_sde.samplers import SAMPLERS, grids
 from score_sde.schedules import chain_levels
-from score_sde.settings import Data, Loss, NoisyClassifier
+from score_sde.settings import Data, Loss, NoisyClassifier, Told
 from score_sde.training.loop import Training
+from score_sde.training.mesh import Devices
 from score_sde.training.optimizer import Optimizer
-from score_sde.types import UserError
+from score_sde.types import UserError, choices_text
 
 SDES: dict[str, Callable[..., Any]] = {
     "vp": sde.VP,
@@ -60,6 +66,7 @@ NETWORKS: dict[str, Callable[..., Any]] = {
     "dit": DiT,
     "cross_unet": CrossUNet,
     "text_unet": TextUNet,
+    "controlled_unet": ControlledUNet,
 }
 NOISE_LEVELS: dict[str, Callable[..., Any]] = {
     "uniform_time": noise_levels.UniformTime,
@@ -89,9 +96,11 @@ FUNCTIONS: dict[str, Mapping[str, Callable[..., Any]]] = {
 
 SETTINGS: dict[str, Callable[..., Any]] = {
     "data": Data,
+    "condition": Told,
     "loss": Loss,
     "optimizer": Optimizer,
     "train": Training,
+    "devices": Devices,
     "sampling": Sampling,
     "likelihood": Scoring,
     "editing": Editing,
@@ -100,10 +109,12 @@ SETTINGS: dict[str, Callable[..., Any]] = {
 """Sections without alternatives."""
 
 OPTIONAL: dict[str, Mapping[str, Any]] = {
+    "condition": {},
     "guidance": {"name": "none"},
     "threshold": {"name": "none"},
     "editing": {},
     "classifier": {},
+    "devices": {},
 }
 """Sections that a config may leave out, and what they then are."""
 
@@ -111,6 +122,7 @@ NAMED: dict[str, Mapping[str, Callable[..., Any]]] = {**CLASSES, **FUNCTIONS}
 
 # Arguments that come from elsewhere: another section, the caller, or Flax.
 NOT_FIELDS = {
+    "bad",
     "denoise",
     "log_prob",
     "logits",
@@ -136,7 +148,7 @@ class ConfigError(UserError):
 def build(config: Mapping[str, Any]) -> Experiment:
     """The experiment that a config describes.
 
-    Args: `config`, a ConfigDict or a dict of sections.
+    Args: `config`, a dict of sections.
     Raises: ConfigError with all problems: section, value, choices.
     """
     sections = {
@@ -169,7 +181,8 @@ def build(config: Mapping[str, Any]) -> Experiment:
     if problems:
         raise ConfigError(problems)
     assert isinstance(seed, int)
-    built["network"] = _network(built["network"], dataset, num_classes)
+    told = _conditions(built, dataset, num_classes)
+    built["network"] = _network(built["network"], dataset, told)
     known = dict(sections["precondition"])
     chain = chain_levels(**known) if known.pop("name") == "chain" else None
     return Experiment(
@@ -177,7 +190,7 @@ def build(config: Mapping[str, Any]) -> Experiment:
         chain=chain,
         dataset=dataset,
         num_classes=num_classes,
-        captioned=sections["network"]["name"] == "text_unet",
+        conditions=told,
         **built,
     )
 
@@ -327,14 +340,42 @@ def _dataset(settings: Data, num_classes: int) -> Dataset:
     return data.DATASETS[name]()
 
 
-def _network(module: Any, dataset: Dataset, num_classes: int) -> Network:
-    if isinstance(module, TextUNet):
-        words = {"words": np.zeros((1, captions.LENGTH), np.int32)}
-        network = from_linen(module, dataset.shape, words)
+def _conditions(
+    built: Mapping[str, Any], dataset: Dataset, num_classes: int
+) -> tuple[Condition, ...]:
+    """All that the network is told, in the order of the section `sampling`."""
+    settings, wanted = built["condition"], built["sampling"]
+    levels, made = dataset.num_levels, []
+    if isinstance(built["network"], TextUNet):
+        made.append(conditions.words(wanted.caption, wanted.labels))
+    elif num_classes:
+        made.append(conditions.label(wanted.labels, num_classes=num_classes))
+    if settings.attributes:
+        some = np.arange(min(2_000, len(dataset.train)))
+        made.append(
+            conditions.vector(
+                settings.attributes,
+                wanted.vector,
+                examples=dataset.train[some]["values"],
+                num_levels=levels,
+            )
+        )
+    if settings.image != "none":
+        make = conditions.IMAGES[settings.image]
+        if settings.image == "small":
+            make = partial(make, factor=settings.factor)
+        stated = None
+        if wanted.image:
+            assert levels is not None  # `fit_data` has seen to it
+            picture = read_picture(Path(wanted.image), dataset.shape)
+            stated = picture * (levels - 1)
+        made.append(conditions.image(make, stated, num_levels=levels))
+    return tuple(made)
 
-        def apply(params: Any, x: Any, noise: Any, cond: Any, **options: Any) -> Any:
-            return network.apply(params, x, noise, captions.cond_of(cond), **options)
 
-        return network._replace(apply=apply)
-    cond = {"label": np.zeros(1, np.int32)} if num_classes else None
-    return from_linen(module, dataset.shape, cond)
+def _network(module: Any, dataset: Dataset, told: tuple[Condition, ...]) -> Network:
+    shape, cond = dataset.shape, conditions.of_blank(told, dataset.shape)
+    if cond is None or "image" not in cond or isinstance(module, ControlledUNet):
+        return from_linen(module, shape, cond)
+    channels = shape[-1] + cond.pop("image").shape[-1]
+    return with_image(from_linen(module, (*shape[:-1], channels), cond or None))

@@ -5,21 +5,23 @@ Each rule that is broken is a line of text: the field, its value, what it must b
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 
-from score_sde.data import ABSENT, DATASETS, FILES, TFDS, Dataset, captions
+from score_sde.condition_rules import fit_conditions
+from score_sde.data import ABSENT, DATASETS, FILES, TFDS, Dataset
 from score_sde.data.augment import NUM_LABELS
-from score_sde.networks import ADM, EDM2, DiT, TextUNet
+from score_sde.guidance import interpolated
+from score_sde.networks import ADM, EDM2, DiT
 from score_sde.networks.attention import IMPLEMENTATIONS
 from score_sde.networks.blocks import DTYPES, EMBEDDINGS
 from score_sde.networks.song_unet import PROGRESSIVE_INPUTS, PROGRESSIVES
 from score_sde.schedules import BETA_SCHEDULES, TIMESTEP_SPACINGS
-from score_sde.types import NO_LABEL, UserError
+from score_sde.types import NO_LABEL, choices_text
 
 Holds = Callable[[Any], bool]
 POSITIVE: tuple[str, Holds] = ("> 0", lambda v: 0 < v < math.inf)
@@ -76,15 +78,9 @@ RULES: dict[str, tuple[str, Holds]] = {
     "sigma_high": ("> 0", lambda v: v > 0),
     "percentile": ("> 0 and <= 100", lambda v: 0 < v <= 100),
     "limit": POSITIVE,
+    "tau": POSITIVE,
 }
 """What a field of a network or a function must be; dataclasses check their own."""
-
-
-def choices_text(value: Any, choices: Any) -> str:
-    """What may stand instead of a value: the nearest choice, and all of them."""
-    close = difflib.get_close_matches(str(value), choices, n=1)
-    guess = f"; did you mean {close[0]!r}?" if close else ""
-    return f"{guess}; choose from {sorted(choices)}"
 
 
 def cross_check(sections: Mapping[str, Any], built: Mapping[str, Any]) -> list[str]:
@@ -110,6 +106,14 @@ def cross_check(sections: Mapping[str, Any], built: Mapping[str, Any]) -> list[s
     low, high = guidance.get("sigma_low", 0.0), guidance.get("sigma_high", math.inf)
     if low >= high:
         problems.append(f"guidance: sigma_low {low} must be below sigma_high {high}")
+    run = guidance.get("run", "")
+    if guidance["name"] == "auto" and not (Path(run) / "config.json").is_file():
+        problems.append(f"guidance.run is {run!r}; it must be the folder of a run")
+    if guidance["name"] == "scheduled":
+        try:
+            interpolated(guidance.get("sigmas", ()), guidance.get("weights", ()))
+        except ValueError as error:
+            problems.append(f"guidance: {error}")
     threshold = sections["threshold"]
     if threshold.get("low", -1.0) >= threshold.get("high", 1.0):
         problems.append("threshold: low must be below high")
@@ -173,31 +177,18 @@ def fit_data(
         problems += _fit_image(built["network"], shape)
     elif built["data"].random_flip:
         problems.append("data.random_flip is True; it is for images")
-    classes = network.get("num_classes", 0)
-    if classes not in (0, dataset.num_classes):
-        problems.append(
-            f"network.num_classes is {classes}; {dataset.name} needs 0 (unconditional) "
-            f"or {dataset.num_classes}"
-        )
-    if isinstance(built["network"], TextUNet):
-        problems += _fit_captions(built["network"], dataset, built["sampling"].caption)
-    elif built["sampling"].caption:
-        problems.append(
-            f"sampling.caption is {built['sampling'].caption!r}; it is for a network "
-            "that reads: network.name 'text_unet'"
-        )
-    problems += _fit_labels(sections, built, dataset, classes)
-    if network.get("vector_dims", 0):
-        problems.append(
-            f"network.vector_dims is {network['vector_dims']}; {dataset.name} comes "
-            "without vectors, so it must be 0"
-        )
+    problems += fit_conditions(sections, built, dataset)
     augmented = built["data"].augment_probability > 0
-    told = NUM_LABELS if augmented else 0
+    needed, told = NUM_LABELS if augmented else 0, built["condition"]
     dims = getattr(built["network"], "augment_dims", 0)
     if augmented and not is_image:
         problems.append("data.augment_probability is above 0; it is for images")
-    elif dims not in (told, NUM_LABELS):
+    elif augmented and (told.attributes or told.image != "none"):
+        problems.append(
+            "data.augment_probability is above 0; what section condition tells of an "
+            "image would not be true of the augmented one"
+        )
+    elif dims not in (needed, NUM_LABELS):
         problems.append(
             f"network.augment_dims is {dims}; it must be {NUM_LABELS} for augmented "
             "data, of networks that have it, and 0 otherwise"
@@ -274,54 +265,4 @@ def _fit_heads(module: Any, levels: list[int]) -> list[str]:
         "with attention"
         for width in sorted(attending)
         if width % size
-    ]
-
-
-def _fit_labels(
-    sections: Mapping[str, Any],
-    built: Mapping[str, Any],
-    dataset: Dataset,
-    num_classes: int,
-) -> list[str]:
-    """Rules between the network's classes and who uses labels."""
-    guidance, labels = sections["guidance"], built["sampling"].labels
-    dropout = built["loss"].condition_dropout
-    uses = {
-        "loss.condition_dropout": dropout or None,
-        "guidance.name": None if guidance["name"] == "none" else guidance["name"],
-        "sampling.labels": labels or None,
-    }
-    if not num_classes:
-        return [
-            f"{field} is {value!r}; the network has no classes: set "
-            f"network.num_classes to {dataset.num_classes}"
-            for field, value in uses.items()
-            if value is not None
-        ]
-    given = {
-        "sampling.labels": labels,
-        "guidance.negative_label": [guidance.get("negative_label", NO_LABEL)],
-    }
-    return [
-        f"{field} has {label}; choose from 0 to {num_classes - 1}, or -1 for none"
-        for field, values in given.items()
-        for label in values
-        if not NO_LABEL <= label < num_classes
-    ]
-
-
-def _fit_captions(module: TextUNet, dataset: Dataset, caption: str) -> list[str]:
-    """Rules between captions and the network that reads them."""
-    problems = []
-    try:
-        captions.tokens(caption)
-    except UserError as error:
-        problems.append(f"sampling.caption: {error}")
-    if dataset.name != "digits":
-        problems.append(f"network.name is 'text_unet'; {dataset.name} has no captions")
-    needed = {"num_words": len(captions.WORDS), "num_classes": len(captions.NUMBERS)}
-    return problems + [
-        f"network.{field} is {getattr(module, field)}; captions need {value}"
-        for field, value in needed.items()
-        if getattr(module, field) != value
     ]

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde import data, editing
+from score_sde import conditions, data, editing
 from score_sde.evaluation.pictures import read_picture
 from score_sde.evaluation.settings import Editing
-from score_sde.experiment import Experiment, condition, guided_denoiser
+from score_sde.experiment import Experiment, guided_denoiser
+from score_sde.guidance import null_condition
 from score_sde.inference import sample_keys
 from score_sde.measurements import (
     Blur,
@@ -24,7 +25,7 @@ from score_sde.measurements import (
     gaussian_kernel,
 )
 from score_sde.samplers import sample
-from score_sde.types import NO_LABEL, Array, Denoise, Key, UserError
+from score_sde.types import Array, Denoise, Key, UserError
 
 Params = Any
 
@@ -130,7 +131,7 @@ def restorer(
 
 
 def draw_edits(
-    experiment: Experiment, given: Given, params: Params, keys: Key, labels: Array
+    experiment: Experiment, given: Given, params: Params, keys: Key, cond: Any
 ) -> Array:
     """One result per key, [batch, *shape], in the scale of the data."""
     settings, sigmas = experiment.editing, experiment.grid()
@@ -154,7 +155,7 @@ def draw_edits(
         editing.noised(keys_start, origin, sigmas[0]),
         sigmas,
         key=keys_path,
-        cond=condition(experiment, labels),
+        cond=cond,
     ).x
     if given.measurement is None or settings.noise_std:
         return x
@@ -164,10 +165,19 @@ def draw_edits(
 def edited(experiment: Experiment, given: Given, params: Params) -> np.ndarray:
     """All results of the settings; result i is a function of (seed, i)."""
     count = experiment.editing.num_samples
-    labels = experiment.sampling.labels or (NO_LABEL,)
-    chosen = np.asarray(labels, np.int32)[np.arange(count) % len(labels)]
     run = jax.jit(partial(draw_edits, experiment, given))
-    return np.asarray(run(params, sample_keys(experiment.seed, 0, count), chosen))
+    cond = _wanted(experiment, np.arange(count))
+    return np.asarray(run(params, sample_keys(experiment.seed, 0, count), cond))
+
+
+def _wanted(experiment: Experiment, index: np.ndarray) -> Any:
+    """What results are told: what the config states, and otherwise nothing."""
+    cond: Any = null_condition(
+        conditions.of_blank(experiment.conditions, experiment.dataset.shape)
+    )
+    for condition in experiment.conditions:
+        cond |= condition.stated or {}
+    return conditions.in_turn(cond, index)
 
 
 def before(given: Given, shape: tuple[int, ...]) -> Array:

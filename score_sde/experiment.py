@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax.random as jr
 
 from score_sde import data, elbo, losses, sde
+from score_sde.conditions import Condition
 from score_sde.dequantisation import Dequantised, variational
 from score_sde.evaluation.settings import Editing, Sampling, Scoring
 from score_sde.guidance import from_logits, network_evals
@@ -32,8 +33,9 @@ from score_sde.precondition import (
     make_variance,
 )
 from score_sde.samplers.steps import Sampler
-from score_sde.settings import Data, Loss, NoisyClassifier
+from score_sde.settings import Data, Loss, NoisyClassifier, Told
 from score_sde.training.loop import Training
+from score_sde.training.mesh import Devices
 from score_sde.training.optimizer import Optimizer
 from score_sde.types import Array, Denoise, Key
 
@@ -49,9 +51,10 @@ class Experiment(NamedTuple):
     sde: sde.SDE
     network: Network
     num_classes: int
-    """Of the condition; 0 for an unconditional network."""
-    captioned: bool
-    """Whether the network reads captions; told a label, it reads the label's."""
+    """That the network tells apart; 0 for one that does not."""
+    condition: Told
+    conditions: tuple[Condition, ...]
+    """All that the network is told; none for an unconditional one."""
     precondition: Precondition
     chain: Any
     """Levels of the discrete chain that the network knows, ascending, or None."""
@@ -60,6 +63,7 @@ class Experiment(NamedTuple):
     loss: Loss
     optimizer: Optimizer
     train: Training
+    devices: Devices
     sampler: Sampler
     grid: Callable[[], Array]
     guidance: Callable[..., Denoise]
@@ -68,6 +72,8 @@ class Experiment(NamedTuple):
     likelihood: Scoring
     editing: Editing
     classifier: NoisyClassifier
+    worse: Experiment | None = None
+    """Of the model that guidance 'auto' leads away from."""
 
 
 def init_params(experiment: Experiment) -> Params:
@@ -131,9 +137,13 @@ def learned_variance(
 def guided_denoiser(experiment: Experiment, params: Params) -> Denoise:
     """The denoiser from which samples are drawn.
 
-    Args: `params`, with those of the classifier under "classifier" if it guides.
+    Args: `params`, with those of the classifier under "classifier" if it guides, and
+    those of the worse model under "worse".
     """
     guide = experiment.guidance
+    if "worse" in params:
+        assert experiment.worse is not None
+        guide = partial(guide, bad=denoiser(experiment.worse, params["worse"]))
     if "classifier" in params:
         apply = partial(classifier_network(experiment).apply, params["classifier"])
         log_prob = from_logits(make_classifier(apply, experiment.precondition))
@@ -148,11 +158,6 @@ def evals_per_call(experiment: Experiment, params: Params) -> tuple[int, int]:
     """
     evals = network_evals(guided_denoiser(experiment, params), experiment.grid()[:-1])
     return int(evals.min()), int(evals.max())
-
-
-def condition(experiment: Experiment, labels: Array | None) -> Any:
-    """What the network is told of examples with these labels."""
-    return {"label": labels} if experiment.num_classes else None
 
 
 def classifier_network(experiment: Experiment) -> Network:

@@ -10,13 +10,11 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from score_sde import data, elbo
+from score_sde import conditions, data, elbo
 from score_sde.arrays import example_keys, per_example
-from score_sde.data import captions
 from score_sde.dequantisation import DEQUANTISERS, Dequantised
 from score_sde.experiment import (
     Experiment,
-    condition,
     decoder,
     denoiser,
     dequantised,
@@ -31,15 +29,6 @@ from score_sde.types import Array, Key
 Params = Any
 
 
-def _wanted(experiment: Experiment, labels: Array | None) -> Any:
-    """The condition of samples: the caption of the settings, or their labels."""
-    if not experiment.sampling.caption:
-        return condition(experiment, labels)
-    assert labels is not None  # `build` has seen to it
-    words = jnp.asarray(captions.tokens(experiment.sampling.caption))
-    return {"words": jnp.broadcast_to(words, (len(labels), *words.shape))}
-
-
 class Samples(NamedTuple):
     """One entry per sample in each field."""
 
@@ -52,9 +41,9 @@ class Samples(NamedTuple):
 
 
 def draw_samples(
-    experiment: Experiment, params: Params, keys: Key, labels: Array | None
+    experiment: Experiment, params: Params, keys: Key, cond: Any
 ) -> Samples:
-    """One sample per key, each a function of its key."""
+    """One sample per key, each a function of its key and of what it is told."""
     sigmas = experiment.grid()
     like = jnp.zeros((len(keys), *experiment.dataset.shape), jnp.float32)
     keys_start, keys_path = jax.vmap(jr.split, out_axes=1)(keys)
@@ -65,7 +54,7 @@ def draw_samples(
         start,
         sigmas,
         key=keys_path,
-        cond=_wanted(experiment, labels),
+        cond=cond,
     )
     finite = jnp.isfinite(result.x.reshape(len(keys), -1)).all(1)
     return Samples(
@@ -81,7 +70,7 @@ def score_examples(
     keys_data: Key,
     keys_probe: Key,
     values: Array,
-    labels: Array | None,
+    cond: Any,
     tolerance: Array,
 ) -> LogProb:
     """Log-probabilities of examples: log p(x) - log q(x given levels), in nats.
@@ -103,7 +92,7 @@ def score_examples(
         divergence=divergence,
         rtol=settings.rtol * tolerance,
         atol=settings.atol * tolerance,
-        cond=condition(experiment, labels),
+        cond=cond,
     )
     num_dims = math.prod(experiment.dataset.shape)
     return out._replace(nats=out.nats + num_dims * log_alpha - points.log_density)
@@ -125,9 +114,11 @@ def class_log_probs(
 
     def under(label: Array) -> Array:
         labels = jnp.broadcast_to(label, values.shape[:1])
+        examples = {"values": values, "label": labels}
+        cond = conditions.of_examples(experiment.conditions, examples)
         one = jnp.ones((), jnp.float32)
         return score_examples(
-            experiment, params, keys_data, keys_probe, values, labels, one
+            experiment, params, keys_data, keys_probe, values, cond, one
         ).nats
 
     return jax.lax.map(under, jnp.arange(experiment.num_classes)).T
@@ -139,7 +130,7 @@ def bound_examples(
     keys_data: Key,
     keys_noise: Key,
     values: Array,
-    labels: Array | None,
+    cond: Any,
 ) -> elbo.Bound:
     """The bound of the reverse SDE on -log P of examples, in nats.
 
@@ -156,7 +147,6 @@ def bound_examples(
         decode = decoder(experiment)
         x0 = data.centres(values, num_levels=levels)
         points = Dequantised(x0, jnp.zeros_like(points.log_density))
-    cond = condition(experiment, labels)
     if of_chain:
         return elbo.chain_bound(
             keys_noise,

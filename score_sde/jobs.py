@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,32 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from score_sde import conditions
+from score_sde.data import batches
+from score_sde.data.dataset import Rows
+from score_sde.evaluation.pictures import save_losses, save_samples
 from score_sde.experiment import Experiment
 from score_sde.inference import draw_samples, sample_keys
-from score_sde.objective import batch_loss
-from score_sde.training.mesh import DATA_AXIS, divisible
+from score_sde.networks.flops import forward_flops
+from score_sde.objective import batch_loss, loss_by_level, middle_levels
+from score_sde.training.mesh import (
+    DATA_AXIS,
+    divisible,
+    is_main_host,
+    local_mesh,
+    to_host,
+    wait_for_hosts,
+)
 from score_sde.training.preemption import stop_if_requested
 from score_sde.training.run import write_json
+from score_sde.training.step import TrainState
 from score_sde.types import Array
 
 EVERYWHERE, ROW = PartitionSpec(), PartitionSpec(DATA_AXIS)
 """Of an argument that every device has whole, and of one that is cut over them."""
+
+EVALUATED, NUM_LEVELS = 128, 12
+"""Held-out examples whose loss is followed in training, at how many noise levels."""
 
 Params = Any
 Arrays = dict[str, np.ndarray]
@@ -56,10 +72,7 @@ def in_parts(
             first = number * size
             arrays = {n: a[: count - first] for n, a in compute(first).items()}
             _save(files[number], arrays)
-    if jax.process_count() > 1:
-        from jax.experimental.multihost_utils import sync_global_devices
-
-        sync_global_devices(str(path))
+    wait_for_hosts(str(path))
     parts = []
     for file in files:
         with np.load(file) as part:
@@ -83,9 +96,12 @@ def _save(path: Path, arrays: Arrays) -> None:
 def parts_of(folder: Path, made_by: dict[str, Any]) -> Path:
     """The folder for the parts of a job, emptied if another one left them."""
     label = folder / "made_by.json"
-    if not label.exists() or json.loads(label.read_text()) != made_by:
+    if is_main_host() and not (
+        label.exists() and json.loads(label.read_text()) == made_by
+    ):
         shutil.rmtree(folder, ignore_errors=True)
         write_json(label, made_by)
+    wait_for_hosts(str(folder))
     return folder
 
 
@@ -107,23 +123,41 @@ def make_draw(
 ) -> tuple[int, Callable[[Params, int], Arrays]]:
     """(size, draw): draw(params, first) gives samples first, first + 1, ... by size.
 
-    The fields of `Samples`, and `labels` of a conditional network: those of
-    `sampling.labels`, or 0, 1, ..., over and over.
+    The fields of `Samples`, and what each was told of its condition: `labels`,
+    `words`, `vectors`, `images`.
     """
-    classes = experiment.sampling.labels or range(experiment.num_classes)
     size = divisible(experiment.sampling.batch_size, mesh)
     compiled = by_shares(partial(draw_samples, experiment), mesh, EVERYWHERE, ROW, ROW)
 
     def draw(params: Params, first: int) -> Arrays:
-        labels = None
-        if experiment.num_classes:
-            index = np.arange(first, first + size, dtype=np.int32)
-            labels = np.asarray(classes, np.int32)[index % len(classes)]
+        index = np.arange(first, first + size)
+        cond = conditions.of_samples(experiment.conditions, experiment.dataset, index)
         keys = sample_keys(experiment.seed, first, size)
-        arrays = jax.device_get(compiled(params, keys, labels))._asdict()
-        return arrays if labels is None else arrays | {"labels": labels}
+        arrays = jax.device_get(compiled(params, keys, cond))._asdict()
+        told = {f"{name.removesuffix('s')}s": a for name, a in (cond or {}).items()}
+        return arrays | told
 
     return size, draw
+
+
+def training_batches(experiment: Experiment) -> Callable[[int], Iterator[Rows]]:
+    """batches(step): what this host reads of the batches from that step on."""
+    return lambda step: batches(
+        experiment.dataset,
+        seed=experiment.seed,
+        step=step,
+        batch_size=experiment.data.batch_size,
+        shard=jax.process_index(),
+        num_shards=jax.process_count(),
+        workers=experiment.data.num_workers,
+    )
+
+
+def training_flops(experiment: Experiment, params: Params) -> float:
+    """Operations of the network to train on one example: three forward passes."""
+    shape = experiment.dataset.shape
+    cond = conditions.of_blank(experiment.conditions, shape)
+    return 3 * forward_flops(experiment.network, params["network"], shape, cond)
 
 
 def memory_estimate(experiment: Experiment, params: Params) -> tuple[int, int]:
@@ -138,7 +172,7 @@ def memory_estimate(experiment: Experiment, params: Params) -> tuple[int, int]:
             np.uint8 if experiment.dataset.num_levels else np.float32,
         )
     }
-    if experiment.num_classes:
+    if experiment.dataset.num_classes:
         shape = (experiment.data.batch_size,)
         batch["label"] = jax.ShapeDtypeStruct(shape, np.int32)
 
@@ -151,3 +185,40 @@ def memory_estimate(experiment: Experiment, params: Params) -> tuple[int, int]:
     state = 5 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
     residuals = jax.tree.leaves(jax.eval_shape(kept, params, batch))
     return state, sum(leaf.size * leaf.dtype.itemsize for leaf in residuals)
+
+
+def make_evaluate(
+    experiment: Experiment, workdir: Path, mesh: Mesh
+) -> Callable[[TrainState], dict[str, float]]:
+    """What training looks at now and then: samples, and the loss of held-out examples.
+
+    A picture of each goes to workdir/samples; the mean loss is returned. Every host
+    must call it, the first does the work.
+    """
+    here = local_mesh()
+    _, draw = make_draw(experiment, here)
+    count = divisible(min(EVALUATED, len(experiment.dataset.test)), here)
+    losses = by_shares(
+        partial(loss_by_level, experiment, num_levels=NUM_LEVELS),
+        here,
+        *(EVERYWHERE, ROW, ROW, ROW),
+    )
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        params = to_host(state.ema_params, mesh)
+        if not is_main_host():
+            return {}
+        path = workdir / "samples" / f"step_{int(state.step):07d}.png"
+        levels = draw(params, 0)["levels"]
+        save_samples(path, levels, num_levels=experiment.dataset.num_levels)
+        held_out = experiment.dataset.test
+        batch = held_out[np.arange(count) % len(held_out)]
+        cond = conditions.of_examples(experiment.conditions, batch)
+        keys = sample_keys(experiment.seed, 0, count)
+        found = losses(params, keys, batch["values"], cond)
+        by_level = np.asarray(found).mean(0)
+        sigmas = np.asarray(middle_levels(experiment, NUM_LEVELS))
+        save_losses(path.with_name(f"loss_{int(state.step):07d}.png"), sigmas, by_level)
+        return {"test_loss": float(by_level.mean())}
+
+    return evaluate

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from score_sde.arrays import example_keys
+from score_sde.arrays import example_keys, examples_of
 from score_sde.sde import SDE
 from score_sde.types import Array, Key, Scalar, pytree, require, static
 
@@ -46,7 +46,8 @@ class NoiseLevels:
     def draw(self, key: Key, batch: int) -> Array:
         """[batch] noise levels; example i depends on (key, i), or on the shift."""
         if self.stratified:
-            u = (jr.uniform(key) + jnp.arange(batch) / batch) % 1.0
+            numbers, total = examples_of(batch)
+            u = (jr.uniform(key) + numbers / total) % 1.0
         else:
             u = jax.vmap(jr.uniform)(example_keys(key, batch))
         # No draw is exactly 0, whose quantile may be infinite.

@@ -7,15 +7,15 @@ import math
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from score_sde import data, elbo, losses
-from score_sde.data import captions
+from score_sde import conditions, data, elbo, losses
+from score_sde.arrays import mean_over_data, per_example
 from score_sde.experiment import (
     Experiment,
     classifier_network,
-    condition,
     decoder,
     denoiser,
     dequantised,
@@ -41,9 +41,8 @@ def batch_loss(experiment: Experiment, key: Key, params: Params, batch: Any) -> 
     else:
         x0 = _training_points(experiment, key_data, values)
         cost = jnp.zeros((), x0.dtype)
-    cond = condition(experiment, batch.get("label"))
-    if experiment.captioned:
-        cond = {"words": captions.random_captions(jr.fold_in(key, 5), batch["label"])}
+    told = batch | {"values": values}
+    cond = conditions.in_training(experiment.conditions, jr.fold_in(key, 5), told)
     if cond is not None and experiment.loss.condition_dropout:
         key_drop = jr.fold_in(key, 4)
         cond = drop_condition(key_drop, cond, experiment.loss.condition_dropout)
@@ -79,6 +78,40 @@ def batch_loss(experiment: Experiment, key: Key, params: Params, batch: Any) -> 
         log_variance=log_variance(experiment, params),
         cond=cond,
     )
+
+
+def loss_by_level(
+    experiment: Experiment,
+    params: Params,
+    keys: Key,
+    values: Array,
+    cond: Any,
+    *,
+    num_levels: int,
+) -> Array:
+    """The weighted squared error of examples at given levels, [batch, num_levels].
+
+    At `middle_levels`, so that its mean is the loss. The noise of an example is a
+    function of its key.
+    """
+    sigmas = middle_levels(experiment, num_levels)
+    x0 = _training_points(experiment, keys, values)
+    denoise = denoiser(experiment, params)
+
+    def at(index: Array) -> Array:
+        draw = jax.vmap(lambda key: jr.fold_in(jr.fold_in(key, 1), index))
+        eps = per_example(jr.normal, draw(keys), x0)
+        sigma = jnp.full(len(x0), sigmas[index])
+        error = denoise(x0 + sigmas[index] * eps, sigma, cond) - x0
+        return experiment.weight(sigma) * mean_over_data(error**2)
+
+    return jax.lax.map(at, jnp.arange(num_levels)).T
+
+
+def middle_levels(experiment: Experiment, num_levels: int) -> Array:
+    """The middles of equal shares of the noise levels of training, [num_levels]."""
+    u = (jnp.arange(num_levels, dtype=jnp.float32) + 0.5) / num_levels
+    return experiment.noise_levels.quantile(u)
 
 
 def _training_points(experiment: Experiment, key: Key, values: Array) -> Array:

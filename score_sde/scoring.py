@@ -14,6 +14,7 @@ import jax.random as jr
 import numpy as np
 from jax.sharding import Mesh
 
+from score_sde import conditions
 from score_sde.data import Examples
 from score_sde.evaluation.report import bits, summary
 from score_sde.experiment import Experiment
@@ -25,7 +26,7 @@ from score_sde.types import Key, UserError
 Params = Any
 Arrays = dict[str, np.ndarray]
 ScoreBatch = Callable[[Key, Any, Any], Any]
-"""(keys, values, labels) -> a named tuple of arrays [batch, ...]."""
+"""(keys, values, cond) -> a named tuple of arrays [batch, ...]."""
 
 
 class Pass(NamedTuple):
@@ -41,9 +42,9 @@ class Programs(NamedTuple):
     """What is compiled, once for all passes and splits."""
 
     solve: Callable[..., Any]
-    """(params, keys_data, keys_probe, values, labels, tolerance) -> LogProb."""
+    """(params, keys_data, keys_probe, values, cond, tolerance) -> LogProb."""
     bound: Callable[..., Any]
-    """(params, keys_data, keys_noise, values, labels) -> Bound."""
+    """(params, keys_data, keys_noise, values, cond) -> Bound."""
 
 
 def compile_programs(experiment: Experiment, mesh: Mesh) -> Programs:
@@ -86,18 +87,18 @@ def score_split(
 
     def solved(which: Pass) -> ScoreBatch:
         tolerance = jnp.asarray(which.tolerance, jnp.float32)
-        return lambda keys, values, labels: programs.solve(
+        return lambda keys, values, cond: programs.solve(
             params,
             _keys(keys, which.points, 0),
             _keys(keys, which.probes, 1),
             values,
-            labels,
+            cond,
             tolerance,
         )
 
-    def bounded(keys: Key, values: Any, labels: Any) -> Any:
+    def bounded(keys: Key, values: Any, cond: Any) -> Any:
         return programs.bound(
-            params, _keys(keys, 0, 0), _keys(keys, 0, 2), values, labels
+            params, _keys(keys, 0, 0), _keys(keys, 0, 2), values, cond
         )
 
     run = partial(_run, experiment, experiment.dataset.split(split), mesh)
@@ -144,9 +145,9 @@ def _run(
         start = time.monotonic()
         # Past the end the first examples are repeated, and dropped from the result.
         rows = examples[np.arange(first, first + size) % count]
-        labels = rows["label"] if experiment.num_classes else None
+        cond = conditions.of_examples(experiment.conditions, rows)
         keys = sample_keys(experiment.seed, first, size)
-        result = jax.device_get(score(keys, rows["values"], labels))
+        result = jax.device_get(score(keys, rows["values"], cond))
         seconds = np.full(size, (time.monotonic() - start) / size)
         return result._asdict() | {"seconds": seconds}
 

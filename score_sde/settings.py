@@ -61,6 +61,23 @@ class Data:
 
 
 @dataclasses.dataclass(frozen=True)
+class Told:
+    """What the network is told of an image, beside the class or a caption of it.
+
+    attributes: of `data/attributes.py`, which make a vector.
+    image: what picture is made of the image: none, small (means over blocks of factor
+        x factor pixels) or silhouette (where it is bright).
+    """
+
+    attributes: tuple[str, ...] = ()
+    image: str = "none"
+    factor: int = 2
+
+    def __post_init__(self) -> None:
+        require(self, ("1 <= factor", lambda t: t.factor >= 1))
+
+
+@dataclasses.dataclass(frozen=True)
 class Loss:
     """Options of the loss beside its weight and noise levels."""
 

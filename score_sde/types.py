@@ -15,6 +15,7 @@ cond    what the data depend on: any pytree whose leaves lead with [batch], or N
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar, dataclass_transform
 
@@ -50,6 +51,13 @@ def static(*, default: Any, kw_only: bool = False) -> Any:
 
 class UserError(ValueError):
     """A mistake that the user can mend: programs print its message alone."""
+
+
+def choices_text(value: Any, choices: Any) -> str:
+    """What may stand instead of a value: the nearest choice, and all of them."""
+    close = difflib.get_close_matches(str(value), choices, n=1)
+    guess = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{guess}; choose from {sorted(choices)}"
 
 
 T = TypeVar("T")

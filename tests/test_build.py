@@ -42,7 +42,9 @@ def test_every_config_builds(path):
     full = build.complete(config)
     assert build.complete(full) == full
     # Functions have no other equality than their text, options included.
-    functions = dict.fromkeys(("network", "dataset", "grid", "precondition"))
+    functions = dict.fromkeys(
+        ("network", "dataset", "grid", "precondition", "conditions")
+    )
     again = build.build(full)._replace(**functions)
     assert repr(again) == repr(experiment._replace(**functions))
 
@@ -69,7 +71,8 @@ def test_every_piece_of_the_library_can_be_named():
 
 
 @pytest.mark.parametrize("section", build.NAMED)
-def test_every_alternative_builds_from_its_defaults(section):
+def test_every_alternative_builds_from_its_defaults(section, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
     required = {
         "grid": {"num_steps": 5, "sigma_min": 0.1, "sigma_max": 1.0},
         "noise_levels": {"sigmas": (0.1, 1.0)},
@@ -88,6 +91,12 @@ def test_every_alternative_builds_from_its_defaults(section):
             config["network"]["num_classes"] = 10
         if name == "text_unet":
             config[section]["num_classes"] = 10
+        if name == "auto":
+            config[section]["run"] = str(tmp_path)
+        if name == "scheduled":
+            config[section] |= {"sigmas": (0.1, 1.0), "weights": (3.0, 1.0)}
+        if name == "controlled_unet":
+            config["condition"] = {"image": "small"}
         build.build(config)
 
 
@@ -173,7 +182,7 @@ BAD = [
         {"network__dropuot": 0.1},
         r"network.dropuot: no such field; did you mean 'dropout'",
     ),
-    ({"network__vector_dims": 3}, r"vector_dims is 3; digits comes without vectors"),
+    ({"network__vector_dims": 3}, r"vector_dims is 3; the 0 of condition"),
     ({"network__name": "mlp"}, r"network.\w+: no such field"),
     ({"data__name": "digit"}, r"data.name is 'digit'; did you mean 'digits'"),
     ({"data__name": "rings"}, r"data of shape \(2,\) need 'mlp'"),
@@ -210,7 +219,7 @@ BAD = [
     ),
     (
         {"guidance__name": "cfg"},
-        r"guidance.name is 'cfg'; choose from \['classifier', 'classifier_free'",
+        r"guidance.name is 'cfg'; choose from \['auto', 'classifier', 'classif",
     ),
     (
         {"guidance__name": "classifier_free"},
@@ -229,7 +238,7 @@ BAD = [
     (
         {"network__num_classes": 10, "guidance__name": "classifier_free"}
         | {"guidance__negative_label": 10},
-        r"guidance.negative_label has 10; choose from 0 to 9, or -1 for none",
+        r"guidance.negative_label is 10; choose from 0 to 9, or -1 for none",
     ),
     (
         {"network__num_classes": 10, "sampling__labels": (3, 11)},

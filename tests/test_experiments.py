@@ -208,6 +208,51 @@ def test_captions_are_drawn(tmp_path):
     assert "sampling.caption: unknown word 'cat'; choose from ['a', 'the'" in out
 
 
+@pytest.mark.slow
+def test_attributes_are_drawn_and_scored(tmp_path):
+    workdir = f"--workdir={tmp_path / 'vector'}"
+    program("train", "--config=configs/digits_vector.py", workdir, *fields())
+    stated = "--config.sampling.vector=(0.3,0.2,0.17)"
+    guided = "--config.guidance.name=classifier_free"
+    assert "6 samples" in program("sample", workdir, stated, guided)
+    vectors = np.load(tmp_path / "vector/samples.npz")["vectors"]
+    np.testing.assert_array_equal(vectors, vectors[:1].repeat(6, axis=0))
+    assert "360 examples" in program("likelihood", workdir)
+
+
+@pytest.mark.slow
+def test_a_trained_run_is_controlled_and_guides_by_being_worse(trained, tmp_path):
+    workdir = f"--workdir={tmp_path / 'control'}"
+    config = "--config=configs/digits_control.py"
+    program("train", config, workdir, code=2)
+    options = ["--config.network.channels=8", "--config.train.num_steps=2"]
+    options.append("--config.optimizer.warmup_steps=1")
+    other = program("add_control", config, workdir, f"--from={trained}", code=2)
+    assert "is of another model" in other
+    steps = list((trained / "checkpoints").iterdir())
+    out = program("add_control", config, workdir, f"--from={trained}", *options)
+    assert "parameters frozen, and a branch of" in out
+    assert sorted((trained / "checkpoints").iterdir()) == sorted(steps)
+    grid = ["--config.grid.num_steps=3", "--config.sampling.num_samples=6"]
+    # At first it draws what the run draws, whatever it is told.
+    program("sample", workdir, *grid)
+    program("sample", f"--workdir={trained}", *grid)
+    first, plain = (
+        np.load(folder / "samples.npz")["samples"]
+        for folder in (tmp_path / "control", trained)
+    )
+    np.testing.assert_array_equal(first, plain)
+    assert "step       2/2" in program("train", workdir)
+    # A model that is led away from itself stays.
+    auto = ["--config.guidance.name=auto", f"--config.guidance.run={trained}"]
+    out = program("sample", f"--workdir={trained}", *grid, *auto)
+    assert "guided: 2 to 2 of the network" in out
+    same = np.load(trained / "samples.npz")["samples"]
+    assert (same != plain).mean() < 0.01  # a rounding at the edge of a level
+    out = program("sample", workdir, *auto, code=2)
+    assert "is of other data, or told something else" in out
+
+
 @pytest.fixture
 def pictures(tmp_path):
     """A picture of the size of the digits, a mask, and files that won't do."""

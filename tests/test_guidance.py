@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -9,8 +10,10 @@ from cases import GAUSSIAN, LABELLED
 
 import score_sde as ss
 from experiments.launch import _load
-from score_sde import guidance
+from score_sde import conditions, guidance
 from score_sde.build import build
+from score_sde.data import captions
+from score_sde.experiment import denoiser, guided_denoiser, init_params
 from score_sde.inference import class_log_probs
 from score_sde.networks import MLP, Network, from_linen
 
@@ -224,6 +227,7 @@ def test_log_probs_under_each_class_are_those_of_the_oracle():
         network=Network(lambda key: (), apply),
         precondition=ss.precondition.x0,
         num_classes=5,
+        conditions=(conditions.label((), num_classes=5),),
         sde=ss.EDM(t_min=0.02, t_max=80.0),
     )
     x = jnp.asarray([[-1.1, 0.1], [0.8, -0.2]], jnp.float32)
@@ -267,6 +271,72 @@ def test_a_weight_may_depend_on_the_noise_level():
     # An interval has its upper end, not its lower one.
     weights = guidance.interval(3.0, 0.2, 1.0)(sigma)
     assert weights.tolist() == [1.0, 1.0, 3.0, 3.0, 1.0]
+
+
+def test_weights_between_levels_are_linear_in_log_sigma():
+    schedule = guidance.interpolated((0.1, 1.0, 100.0), (1.0, 3.0, 0.0))
+    sigma = jnp.asarray([1e-3, 0.1, 10**-0.5, 1.0, 10.0, 1e3])
+    # In float32.
+    np.testing.assert_allclose(schedule(sigma), [1, 1, 2, 3, 1.5, 0], atol=1e-6)
+    x, cond = points(6), label(2, 6)
+    guided = guidance.GUIDANCES["scheduled"](
+        smooth, sigmas=(0.1, 1.0, 100.0), weights=(1.0, 3.0, 0.0)
+    )
+    there, none = smooth(x, sigma, cond), smooth(x, sigma, label(-1, 6))
+    weight = jnp.asarray([1, 1, 2, 3, 1.5, 0])[:, None]
+    expected = none + weight * (there - none)
+    np.testing.assert_allclose(guided(x, sigma, cond), expected, atol=1e-6)
+
+
+def test_configs_go_away_from_a_label_or_a_caption_and_keep_the_rest():
+    def heard(x, sigma, cond=None):
+        """Linear in the sum of what it is told."""
+        told = [
+            jnp.asarray(c, x.dtype).reshape(len(x), -1).sum(1) for c in leaves(cond)
+        ]
+        return x + sum(told)[:, None]
+
+    leaves, x = jax.tree.leaves, points()
+    make = guidance.GUIDANCES["classifier_free"]
+    rest = {"vector": jnp.ones((5, 2))}
+    guided = make(heard, weight=3.0, negative_label=4)
+    cond = label(1, 5)
+    expected = x + 4 + 3.0 * (1 - 4)
+    np.testing.assert_allclose(guided(x, 0.5, cond), expected, rtol=1e-12)
+    # The vector is told on both sides: 2 stays 2.
+    found = guided(x, 0.5, cond | rest)
+    np.testing.assert_allclose(found, expected + 2, rtol=1e-12)
+    words = jnp.asarray(captions.tokens("a three"))
+    cond = {"words": jnp.broadcast_to(words, (5, 6))}
+    guided = make(heard, weight=3.0, negative_caption="the digit seven")
+    there, here = int(words.sum()), int(captions.tokens("the digit seven").sum())
+    expected = x + here + 3.0 * (there - here)
+    np.testing.assert_allclose(guided(x, 0.5, cond), expected, rtol=1e-12)
+
+
+def test_an_experiment_goes_away_from_a_worse_one():
+    config = _load(str(Path(__file__).parents[1] / "configs/points.py"), Path())
+    config["network"] |= {"width": 8, "depth": 1}
+    made = build(config)
+    guide = partial(guidance.GUIDANCES["auto"], run="", weight=3.0, sigma_low=0.2)
+    guided = made._replace(guidance=guide, worse=made)
+
+    def drawn(seed):
+        random = np.random.RandomState(seed)
+        shapes = jax.eval_shape(lambda: init_params(made))
+        return jax.tree.map(
+            lambda p: jnp.asarray(random.normal(size=p.shape), p.dtype), shapes
+        )
+
+    params, worse = drawn(0), drawn(1)
+    x = points().astype(jnp.float32)
+    denoise = guided_denoiser(guided, params | {"worse": worse})
+    for sigma, weight in ((0.5, 3.0), (0.1, 1.0)):
+        good, bad = (denoiser(made, p)(x, sigma) for p in (params, worse))
+        np.testing.assert_allclose(
+            denoise(x, sigma), bad + weight * (good - bad), rtol=1e-4, atol=1e-5
+        )
+        assert int(guidance.network_evals(denoise, sigma)) == (2 if weight > 1 else 1)
 
 
 def test_autoguidance_goes_away_from_the_worse_model():
@@ -420,6 +490,9 @@ def test_a_label_of_a_network_may_be_missing(key):
         (lambda g: g.classifier_free(smooth, 2.0, rescale=2.0), "rescale is 2.0"),
         (lambda g: g.interval(2.0, 3.0, 1.0), "0 <= low < high, got 3.0 and 1.0"),
         (lambda g: g.interval(2.0, float("nan")), "0 <= low < high"),
+        (lambda g: g.interpolated((1.0, 2.0), (3.0,)), "2 sigmas need as many weights"),
+        (lambda g: g.interpolated((0.0, 2.0), (3.0, 1.0)), "must be > 0 and ascend"),
+        (lambda g: g.interpolated((1.0,), (float("nan"),)), "weight is nan"),
         (lambda g: g.static_threshold(smooth, low=1.0), "needs low < high"),
         (lambda g: g.dynamic_threshold(smooth, percentile=0.0), "percentile is 0.0"),
         (lambda g: g.dynamic_threshold(smooth, limit=-1.0), "limit is -1.0"),

@@ -43,8 +43,9 @@ SMALL = {
     },
 }
 SHAPES = {name: (2,) if name == "mlp" else (8, 8, 3) for name in SMALL}
-# The one that reads words has tests of its own, in test_captions.
-NAMES = [name for name in build.NETWORKS if name != "text_unet"]
+# What reads words and what is controlled have tests in test_captions, test_conditions.
+OTHERS = ("text_unet", "controlled_unet")
+NAMES = [name for name in build.NETWORKS if name not in OTHERS]
 sweep = pytest.mark.parametrize("name", NAMES)
 
 

@@ -20,6 +20,10 @@ def test_notebooks_run(path, monkeypatch):
     pictures = [o for o in outputs if "image/png" in o.get("data", {})]
     printed = "".join(o["text"] for o in outputs if o.output_type == "stream")
     assert len(pictures) >= 6
+    CHECKS[path.stem](printed)
+
+
+def check_tour(printed):
     # A density integrates to one, and the oracle's log-density is found.
     assert float(
         printed.split("integral over the square: ")[1].split()[0]
@@ -31,3 +35,24 @@ def test_notebooks_run(path, monkeypatch):
     ]
     assert len(offs) == 4
     assert all(abs(float(off)) < 5e-3 for off in offs)
+
+
+def check_conditional(printed):
+    """Networks as small as these follow what they are told, far above chance."""
+
+    def number(text):
+        return float(printed.split(text)[1].split()[0].rstrip(","))
+
+    assert number("class as asked at weight 3: ") > 0.9  # chance is 0.1
+    assert number("with eight as negative ") < 0.05
+    assert number("captions drawn as asked: ") > 0.8
+    for name in ("ink", "slant", "width"):
+        assert number(f"{name}: asked and found correlate with ") > 0.6
+    # Of 16 grey levels; what is told nothing is 4 off.
+    assert number("told: the small picture is off by ") < 0.8
+    controlled = number("pixels on the asked side: ")
+    assert controlled > number("of the frozen network alone ") + 0.1
+    assert "frozen parameters as they were: True" in printed
+
+
+CHECKS = {"tour": check_tour, "conditional": check_conditional}

@@ -14,7 +14,7 @@ from score_sde import build, experiment, networks, objective
 from score_sde.networks.network import FROZEN
 from score_sde.networks.published import PUBLISHED
 from score_sde.training.optimizer import make_optimizer
-from score_sde.training.step import init_state, make_train_step
+from score_sde.training.step import init_state, make_train_step, of_whole_batch
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RUNS = {
@@ -137,7 +137,7 @@ def test_a_run_takes_two_steps_on_data_of_its_format(stem):
     with jax.numpy_dtype_promotion("standard"):
         optimizer = make_optimizer(made.optimizer, num_steps=made.train.num_steps)
         step = make_train_step(
-            partial(objective.batch_loss, made),
+            of_whole_batch(partial(objective.batch_loss, made)),
             optimizer,
             seed=0,
             ema_halflife_steps=made.train.ema_halflife_steps,

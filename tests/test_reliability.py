@@ -3,6 +3,8 @@
 import gc
 import json
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ import optax
 import pytest
 
 from score_sde.training import preemption
-from score_sde.training.checkpoints import Checkpoints
+from score_sde.training.checkpoints import Checkpoints, SaveError
 from score_sde.training.lock import locked
 from score_sde.training.step import init_state
 from score_sde.types import UserError
@@ -44,14 +46,14 @@ def state_at(step):
 @pytest.fixture
 def saved(tmp_path):
     """A folder with good checkpoints of steps 3 and 5."""
-    with Checkpoints(tmp_path, keep=3) as checkpoints:
+    with Checkpoints(tmp_path) as checkpoints:
         for step in (3, 5):
             checkpoints.save(state_at(step))
     return tmp_path
 
 
 def restored(folder):
-    with Checkpoints(folder, keep=3, create=False) as checkpoints:
+    with Checkpoints(folder) as checkpoints:
         state = checkpoints.restore(state_at(0))
     np.testing.assert_array_equal(
         state.params["w"], state_at(int(state.step)).params["w"]
@@ -71,9 +73,17 @@ def damaged_newest(folder, capsys):
     assert f"checkpoint {folder / '5'}" in said
     assert (folder / "5.corrupt").is_dir()  # set aside, not deleted
     # And the run goes on: a new checkpoint of that step can be written and read.
-    with Checkpoints(folder, keep=3) as checkpoints:
+    with Checkpoints(folder) as checkpoints:
         checkpoints.save(state_at(5))
     assert restored(folder) == 5
+
+
+def test_who_reads_a_run_changes_nothing_in_it(saved, capsys):
+    payload(saved / "5").write_bytes(b"")
+    with Checkpoints(saved, create=False) as checkpoints:
+        assert int(checkpoints.restore(state_at(0)).step) == 3
+    assert f"checkpoint {saved / '5'}" in capsys.readouterr().err
+    assert sorted(p.name for p in saved.iterdir()) == ["3", "5"]
 
 
 @pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
@@ -112,7 +122,7 @@ def test_foreign_files_are_ignored(saved):
     (saved / "100.tmp").mkdir()
     (saved / "7").write_text("")
     assert restored(saved) == 5
-    with Checkpoints(saved, keep=3) as checkpoints:
+    with Checkpoints(saved) as checkpoints:
         checkpoints.save(state_at(8))
         checkpoints.wait()
         assert checkpoints.steps() == [3, 5, 8]
@@ -125,6 +135,38 @@ def test_no_good_checkpoint_is_an_error_that_deletes_nothing(saved, capsys):
         restored(saved)
     assert sorted(p.name for p in saved.iterdir()) == ["3.corrupt", "5.corrupt"]
     assert capsys.readouterr().err.count("moved to") == 2
+    with (
+        Checkpoints(saved) as checkpoints,
+        pytest.raises(UserError, match="all checkpoints in .* are damaged"),
+    ):
+        checkpoints.newest_step()
+
+
+def test_a_checkpoint_that_can_not_be_written_leaves_the_others(saved):
+    """A file that may not grow, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Checkpoints(saved) as checkpoints:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+        try:
+            checkpoints.save(state_at(8))
+            message = rf"not be written to {saved}, .* that of step 5 is whole"
+            with pytest.raises(SaveError, match=message):
+                checkpoints.wait()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        checkpoints.save(state_at(9))  # when there is space again
+    assert restored(saved) == 9
+
+
+def test_a_disk_without_space_is_noticed_before_writing(saved, monkeypatch):
+    with Checkpoints(saved) as checkpoints:
+        usage = shutil._ntuple_diskusage(total=10**9, used=10**9 - 1000, free=1000)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+        # Parameters, average, two moments of 4,096 numbers; two counters.
+        message = rf"no space .* of 65,544 bytes in {saved}, where 1,000 are free"
+        with pytest.raises(SaveError, match=message):
+            checkpoints.save(state_at(8))
+    assert sorted(p.name for p in saved.iterdir()) == ["3", "5"]
 
 
 def test_one_program_at_a_time_writes_a_run(tmp_path):
@@ -193,16 +235,16 @@ def start_training(workdir):
     )
 
 
-def wait_for_step(workdir, step):
-    """Until the metrics have a row of that step."""
+def wait_for_step(workdir, step, run):
+    """Until the metrics have a row of that step, or the run has ended."""
     deadline = time.monotonic() + 200
     path = workdir / "metrics.jsonl"
-    while time.monotonic() < deadline:
+    while run.poll() is None:
         rows = path.read_text().splitlines() if path.exists() else []
         if rows and json.loads(rows[-1])["step"] >= step:
             return
+        assert time.monotonic() < deadline, f"no step {step} in {path}"
         time.sleep(0.05)
-    raise TimeoutError(f"no step {step} in {path}")
 
 
 def end_of(workdir):
@@ -216,20 +258,33 @@ def end_of(workdir):
     arrays = jax.tree.leaves(ocp.StandardCheckpointer().restore(newest / "training"))
     arrays += jax.tree.leaves(ocp.StandardCheckpointer().restore(newest / "average"))
     rows = [json.loads(r) for r in (workdir / "metrics.jsonl").read_text().splitlines()]
-    every = [r for r in rows if r["step"] % 5 == 0]
-    return [np.asarray(a) for a in arrays], [(r["step"], r["loss"]) for r in every]
+    timed = {"images_per_second", "seconds_per_step", "data_wait", "save_seconds"}
+    timed |= {"tflops_per_second"}
+    kept = [{n: v for n, v in row.items() if n not in timed} for row in rows]
+    return [np.asarray(a) for a in arrays], kept
+
+
+def random_moments(count):
+    """Steps of the run of 60 steps, and seconds after them."""
+    random = np.random.RandomState(0)
+    steps = np.sort(random.randint(0, 60, count))
+    return [(int(step), random.uniform(0, 0.5)) for step in steps]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_an_interrupted_run_ends_like_an_undisturbed_one(tmp_path, number):
-    """Bit for bit, whenever the signal comes."""
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    ("number", "times"), [(signal.SIGTERM, 3), (signal.SIGKILL, 10)]
+)
+def test_an_interrupted_run_ends_like_an_undisturbed_one(tmp_path, number, times):
+    """Bit for bit, whenever the signals come: all of the state, and the metrics."""
     undisturbed = start_training(tmp_path / "a")
     assert undisturbed.wait(300) == 0, undisturbed.stdout.read()
-    for step in (5, 30, 45):
+    for step, seconds in random_moments(times):
         run = start_training(tmp_path / "b")
         try:
-            wait_for_step(tmp_path / "b", step)
+            wait_for_step(tmp_path / "b", step, run)
+            time.sleep(seconds)
             run.send_signal(number)
             said, _ = run.communicate(timeout=120)
         finally:
@@ -242,6 +297,6 @@ def test_an_interrupted_run_ends_like_an_undisturbed_one(tmp_path, number):
     (arrays, rows), (expected, expected_rows) = (
         end_of(tmp_path / name) for name in ("b", "a")
     )
-    assert [r[0] for r in rows] == [r[0] for r in expected_rows]
+    assert rows == expected_rows
     for got, want in zip(arrays, expected, strict=True):
         np.testing.assert_array_equal(got, want)

@@ -6,11 +6,12 @@ import pytest
 from cases import GAUSSIAN
 
 from score_sde import elbo
+from score_sde.data import InMemory
 from score_sde.evaluation.pictures import save_bound
 from score_sde.evaluation.report import bits, bound_by_level, error_budget, summary
 from score_sde.jobs import batches_of, parts_of
 from score_sde.scoring import _run
-from score_sde.training.mesh import make_mesh
+from score_sde.training.mesh import local_mesh
 
 STD = {"data": 0.3, "dequantisation": 0.2, "probe": 0.1}
 SHIFT = 0.01
@@ -92,7 +93,8 @@ def test_every_batch_is_one_hosts():
 
 def test_an_interrupted_job_goes_on_and_scores_every_example_once(tmp_path):
     Scores = namedtuple("Scores", ["value"])
-    experiment = SimpleNamespace(seed=0, likelihood=SimpleNamespace(batch_size=4))
+    settings = SimpleNamespace(batch_size=4)
+    experiment = SimpleNamespace(seed=0, likelihood=settings, conditions=())
     values, calls = np.arange(10), []
 
     def score(keys, values, labels, stop_at=None):
@@ -102,7 +104,8 @@ def test_an_interrupted_job_goes_on_and_scores_every_example_once(tmp_path):
         return Scores(2 * values)
 
     def run(score):
-        return _run(experiment, values, None, make_mesh(), score, 10, tmp_path / "part")
+        path, mesh = tmp_path / "part", local_mesh()
+        return _run(experiment, InMemory(values), mesh, score, 10, path)
 
     with pytest.raises(KeyboardInterrupt):
         run(lambda *batch: score(*batch, stop_at=2))

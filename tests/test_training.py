@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 
@@ -9,19 +10,22 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from score_sde.training.checkpoints import Checkpoints
-from score_sde.training.loop import NonFiniteLossError, Training, train
-from score_sde.training.mesh import make_mesh, put_batch, put_state
+from score_sde.training.compile import compile_train_step
+from score_sde.training.loop import Training, train
+from score_sde.training.mesh import Devices, make_mesh, put_batch, put_state
 from score_sde.training.optimizer import Optimizer, make_optimizer, make_schedule
 from score_sde.training.run import describe_run, environment
 from score_sde.training.step import (
-    compile_train_step,
     ema_decay,
     init_state,
     make_train_step,
+    of_whole_batch,
 )
+from score_sde.training.watch import NonFiniteLossError
 
 # optax mixes its integer counters with floats.
 pytestmark = pytest.mark.usefixtures("standard_promotion")
+DEVICES = Devices()
 PARAMS = {"w": np.asarray([2.0, -1.0], np.float32)}
 
 
@@ -37,11 +41,15 @@ def batch_of(step):
     }
 
 
+def batches_from(batch_at):
+    return lambda first: map(batch_at, itertools.count(first))
+
+
 def prepared(loss=quadratic, **options):
-    mesh = make_mesh()
+    mesh = make_mesh(DEVICES)
     optimizer = make_optimizer(Optimizer(learning_rate=0.05), num_steps=100)
     step = make_train_step(
-        loss,
+        of_whole_batch(loss),
         optimizer,
         seed=0,
         **{"ema_halflife_steps": 5.0, "ema_rampup_ratio": math.inf} | options,
@@ -49,19 +57,19 @@ def prepared(loss=quadratic, **options):
     return put_state(init_state(PARAMS, optimizer), mesh), step, mesh
 
 
-def run(workdir, num_steps, loss=quadratic, shown=None, **settings):
+def run(workdir, num_steps, loss=quadratic, test_losses=None, **settings):
     state, step, mesh = prepared(loss)
     defaults = {"log_every": 2, "sample_every": 4, "checkpoint_every": 3}
     return train(
         state,
-        compile_train_step(step, mesh),
-        batch_of,
+        compile_train_step(step, state, DEVICES, mesh),
+        batches_from(batch_of),
         settings=Training(num_steps=num_steps, **defaults | settings),
         mesh=mesh,
         workdir=workdir,
-        show_samples=lambda state: (
-            None if shown is None else shown.append(int(state.step))
-        ),
+        evaluate=lambda state: {
+            "test_loss": (test_losses or {}).get(int(state.step), 1.0)
+        },
     )
 
 
@@ -112,8 +120,10 @@ def test_training_is_the_same_on_one_device_and_on_four():
     states = []
     for num_devices in (1, 4):
         state, step, _ = prepared()
-        mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:num_devices]), ("data",))
-        state, compiled = put_state(state, mesh), compile_train_step(step, mesh)
+        devices = np.asarray(jax.devices()[:num_devices]).reshape(-1, 1, 1)
+        mesh = jax.sharding.Mesh(devices, ("data", "fsdp", "tensor"))
+        compiled = compile_train_step(step, state, DEVICES, mesh)
+        state = put_state(state, mesh)
         for i in range(5):
             state, _ = compiled(state, put_batch(batch_of(i), mesh))
         states.append(jax.device_get(state))
@@ -169,17 +179,18 @@ def test_rows_of_an_interrupted_run_are_written_once(tmp_path):
 
 
 def test_reports_go_to_terminal_file_and_tensorboard(tmp_path, capsys):
-    shown = []
-    run(tmp_path, 8, shown=shown)
-    assert shown == [4, 8]
-    printed = [line for line in capsys.readouterr().out.splitlines() if "step" in line]
-    assert "8/8  loss " in printed[-1]
-    assert "images/s" in printed[-1]
-    assert "left" in printed[-1]
+    run(tmp_path, 8)
+    *_, last, end = capsys.readouterr().out.splitlines()
+    parts = ("8/8  loss ", "images/s", "ms/step", "left")
+    assert all(part in last for part in parts), last
+    assert end.startswith("trained 8 steps in 0m0")
+    assert all(part in end for part in ("% in steps", "compiling", "saving")), end
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     names = {"step", "loss", "gradient_norm", "skipped", "images_per_second"}
-    assert rows[-1].keys() == names
+    names |= {"seconds_per_step", "data_wait", "save_seconds"}
+    assert rows[-1].keys() == names | {"test_loss"}
+    assert rows[0].keys() == names
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     logged = {event.step: event.value for event in events.Scalars("loss")}
@@ -230,12 +241,12 @@ def test_a_run_of_such_updates_stops_training_and_says_where(
     def go():
         train(
             state,
-            compile_train_step(step, mesh),
-            lambda n: POISON if n + 1 in bad_steps else batch_of(n),
+            compile_train_step(step, state, DEVICES, mesh),
+            batches_from(lambda n: POISON if n + 1 in bad_steps else batch_of(n)),
             settings=settings,
             mesh=mesh,
             workdir=tmp_path,
-            show_samples=lambda state: None,
+            evaluate=lambda state: {},
         )
 
     if stops_at is None:
@@ -288,20 +299,36 @@ def test_no_checkpoint_is_an_error(tmp_path):
 
 def test_old_checkpoints_go(tmp_path):
     run(tmp_path, 12, keep_checkpoints=2)
-    kept = {p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()}
-    assert kept == {"9", "12"}
+    assert checkpoint_steps(tmp_path) == {9, 12}
+
+
+def checkpoint_steps(workdir):
+    folder = workdir / "checkpoints"
+    return {int(p.name) for p in folder.iterdir() if p.name.isdigit()}
+
+
+def test_checkpoints_to_keep_and_the_best_stay(tmp_path):
+    """Of steps 2, 4, ... 16: the newest, multiples of 6, and the two best."""
+    losses = {2: 0.5, 4: 0.1, 6: 0.9, 8: 0.3, 10: 0.2, 12: 0.7, 14: 0.6, 16: 0.8}
+    often = {"checkpoint_every": 2, "sample_every": 2, "keep_checkpoints": 1}
+    keeps = {"keep_every": 6, "keep_best": 2}
+    run(tmp_path, 8, test_losses=losses, **often, **keeps)
+    assert checkpoint_steps(tmp_path) == {4, 6, 8}
+    # A run that goes on knows the test losses of those that are there.
+    run(tmp_path, 16, test_losses=losses, **often, **keeps)
+    assert checkpoint_steps(tmp_path) == {4, 6, 10, 12, 16}
 
 
 def test_a_batch_that_does_not_divide_is_refused():
     with pytest.raises(
         ValueError, match="a batch of 6 can't be cut evenly over 4 devices"
     ):
-        put_batch({"values": np.zeros((6, 2))}, make_mesh())
+        put_batch({"values": np.zeros((6, 2))}, make_mesh(DEVICES))
 
 
 def test_donating_the_state_leaves_the_initial_parameters(tmp_path):
     params = jax.device_put(PARAMS["w"])
-    mesh = make_mesh()
+    mesh = make_mesh(DEVICES)
     placed = put_state({"w": params}, mesh)
     jax.jit(lambda s: jax.tree.map(lambda a: a + 1, s), donate_argnums=0)(placed)
     np.testing.assert_array_equal(params, PARAMS["w"])
@@ -374,7 +401,7 @@ def test_bad_settings_name_the_rule(make, message):
         make()
 
 
-def test_a_run_records_its_config_and_environment(tmp_path):
+def test_a_run_records_its_config_and_environment(tmp_path, capsys):
     config = {
         "seed": 0,
         "network": {"name": "mlp", "sizes": (1, 2)},
@@ -392,6 +419,11 @@ def test_a_run_records_its_config_and_environment(tmp_path):
     describe_run(tmp_path, config | {"train": {"num_steps": 9}})
     with pytest.raises(ValueError, match=r"network.name: mlp -> unet"):
         describe_run(tmp_path, config | {"network": {"name": "unet", "sizes": (1, 2)}})
+    # Unless that is wanted.
+    wider = config | {"network": {"name": "mlp", "sizes": (1, 4)}}
+    describe_run(tmp_path, wider, allow_change=True)
+    assert "network.sizes: [1, 2] -> [1, 4]" in capsys.readouterr().out
+    describe_run(tmp_path, config, allow_change=True)
     # A field that came with a later version is at its default in the old run.
     later = config | {"data": {"shape": (8, 8)}}
     with pytest.raises(ValueError, match="data"):
@@ -417,7 +449,7 @@ def test_frozen_parameters_do_not_decay():
     params = {"freqs": PARAMS["w"], "w": PARAMS["w"]}
     optimizer = make_optimizer(Optimizer(weight_decay=0.5), num_steps=100)
     step = make_train_step(
-        quadratic,
+        of_whole_batch(quadratic),
         optimizer,
         seed=0,
         ema_halflife_steps=5.0,

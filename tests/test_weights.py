@@ -403,7 +403,7 @@ def test_imported_weights_are_a_run_that_samples_and_exports(made, tmp_path):
         np.testing.assert_array_equal(back[key], array)
     with pytest.raises(UserError, match="is in use"):  # nothing is written over
         imported(file, workdir, *DIT)
-    command = launch.parse("", [f"--workdir={workdir}"])
+    command = launch.parse("", [f"--workdir={workdir}"], flags=train.FLAGS)
     with pytest.raises(UserError, match="data.name is 'absent'"):
         train.main(command)
 

@@ -76,23 +76,16 @@ def _table() -> np.ndarray:
 TABLE = _table()
 
 
-def caption_of(label: Array, template: Array | int = 0) -> Array:
-    """The sequences of labels, [batch] -> [batch, LENGTH]; -1 has none.
+def caption_of(label: Any) -> Any:
+    """The plainest sequences of labels, [batch] -> [batch, LENGTH]; -1 has none.
 
-    Args: `template`, places in `TEMPLATES`, one for all or [batch].
+    In NumPy or JAX, as the labels are.
     """
-    return jnp.asarray(TABLE)[template, label]
+    return label.__array_namespace__().asarray(TABLE[0])[label]
 
 
 def random_captions(key: Key, label: Array) -> Array:
     """Captions in words that are drawn; example i is a function of (key, i)."""
     keys = example_keys(key, len(label))
     draw = jax.vmap(lambda key: jr.randint(key, (), 0, len(TEMPLATES), jnp.int32))
-    return caption_of(label, draw(keys))
-
-
-def cond_of(cond: Any) -> Any:
-    """A condition in words: that of a label is its caption, any other stays."""
-    if "label" not in cond:
-        return cond
-    return {"words": caption_of(cond["label"])}
+    return jnp.asarray(TABLE)[draw(keys), label]

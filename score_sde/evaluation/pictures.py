@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,42 @@ def save_bound(folder: Path, levels: dict[str, np.ndarray]) -> None:
         ],
         levels,
     )
+
+
+def save_losses(path: Path, sigmas: np.ndarray, losses: np.ndarray) -> None:
+    """The loss of held-out examples by their noise level."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _curves(
+        path,
+        [("sigma", "noise level", "loss", "weighted loss, held out")],
+        {"sigma": sigmas, "loss": losses},
+    )
+
+
+def save_metrics(path: Path, rows: Sequence[Mapping[str, float | None]]) -> None:
+    """The curves of a run by step: losses, gradient, speed, and what steps wait for."""
+    from matplotlib.figure import Figure
+
+    panels = (
+        ("loss", ("loss", "test_loss")),
+        ("gradient norm", ("gradient_norm",)),
+        ("images per second", ("images_per_second",)),
+        ("share of time, or seconds", ("data_wait", "save_seconds")),
+    )
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    for axes, (label, names) in zip(figure.subplots(2, 2).flat, panels, strict=True):
+        for name in names:
+            known = [(r["step"], r[name]) for r in rows if r.get(name) is not None]
+            if known:
+                axes.plot(*zip(*known, strict=True), label=name, marker=".", ms=3)
+        axes.set(xlabel="step", ylabel=label)
+        if label == "gradient norm":
+            axes.set_yscale("log")
+        if len(names) > 1 and axes.lines:
+            axes.legend()
+    partial = path.with_name(f".{path.name}")
+    figure.savefig(partial, format="png", dpi=110)
+    partial.rename(path)
 
 
 def _curves(

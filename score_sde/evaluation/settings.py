@@ -16,12 +16,18 @@ class Sampling:
 
     labels: the classes to draw, over and over; none means all. -1 is no class.
     caption: what to draw instead, in words, of a network that reads.
+    vector: the attributes that all samples are to have, in their own units, of a
+        network that is told attributes; without them those of held-out images, in turn.
+    image: a picture file, of which the picture is made that the network is told, of one
+        that is told any; without it held-out images, in turn.
     """
 
     num_samples: int = 64
     batch_size: int = 64
     labels: tuple[int, ...] = ()
     caption: str = ""
+    vector: tuple[float, ...] = ()
+    image: str = ""
 
     def __post_init__(self) -> None:
         require(

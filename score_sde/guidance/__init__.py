@@ -15,5 +15,6 @@ from score_sde.guidance.corrections import static_threshold as static_threshold
 from score_sde.guidance.corrections import temperature as temperature
 from score_sde.guidance.guided import Guided as Guided
 from score_sde.guidance.guided import autoguidance as autoguidance
+from score_sde.guidance.guided import interpolated as interpolated
 from score_sde.guidance.guided import interval as interval
 from score_sde.guidance.guided import network_evals as network_evals

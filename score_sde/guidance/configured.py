@@ -1,4 +1,4 @@
-"""What a config can name: guidance of labels, and thresholds, in numbers alone."""
+"""What a config can name: guidance, and corrections, in numbers and words alone."""
 
 from __future__ import annotations
 
@@ -6,16 +6,29 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
+from score_sde.data import captions
 from score_sde.guidance.conditional import (
     LogProb,
     classifier,
     classifier_free,
     null_condition,
 )
-from score_sde.guidance.corrections import dynamic_threshold, static_threshold
-from score_sde.guidance.guided import Guided, interval, network_evals
+from score_sde.guidance.corrections import (
+    dynamic_threshold,
+    static_threshold,
+    temperature,
+)
+from score_sde.guidance.guided import (
+    Guided,
+    Weight,
+    autoguidance,
+    interpolated,
+    interval,
+    network_evals,
+)
 from score_sde.types import NO_LABEL, Denoise
 
 
@@ -24,27 +37,43 @@ def plain(denoise: Denoise) -> Denoise:
     return denoise
 
 
-def away_from_label(
+def away(
     denoise: Denoise,
     *,
     weight: float = 2.0,
     negative_label: int = NO_LABEL,
+    negative_caption: str = "",
     sigma_low: float = 0.0,
     sigma_high: float = math.inf,
     rescale: float = 0.0,
 ) -> Denoise:
     """`classifier_free` between two noise levels; the model itself elsewhere.
 
-    negative_label: the class to go away from; -1 is the unconditional model.
+    negative_label, negative_caption: the class or the caption to go away from; without
+    either, the model that is told nothing.
     """
-    whole = (sigma_low, sigma_high) == (0.0, math.inf)
-    negative: Any = null_condition
-    if negative_label != NO_LABEL:
-        negative = {"label": np.asarray([negative_label], np.int32)}
     return classifier_free(
         denoise,
-        weight if whole else interval(weight, sigma_low, sigma_high),
-        negative=negative,
+        _between(weight, sigma_low, sigma_high),
+        negative=_negative(negative_label, negative_caption),
+        rescale=rescale,
+    )
+
+
+def away_by_schedule(
+    denoise: Denoise,
+    *,
+    sigmas: tuple[float, ...] = (),
+    weights: tuple[float, ...] = (),
+    negative_label: int = NO_LABEL,
+    negative_caption: str = "",
+    rescale: float = 0.0,
+) -> Denoise:
+    """`classifier_free` with weights at some noise levels, and between them."""
+    return classifier_free(
+        denoise,
+        interpolated(sigmas, weights),
+        negative=_negative(negative_label, negative_caption),
         rescale=rescale,
     )
 
@@ -60,7 +89,7 @@ def by_classifier(
     """`classifier` between two noise levels; the model itself is told no label."""
     return classifier(
         Guided(
-            lambda x, sigma, cond=None: denoise(x, sigma, null_condition(cond)),
+            lambda x, sigma, cond=None: denoise(x, sigma, _unlabelled(cond)),
             lambda sigma: network_evals(denoise, sigma),
         ),
         log_prob,
@@ -68,13 +97,58 @@ def by_classifier(
     )
 
 
+def away_from_worse(
+    denoise: Denoise,
+    *,
+    bad: Denoise,
+    run: str = "",
+    weight: float = 2.0,
+    sigma_low: float = 0.0,
+    sigma_high: float = math.inf,
+) -> Denoise:
+    """`autoguidance` between two noise levels; the model itself elsewhere.
+
+    Args: `run`, the folder of the run that `bad` is loaded from by who calls.
+    """
+    del run
+    return autoguidance(denoise, bad, _between(weight, sigma_low, sigma_high))
+
+
+def _between(weight: float, low: float, high: float) -> Weight:
+    whole = (low, high) == (0.0, math.inf)
+    return weight if whole else interval(weight, low, high)
+
+
+def _unlabelled(cond: Any) -> Any:
+    return cond | {"label": jnp.full_like(cond["label"], NO_LABEL)}
+
+
+def _negative(label: int, caption: str) -> Callable[[Any], Any]:
+    """What to go away from: the condition with another label or caption, or none."""
+    if label == NO_LABEL and not caption:
+        return null_condition
+    if caption:
+        name, value = "words", captions.tokens(caption)
+    else:
+        name, value = "label", np.asarray(label, np.int32)
+
+    def negative(cond: Any) -> Any:
+        told = jnp.asarray(cond[name])
+        return cond | {name: jnp.broadcast_to(jnp.asarray(value), told.shape)}
+
+    return negative
+
+
 GUIDANCES: dict[str, Callable[..., Denoise]] = {
     "none": plain,
-    "classifier_free": away_from_label,
+    "classifier_free": away,
+    "scheduled": away_by_schedule,
     "classifier": by_classifier,
+    "auto": away_from_worse,
 }
 THRESHOLDS: dict[str, Callable[..., Denoise]] = {
     "none": plain,
     "static": static_threshold,
     "dynamic": dynamic_threshold,
+    "temperature": temperature,
 }

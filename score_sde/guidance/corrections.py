@@ -44,7 +44,7 @@ def dynamic_threshold(
     return _corrected(denoise, threshold)
 
 
-def temperature(denoise: Denoise, tau: float, *, sigma_data: float) -> Guided:
+def temperature(denoise: Denoise, tau: float = 0.9, *, sigma_data: float) -> Guided:
     """Towards p^(1/tau): the score times (sd^2 + sigma^2) / (tau sd^2 + sigma^2).
 
     1/tau at low noise, nothing at high noise. Exact for Gaussian data of standard

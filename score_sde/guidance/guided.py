@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -66,6 +66,27 @@ def interval(
         sigma = jnp.asarray(sigma)
         inside = (low < sigma) & (sigma <= high)
         return jnp.where(inside, weight_at(weight, sigma), outside)
+
+    return schedule
+
+
+def interpolated(sigmas: Sequence[float], weights: Sequence[float]) -> Schedule:
+    """Weights at these levels, linear in log sigma between them, constant beyond.
+
+    Raises: ValueError unless the levels are positive and ascend, with a finite weight
+        for each.
+    """
+    if not len(sigmas) == len(weights) > 0:
+        raise ValueError(f"{len(sigmas)} sigmas need as many weights, got {weights}.")
+    levels = np.asarray([0.0, *sigmas, math.inf])
+    if not (np.diff(levels) > 0).all():
+        raise ValueError(f"sigmas must be > 0 and ascend, got {sigmas}.")
+    known = np.asarray([checked(w) for w in weights], np.float64)
+
+    def schedule(sigma: Array) -> Array:
+        log_sigma = jnp.log(jnp.asarray(sigma, jnp.float32))
+        at = jnp.log(jnp.asarray(sigmas, jnp.float32))
+        return jnp.interp(log_sigma, at, jnp.asarray(known, jnp.float32))
 
     return schedule
 

@@ -3,9 +3,11 @@
 from score_sde.networks.adm import ADM as ADM
 from score_sde.networks.adm_classifier import ADMClassifier as ADMClassifier
 from score_sde.networks.classifier import Classifier as Classifier
+from score_sde.networks.controlled_unet import ControlledUNet as ControlledUNet
 from score_sde.networks.cross_unet import CrossUNet as CrossUNet
 from score_sde.networks.ddpm import DDPM as DDPM
 from score_sde.networks.dequantiser import Dequantiser as Dequantiser
+from score_sde.networks.dit import TENSOR_AXES as TENSOR_AXES
 from score_sde.networks.dit import DiT as DiT
 from score_sde.networks.edm2 import EDM2 as EDM2
 from score_sde.networks.log_variance import LogVariance as LogVariance

@@ -8,9 +8,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 
-from score_sde.arrays import check_labels
+from score_sde.arrays import check_labels, example_keys, per_example
 from score_sde.networks.network import refuse_condition, require_condition
 from score_sde.types import NO_LABEL, Array
 
@@ -84,6 +85,25 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(num_groups=groups, epsilon=1e-5)
 
 
+class Dropout(nn.Module):
+    """Each value is zero with the probability `rate` (Srivastava et al. 2014).
+
+    Flax's draws one mask for the batch; here that of example i is a function of
+    (key, i), whatever part of the batch it comes in.
+    """
+
+    rate: float
+
+    def __call__(self, x: Array, deterministic: bool) -> Array:
+        if deterministic or not self.rate:
+            return x
+        keys = example_keys(self.make_rng("dropout"), len(x))
+        kept = per_example(
+            lambda key, dims, _: jr.bernoulli(key, 1 - self.rate, dims), keys, x
+        )
+        return jnp.where(kept, x / (1 - self.rate), 0)
+
+
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions; the embedding scales and shifts between them.
 
@@ -101,7 +121,7 @@ class ResidualBlock(nn.Module):
         scale_shift = nn.Dense(2 * self.channels, kernel_init=zeros)(embedding)
         scale, shift = jnp.split(scale_shift[:, None, None, :], 2, axis=-1)
         h = nn.silu(group_norm(self.channels)(h) * (1 + scale) + shift)
-        h = nn.Dropout(self.dropout)(h, deterministic=deterministic)
+        h = Dropout(self.dropout)(h, deterministic)
         h = nn.Conv(self.channels, (3, 3), kernel_init=zeros)(h)
         if x.shape[-1] != self.channels:
             x = nn.Dense(self.channels)(x)

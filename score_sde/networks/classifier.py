@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from score_sde.networks.blocks import NoiseAndCondition
+from score_sde.networks.blocks import Dropout, NoiseAndCondition
 from score_sde.types import Array
 
 
@@ -34,6 +34,6 @@ class Classifier(nn.Module):
             scale, shift = jnp.split(nn.Dense(2 * self.width)(embedding), 2, axis=-1)
             r = nn.silu(nn.LayerNorm()(h) * (1 + scale) + shift)
             r = nn.silu(nn.Dense(self.width)(r))
-            r = nn.Dropout(self.dropout)(r, deterministic=deterministic)
+            r = Dropout(self.dropout)(r, deterministic)
             h += nn.Dense(self.width)(r)
         return nn.Dense(self.num_classes)(nn.silu(nn.LayerNorm()(h)))

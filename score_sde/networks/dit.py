@@ -22,6 +22,11 @@ XAVIER = nn.initializers.xavier_uniform()
 NOISE_FEATURES = 256
 
 
+TENSOR_AXES = {"attn_qkv": 1, "attn_proj": 0, "mlp_fc1": 1, "mlp_fc2": 0}
+"""Axis along which the kernel of a layer is cut for tensor parallelism: first the
+outputs, then the inputs, so that one sum follows each pair (Shoeybi et al. 2019)."""
+
+
 class Block(nn.Module):
     """Attention and a perceptron, each shifted, scaled and gated by the embedding."""
 

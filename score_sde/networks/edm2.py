@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from score_sde.networks.attention import attend
+from score_sde.networks.blocks import Dropout
 from score_sde.networks.magnitude_preserving import (
     MPConv,
     MPFourier,
@@ -57,7 +58,7 @@ class Block(nn.Module):
         gain = self.param("emb_gain", nn.initializers.zeros, (), jnp.float32)
         scale = 1 + MPConv(self.width, name="emb_linear")(embedding, gain)
         h = mp_silu(h * scale[:, None, None, :].astype(h.dtype))
-        h = nn.Dropout(self.dropout)(h, deterministic=deterministic)
+        h = Dropout(self.dropout)(h, deterministic)
         h = MPConv(self.width, 3, name="conv_res1")(h)
         if self.decodes and changes:
             x = rewidth(x)

@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from score_sde.networks.blocks import NoiseAndCondition
+from score_sde.networks.blocks import Dropout, NoiseAndCondition
 from score_sde.types import Array
 
 
@@ -37,7 +37,7 @@ class MLP(nn.Module):
             scale, shift = jnp.split(nn.Dense(2 * self.width)(embedding), 2, axis=-1)
             r = nn.silu(nn.LayerNorm()(h) * (1 + scale) + shift)
             r = nn.silu(nn.Dense(self.width)(r))
-            r = nn.Dropout(self.dropout)(r, deterministic=deterministic)
+            r = Dropout(self.dropout)(r, deterministic)
             h += nn.Dense(self.width, kernel_init=nn.initializers.zeros)(r)
         out = nn.silu(nn.LayerNorm()(h))
         return nn.Dense(x.shape[-1], kernel_init=nn.initializers.zeros)(out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -15,6 +15,8 @@ Params = Any
 
 FROZEN = ("freqs", "phases", "pos_embed")
 """What parameters that are never trained are called, wherever they are."""
+FROZEN_MODULE = "frozen"
+"""The same of a module, with all its parameters."""
 
 
 def unchanged(params: Params) -> Params:
@@ -78,6 +80,12 @@ def from_linen(module: nn.Module, shape: tuple[int, ...], cond: Any = None) -> N
         getattr(module, "project", unchanged),
         getattr(module, "log_variance", None),
     )
+
+
+def is_frozen(path: Sequence[Any]) -> bool:
+    """Whether the parameter at this path, of `jax.tree_util`, is never trained."""
+    names = [getattr(entry, "key", None) for entry in path]
+    return names[-1] in FROZEN or FROZEN_MODULE in names
 
 
 def with_image(network: Network) -> Network:

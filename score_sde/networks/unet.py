@@ -19,17 +19,24 @@ from score_sde.networks.blocks import (
 )
 from score_sde.types import Array
 
+Block = Callable[[Array, int], Array]
+"""(h, width) -> h of this width."""
+
 
 def down_and_up(
-    h: Array,
-    block: Callable[[Array, int], Array],
-    widths: Sequence[int],
-    blocks_per_level: int,
+    h: Array, block: Block, widths: Sequence[int], blocks_per_level: int
 ) -> Array:
-    """h after all blocks: halved between the widths, and back up, with skips.
+    """h after all blocks: halved between the widths, and back up, with skips."""
+    return up(*down(h, block, widths, blocks_per_level), block, widths)
 
-    Args: `block(h, width)`, called blocks_per_level times at each width on the way
-    down, once in the middle and once more often at each width on the way up.
+
+def down(
+    h: Array, block: Block, widths: Sequence[int], blocks_per_level: int
+) -> tuple[Array, list[Array]]:
+    """(h after the middle block, what the way up reads of the way down).
+
+    Args: `block(h, width)`, called blocks_per_level times at each width, which h is
+    halved between, and once in the middle.
     """
     skips = [h]
     for level, width in enumerate(widths):
@@ -39,17 +46,27 @@ def down_and_up(
         for _ in range(blocks_per_level):
             h = block(h, width)
             skips.append(h)
-    h = block(h, widths[-1])
+    return block(h, widths[-1]), skips
+
+
+def up(h: Array, skips: Sequence[Array], block: Block, widths: Sequence[int]) -> Array:
+    """h after the way up, with as many blocks at each width as there are skips."""
+    skips = list(skips)
+    blocks_per_level = len(skips) // len(widths)
     for level, width in reversed(list(enumerate(widths))):
-        for _ in range(blocks_per_level + 1):
+        for _ in range(blocks_per_level):
             h = block(jnp.concatenate([h, skips.pop()], axis=-1), width)
         if level > 0:
             h = upsample(h)
     return h
 
 
-class UNet(nn.Module):
-    """F(x, noise) for images, [batch, height, width, channels] (Ho et al. 2020).
+Between = Callable[[Array, list[Array]], tuple[Array, list[Array]]]
+"""What is made of the middle and the skips before the way up reads them."""
+
+
+class UNetEncoder(nn.Module):
+    """The options of a `UNet` and its way down; what has a way up too is a network.
 
     Args:
         channels: at full resolution; times multipliers[i] after i halvings.
@@ -73,10 +90,23 @@ class UNet(nn.Module):
     vector_dims: int = 0
     input_frequencies: tuple[float, ...] = ()
 
-    @nn.compact
-    def __call__(
-        self, x: Array, noise: Array, cond: Any = None, deterministic: bool = True
-    ) -> Array:
+    @property
+    def widths(self) -> list[int]:
+        """Of the levels."""
+        return [self.channels * m for m in self.multipliers]
+
+    def encode(
+        self,
+        x: Array,
+        noise: Array,
+        cond: Any,
+        deterministic: bool,
+        enter: Callable[[Array], Array] = lambda h: h,
+    ) -> tuple[Array, list[Array], Block]:
+        """(middle, skips, the block that goes on): in the scope of a compact method.
+
+        Args: `enter`, what is made of the first convolution's output.
+        """
         embedding = NoiseAndCondition(
             4 * self.channels, self.embedding, self.num_classes, self.vector_dims
         )(noise, cond)
@@ -87,11 +117,8 @@ class UNet(nn.Module):
                 h = Attention(self.num_heads)(h)
             return h
 
-        h = nn.Conv(self.channels, (3, 3))(self._with_waves(x, embedding))
-        widths = [self.channels * m for m in self.multipliers]
-        h = down_and_up(h, block, widths, self.blocks_per_level)
-        h = nn.silu(group_norm(h.shape[-1])(h))
-        return nn.Conv(x.shape[-1], (3, 3), kernel_init=nn.initializers.zeros)(h)
+        h = enter(nn.Conv(self.channels, (3, 3))(self._with_waves(x, embedding)))
+        return *down(h, block, self.widths, self.blocks_per_level), block
 
     def _with_waves(self, x: Array, embedding: Array) -> Array:
         """x and its sines and cosines, behind a gate that starts closed.
@@ -105,3 +132,21 @@ class UNet(nn.Module):
         zeros = nn.initializers.zeros
         gate = nn.Dense(waves.shape[-1], kernel_init=zeros)(embedding)
         return jnp.concatenate([x, waves * gate[:, None, None, :]], axis=-1)
+
+
+class UNet(UNetEncoder):
+    """F(x, noise) for images, [batch, height, width, channels] (Ho et al. 2020)."""
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Array,
+        noise: Array,
+        cond: Any = None,
+        deterministic: bool = True,
+        between: Between = lambda h, skips: (h, skips),
+    ) -> Array:
+        h, skips, block = self.encode(x, noise, cond, deterministic)
+        h = up(*between(h, skips), block, self.widths)
+        h = nn.silu(group_norm(h.shape[-1])(h))
+        return nn.Conv(x.shape[-1], (3, 3), kernel_init=nn.initializers.zeros)(h)

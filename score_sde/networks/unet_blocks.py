@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from score_sde.networks.attention import attend, wide
-from score_sde.networks.blocks import upsample
+from score_sde.networks.blocks import Dropout, upsample
 from score_sde.networks.resampling import filter_down, filter_up
 from score_sde.types import Array, Key
 
@@ -188,7 +188,7 @@ class Block(nn.Module):
             h = h * (1 + scale) + shift
         else:
             h = layers.norm(h + affine.astype(h.dtype), "norm1")
-        h = nn.Dropout(style.dropout)(nn.silu(h), deterministic=deterministic)
+        h = Dropout(style.dropout)(nn.silu(h), deterministic)
         h = layers.conv(h, self.width, "conv1", last=True)
         if x.shape[-1] != self.width or (self.resample and style.project_resampled):
             x = layers.dense(x, self.width, "skip", gain=style.skip_gain)

@@ -1,4 +1,4 @@
-"""Resampling: every step of the reverse chain is taken several times over."""
+"""Resampling: every stretch of the reverse chain is gone down several times over."""
 
 from __future__ import annotations
 
@@ -6,49 +6,81 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from score_sde.samplers.ancestral import ancestral_levels, remainder
-from score_sde.samplers.steps import Draw, Interval, Model, Sampler, Step, slope
-from score_sde.types import Array, Scalar, pytree, require, static
+from score_sde.samplers.steps import Draw, Model, Sampler, SampleResult, slope
+from score_sde.types import Array, pytree, require, static
 
 
 @pytree
 class RePaint(Sampler):
-    """Down one level by an ancestral step, up again by noise, `repeats` times down.
+    """Down jump_length levels by ancestral steps, up again by noise, `repeats` times.
 
     With a denoiser whose known pixels were put in (`editing.replace`), what is drawn
-    gets to know what is given (Lugmayr et al. 2022, alg. 1, jumps of one level). With
-    any other it is an ancestral sampler that takes longer. It needs noise that is
-    independent from draw to draw, no Brownian path.
+    gets to know what is given (Lugmayr et al. 2022, alg. 1 and app. B). With any other
+    it is an ancestral sampler that takes longer. It needs noise that is independent
+    from draw to draw, no Brownian path.
+
+    The stretches are counted from the end of the grid, as theirs are; here the first is
+    repeated too, be it a whole one or what is left, and the last goes up from the
+    result itself.
     """
 
     repeats: int = static(default=10)
+    jump_length: int = static(default=1)
 
     def __post_init__(self) -> None:
-        require(self, ("1 <= repeats", lambda s: s.repeats >= 1))
+        require(
+            self,
+            ("1 <= repeats", lambda s: s.repeats >= 1),
+            ("1 <= jump_length", lambda s: s.jump_length >= 1),
+        )
 
     @property
     def num_draws(self) -> int:
         return 2 * self.repeats
 
-    def step(
-        self, denoise: Model, x: Array, at: Interval, draw: Draw, state: Any
-    ) -> Step:
-        levels = at.sigma, at.sigma_next
-        below, noise_down = ancestral_levels(*levels, 1.0)
-        noise_up = remainder(*levels)
+    def run(
+        self,
+        denoise: Model,
+        x: Array,
+        sigmas: Array,
+        draw: Draw,
+        *,
+        return_path: bool,
+    ) -> SampleResult:
+        steps = self.order(len(sigmas) - 1)
+        before = np.concatenate([[0], steps[:-1] + 1])  # the level where x is
 
-        def down(x: Array, k: Scalar) -> tuple[Array, Array]:
-            denoised = denoise(x, at.sigma)
-            x = x + (below - at.sigma) * slope(x, denoised, at.sigma)
-            return x + noise_down * draw(k, *levels), denoised
+        def body(x: Array, move: tuple[Array, ...]) -> Any:
+            k, at, step = move
+            sigma, below = sigmas[step], sigmas[step + 1]
+            # Where a stretch begins anew, x is below it; elsewhere this is no noise.
+            up = remainder(sigma, sigmas[at])
+            x = x + up * draw(jnp.maximum(2 * k - 1, 0), sigma, sigmas[at])
+            denoised = denoise(x, sigma)
+            level, noise = ancestral_levels(sigma, below, 1.0)
+            x = x + (level - sigma) * slope(x, denoised, sigma)
+            x = x + noise * draw(2 * k, sigma, below)
+            return x, (x, denoised) if return_path else None
 
-        def again(k: Array, x: Array) -> Array:
-            up = x + noise_up * draw(2 * k - 1, *levels)
-            return down(up, 2 * k)[0]
+        number = np.arange(len(steps))
+        moves = tuple(map(jnp.asarray, (number, before, steps)))
+        last, kept = jax.lax.scan(body, x, moves)
+        if kept is None:
+            return SampleResult(last, self.num_evals(sigmas))
+        # Of each step the last time it was taken.
+        times = [number[steps == step][-1] for step in range(len(sigmas) - 1)]
+        path, denoised = (a[np.asarray(times)] for a in kept)
+        path = jnp.concatenate([x[None], path])
+        return SampleResult(last, self.num_evals(sigmas), path, denoised)
 
-        x, denoised = down(x, jnp.asarray(0))
-        return Step(jax.lax.fori_loop(1, self.repeats, again, x), denoised, state)
+    def order(self, num_steps: int) -> np.ndarray:
+        """The steps of the grid in the order in which they are taken."""
+        ends = range(num_steps, 0, -self.jump_length)
+        stretches = [range(max(0, end - self.jump_length), end) for end in ends]
+        return np.concatenate([[*s] * self.repeats for s in reversed(stretches)])
 
     def num_evals(self, sigmas: Array) -> Array:
         return jnp.asarray(self.repeats * (len(sigmas) - 1))

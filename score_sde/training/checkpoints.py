@@ -1,44 +1,91 @@
 """Checkpoints of a training state, by orbax, and resuming from the newest.
 
 A checkpoint has two items of arrays: `average`, all that sampling and scoring need, and
-`training`, the rest; and `digests`, a SHA-256 of each array, since orbax restores an
-array with a flipped bit without a word. They are compared whenever one is restored. One
-that is damaged is set aside, and the newest good one is taken.
+`training`, the rest; and `manifest`: the checksum of each array, since orbax restores
+one with a flipped bit without a word, and the metrics at that step. Checksums are
+compared whenever arrays are restored. A checkpoint that is damaged is set aside, and
+the newest good one is taken.
+
+With several hosts, all of them see the directory and call the same methods in the same
+order; the first alone renames and deletes.
 """
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
+import math
+import shutil
 import sys
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
+from score_sde.training.checksums import checksums, path_text
+from score_sde.training.mesh import is_main_host, wait_for_hosts
 from score_sde.training.step import TrainState
 from score_sde.types import UserError
 
+T = TypeVar("T")
 Tree = Any
 ITEMS = ("average", "training")
-DIGESTS = "digests"
+MANIFEST = "manifest"
 
 
 class DamagedError(Exception):
     """A checkpoint that can't be read, or whose arrays are not as they were saved."""
 
 
+class SaveError(Exception):
+    """A checkpoint could not be written; the message says why, and what is left."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Retention:
+    """Which checkpoints are kept: a step that any of the rules keeps.
+
+    newest: how many of the newest, for resuming.
+    every: those whose step is a multiple of it, for ever; 0 for none.
+    best: how many of those with the lowest test_loss.
+    """
+
+    newest: int = 2
+    every: int = 0
+    best: int = 0
+
+    def kept(self, test_losses: Mapping[int, float]) -> set[int]:
+        """Those of the steps to keep, given the test loss of each, inf if unknown."""
+        steps = sorted(test_losses)
+        ranked = sorted(steps, key=lambda step: (test_losses[step], -step))
+        best = [s for s in ranked[: self.best] if math.isfinite(test_losses[s])]
+        forever = [s for s in steps if self.every and s % self.every == 0]
+        return {*steps[-self.newest :], *best, *forever}
+
+
+KEEP_ALL = Retention(every=1)
+
+
 class Checkpoints:
     """The checkpoints of a run: a context manager that finishes writing at its end.
 
-    Saving is asynchronous. The `keep` newest are kept. With create=False, to read from
-    a run, a directory that is not there is an error.
+    Saving is asynchronous. With create=False, to read from a run, a directory that is
+    not there is an error, and nothing in it is changed.
 
     Raises: FileNotFoundError.
     """
 
-    def __init__(self, directory: Path, *, keep: int = 2, create: bool = True):
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        retention: Retention = KEEP_ALL,
+        create: bool = True,
+    ):
         self._directory = directory.absolute()
         if not create and not directory.is_dir():
             raise FileNotFoundError(f"no checkpoint in {self._directory}.")
@@ -47,39 +94,106 @@ class Checkpoints:
             # Named, or a manager that has saved nothing can't describe what is there.
             item_handlers={
                 **{n: ocp.StandardCheckpointHandler() for n in ITEMS},
-                DIGESTS: ocp.JsonCheckpointHandler(),
+                MANIFEST: ocp.JsonCheckpointHandler(),
             },
-            options=ocp.CheckpointManagerOptions(create=create),
+            options=ocp.CheckpointManagerOptions(
+                create=create, cleanup_tmp_directories=create
+            ),
         )
-        self._keep = keep
+        self._retention, self._writes = retention, create
+        self._test_losses = {
+            step: self._test_loss(step) if retention.best else math.inf
+            for step in self.steps()
+        }
 
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.wait()
-        self._manager.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.wait()
+        except SaveError:
+            if kind is None:
+                raise
+        finally:
+            self._manager.close()
 
-    def save(self, state: TrainState) -> None:
-        """Start writing the state under its step; a step that is there is left."""
+    def save(
+        self, state: TrainState, metrics: Mapping[str, float] | None = None
+    ) -> None:
+        """Start writing the state under its step; a step that is there is left.
+
+        Raises: SaveError if there is no space for it, or if the last one failed.
+        """
         step = int(state.step)
-        if step in self.steps():
+        if step in self._test_losses:
             return
-        self._drop_old()
-        items = {name: ocp.args.StandardSave(a) for name, a in _items(state).items()}
-        digests = {name: _digests(a) for name, a in _items(state).items()}
-        items[DIGESTS] = ocp.args.JsonSave(digests)
-        self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+        self.wait()
+        self._require_space(state)
+        trees = _items(state)
+        items = {name: ocp.args.StandardSave(a) for name, a in trees.items()}
+        manifest = {
+            "checksums": {name: checksums(a) for name, a in trees.items()},
+            "metrics": {n: v for n, v in (metrics or {}).items() if math.isfinite(v)},
+        }
+        items[MANIFEST] = ocp.args.JsonSave(manifest)
+        try:
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+        except Exception as error:  # orbax and its storage have many kinds
+            raise self._failed(error) from error
+        self._test_losses[step] = (metrics or {}).get("test_loss", math.inf)
 
     def wait(self) -> None:
-        """Return when all that was saved is on disk."""
-        self._manager.wait_until_finished()
+        """Return when all that was saved is on disk.
+
+        Raises: SaveError.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            there = self.steps()
+            for step in self._test_losses.keys() - there:
+                del self._test_losses[step]
+            raise self._failed(error) from error
         self._drop_old()
 
     def _drop_old(self) -> None:
-        # Orbax would count foreign folders among those to keep.
-        for step in self.steps()[: -self._keep]:
-            self._manager.delete(step)
+        # By hand, since orbax counts foreign folders among those to keep.
+        for step in self._test_losses.keys() - self._retention.kept(self._test_losses):
+            del self._test_losses[step]
+            if is_main_host():
+                shutil.rmtree(self._directory / str(step), ignore_errors=True)
+
+    def _require_space(self, state: TrainState) -> None:
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self._directory).free
+        if free < needed:
+            raise SaveError(
+                f"no space for a checkpoint of {needed:,} bytes in {self._directory}, "
+                f"where {free:,} are free; {self._what_is_left()}"
+            )
+
+    def _failed(self, error: Exception) -> SaveError:
+        free = shutil.disk_usage(self._directory).free
+        return SaveError(
+            f"a checkpoint could not be written to {self._directory}, where {free:,} "
+            f"bytes are free: {_first_line(error)}; {self._what_is_left()}"
+        )
+
+    def _what_is_left(self) -> str:
+        steps = self.steps()
+        if not steps:
+            return "there is none from before."
+        return f"that of step {steps[-1]:,} is whole."
+
+    def _test_loss(self, step: int) -> float:
+        try:
+            read = self._manager.restore(
+                step, args=ocp.args.Composite(**{MANIFEST: ocp.args.JsonRestore()})
+            )
+            return float(read[MANIFEST]["metrics"].get("test_loss", math.inf))
+        except Exception:  # one without it, or damaged: the others rank before it
+            return math.inf
 
     def steps(self) -> list[int]:
         """Those with a checkpoint, ascending; whatever else lies there is ignored."""
@@ -90,13 +204,25 @@ class Checkpoints:
         )
 
     def newest_step(self) -> int | None:
-        """Step of the newest checkpoint, or None."""
-        return max(self.steps(), default=None)
+        """Step of the newest checkpoint, or None.
+
+        Raises: UserError if all that there were have been set aside as damaged, so that
+        nobody takes the run for a new one.
+        """
+        steps = self.steps()
+        if not steps and any(self._directory.glob("*.corrupt")):
+            raise UserError(
+                f"all checkpoints in {self._directory} are damaged. If they are not, "
+                "take the ending .corrupt off their names; to train anew, name another "
+                "--workdir."
+            )
+        return max(steps, default=None)
 
     def restore(self, like: TrainState) -> TrainState:
         """The newest good state, placed and typed as `like`.
 
-        A damaged one is renamed to STEP.corrupt, with a warning on the terminal.
+        A damaged one is reported on the terminal, and renamed to STEP.corrupt by who
+        writes the run.
 
         Raises: FileNotFoundError if there is none, UserError if its arrays have other
         names, shapes or types than `like`, or if none of those there is good.
@@ -119,14 +245,34 @@ class Checkpoints:
             try:
                 return step, self._read(step, target)
             except DamagedError as error:
-                path = self._directory / str(step)
-                aside = path.with_name(f"{step}.corrupt")
-                path.rename(aside)
-                self._manager.reload()
-                print(f"checkpoint {path}: {error}; moved to {aside}", file=sys.stderr)
+                self._set_aside(step, error)
         raise UserError(f"no checkpoint in {self._directory} is good: see above.")
 
+    def _set_aside(self, step: int, error: Exception) -> None:
+        path, done = self._directory / str(step), "left out"
+        if is_main_host():
+            if self._writes:
+                aside = path.with_name(f"{step}.corrupt")
+                path.rename(aside)
+                done = f"moved to {aside}"
+            print(f"checkpoint {path}: {error}; {done}", file=sys.stderr)
+        wait_for_hosts(f"set aside {step}")
+        self._test_losses.pop(step, None)
+        self._manager.reload()
+
     def _read(self, step: int, target: dict[str, Tree]) -> dict[str, Tree]:
+        found, known = _agreed(partial(self._read_here, step, target))
+        for name in known.keys() & target.keys():
+            sums = checksums(found[name])
+            wrong = [n for n in sums if sums[n] != known[name].get(n)]
+            if wrong:
+                raise DamagedError(f"{name}.{wrong[0]} is not as it was saved")
+        return found
+
+    def _read_here(
+        self, step: int, target: dict[str, Tree]
+    ) -> tuple[dict[str, Tree], dict[str, dict[str, str]]]:
+        """(arrays, the checksums that they had)."""
         try:
             saved = self._manager.item_metadata(step)
             described = {name: _described(saved[name]) for name in target}
@@ -135,29 +281,32 @@ class Checkpoints:
         for name in target:
             _check(self._directory / str(step), described[name], target[name])
         items = {name: ocp.args.StandardRestore(a) for name, a in target.items()}
-        has_digests = (self._directory / str(step) / DIGESTS).is_dir()
-        if has_digests:  # not in runs from before there were any
-            items[DIGESTS] = ocp.args.JsonRestore()
+        # Not in runs from before there was any.
+        has_manifest = (self._directory / str(step) / MANIFEST).is_dir()
+        if has_manifest:
+            items[MANIFEST] = ocp.args.JsonRestore()
         try:
             found = self._manager.restore(step, args=ocp.args.Composite(**items))
-            known = found[DIGESTS] if has_digests else {}
+            known = found[MANIFEST]["checksums"] if has_manifest else {}
         except Exception as error:
             raise DamagedError(_first_line(error)) from error
-        for name in target if has_digests else ():
-            wrong = [n for n, d in _digests(found[name]).items() if d != known[name][n]]
-            if wrong:
-                raise DamagedError(f"{name}.{wrong[0]} is not as it was saved")
-        return {name: found[name] for name in target}
+        return {name: found[name] for name in target}, known
 
 
-def _digests(tree: Tree) -> dict[str, str]:
-    """SHA-256 of the bytes of each array, by its path."""
-    return {
-        ".".join(map(_word, path)): hashlib.sha256(
-            np.ascontiguousarray(jax.device_get(leaf)).data
-        ).hexdigest()
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+def _agreed(read: Callable[[], T]) -> T:
+    """What it returns, if it raises DamagedError on no host."""
+    result, error = None, None
+    try:
+        result = read()
+    except DamagedError as reason:
+        error = reason
+    if jax.process_count() > 1:
+        good = multihost_utils.process_allgather(np.asarray(error is None))
+        if error is None and not good.all():
+            error = DamagedError("another host can't read it")
+    if error is not None:
+        raise error
+    return cast("T", result)
 
 
 def _first_line(error: Exception) -> str:
@@ -189,14 +338,7 @@ def _check(path: Path, was: dict[str, str], target: Tree) -> None:
 def _described(tree: Tree) -> dict[str, str]:
     """Path -> type and shape of each array; containers of any kind compare alike."""
     return {
-        ".".join(_word(entry) for entry in path): f"{leaf.dtype}{list(leaf.shape)}"
+        path_text(path): f"{leaf.dtype}{list(leaf.shape)}"
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
         if hasattr(leaf, "shape")
     }
-
-
-def _word(entry: Any) -> str:
-    for name in ("key", "name", "idx"):
-        if hasattr(entry, name):
-            return str(getattr(entry, name))
-    return str(entry)

@@ -1,4 +1,4 @@
-"""One program at a time writes a run."""
+"""One program at a time writes a run, on however many hosts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from score_sde.training.mesh import is_main_host
 from score_sde.types import UserError
 
 
@@ -20,6 +21,9 @@ def locked(workdir: Path) -> Iterator[None]:
 
     Raises: UserError that names who holds it, or the directory that can't be written.
     """
+    if not is_main_host():
+        yield
+        return
     path = workdir / ".lock"
     try:
         workdir.mkdir(parents=True, exist_ok=True)

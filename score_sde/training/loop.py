@@ -3,29 +3,51 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import sys
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
-from score_sde.training.checkpoints import Checkpoints
-from score_sde.training.mesh import put_batch
+from score_sde.training.checkpoints import Checkpoints, Retention, SaveError
+from score_sde.training.goodput import Goodput
+from score_sde.training.mesh import is_main_host, put_batch, to_host
 from score_sde.training.metrics import Metrics
 from score_sde.training.post_hoc_ema import Profile, save_snapshot
 from score_sde.training.preemption import Stopped, requested
-from score_sde.training.step import Batch, TrainState
+from score_sde.training.run import write_json
+from score_sde.training.step import STOP, Batch, TrainState, TrainStep
+from score_sde.training.watch import Watch
 from score_sde.types import require
+
+LEFT_OVER = "unreported.json"
+FAILED_SAVES = ("stop", "continue")
+IN_FLIGHT = 2
+"""Calls of the step that the host may be ahead of the devices: enough to keep them
+busy, few enough to stop soon."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
     """Settings of the loop.
 
+    sample_every: steps between pictures of samples and losses of held-out examples.
+    checkpoint_every: steps between checkpoints, of which the newest keep_checkpoints
+        are kept, those whose step is a multiple of keep_every, 0 for none, and the
+        keep_best with the lowest test_loss, which are sought among those at which it
+        is known.
+    on_failed_save: whether training stops or continues where one can't be written.
     max_skipped: updates in a row whose loss or gradient is not finite, and which are
         therefore left out, before training gives up.
+    spike_factor: a gradient as many times longer than the median of those before is
+        reported.
     power_ema_stds: relative widths of averages that are stored every snapshot_every
         steps, from which `experiments.reconstruct_ema` makes those of other widths.
     """
@@ -37,7 +59,11 @@ class Training:
     sample_every: int = 1000
     checkpoint_every: int = 1000
     keep_checkpoints: int = 2
+    keep_every: int = 0
+    keep_best: int = 0
+    on_failed_save: str = "stop"
     max_skipped: int = 10
+    spike_factor: float = 100.0
     power_ema_stds: tuple[float, ...] = ()
     snapshot_every: int = 1000
 
@@ -54,114 +80,177 @@ class Training:
             ("1 <= sample_every", lambda t: t.sample_every >= 1),
             ("1 <= checkpoint_every", lambda t: t.checkpoint_every >= 1),
             ("1 <= keep_checkpoints", lambda t: t.keep_checkpoints >= 1),
+            ("0 <= keep_every", lambda t: t.keep_every >= 0),
+            ("0 <= keep_best", lambda t: t.keep_best >= 0),
+            (
+                "checkpoint_every a multiple of sample_every for keep_best",
+                lambda t: not t.keep_best or t.checkpoint_every % t.sample_every == 0,
+            ),
+            (
+                f"on_failed_save in {FAILED_SAVES}",
+                lambda t: t.on_failed_save in FAILED_SAVES,
+            ),
             (
                 "0 < power_ema_stds < 0.28",
                 lambda t: all(0 < s < 0.28 for s in t.power_ema_stds),
             ),
             ("1 <= snapshot_every", lambda t: t.snapshot_every >= 1),
             ("0 <= max_skipped", lambda t: t.max_skipped >= 0),
+            ("1 < spike_factor", lambda t: t.spike_factor > 1),
         )
-
-
-class NonFiniteLossError(Exception):
-    """Loss or gradient were NaN or infinite too often; the message says when."""
 
 
 def train(
     state: TrainState,
-    train_step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]],
-    batch_at: Callable[[int], Batch],
+    train_step: TrainStep,
+    batches: Callable[[int], Iterator[Batch]],
     *,
     settings: Training,
     mesh: jax.sharding.Mesh,
     workdir: Path,
-    show_samples: Callable[[TrainState], None],
+    evaluate: Callable[[TrainState], Mapping[str, float]],
+    steps_per_call: int = 1,
+    flops_per_image: float = 0.0,
 ) -> TrainState:
     """Train from the newest checkpoint in workdir, or from `state`, to num_steps.
 
-    Args: `batch_at`, the batch of a step; `show_samples`, called every sample_every
-    steps. The compiled step is given the state away.
-    Raises: NonFiniteLossError, with the newest checkpoint still good; Stopped, if a
-    signal asked to stop, after saving.
+    Args: `train_step`, compiled, which is given the state away; `batches(step)`, this
+    host's share of the batches from that step on; `evaluate`, called every sample_every
+    steps, whose metrics are reported with the others.
+    Raises: NonFiniteLossError, with the newest checkpoint still good; SaveError;
+    Stopped, if a signal asked to stop, after saving.
     """
-    keep = settings.keep_checkpoints
-    with Checkpoints(workdir / "checkpoints", keep=keep) as checkpoints:
+    goodput, last = Goodput(), settings.num_steps
+    retention = Retention(
+        settings.keep_checkpoints, settings.keep_every, settings.keep_best
+    )
+    with Checkpoints(workdir / "checkpoints", retention=retention) as checkpoints:
         if checkpoints.newest_step() is not None:
             state = checkpoints.restore(state)
-            print(f"resuming from step {int(state.step):,} in {workdir}")
+            _say(f"resuming from step {int(state.step):,} in {workdir}")
         start = int(state.step)
-        last = settings.num_steps
         if start >= last:
-            print(f"{workdir} is trained: {start:,} steps.")
+            _say(f"{workdir} is trained: {start:,} steps.")
             return state
-        unread: list[dict[str, jax.Array]] = []
-        in_row = 0
-        with Metrics(workdir, start_step=start, num_steps=last) as metrics:
-            for step in range(start + 1, last + 1):
-                batch = put_batch(batch_at(step - 1), mesh)
-                state, now = train_step(state, batch)
-                # Left on the device: reading them here would stall the next step.
+        stream, watch = (
+            batches(start),
+            Watch(settings.max_skipped, settings.spike_factor),
+        )
+        unread = _left_over(workdir, start)
+        flags: deque[jax.Array] = deque(maxlen=IN_FLIGHT + 1)
+        with Metrics(
+            workdir, start_step=start, num_steps=last, writes=is_main_host()
+        ) as metrics:
+            for before in range(start, last, steps_per_call):
+                step = min(before + steps_per_call, last)
+                with goodput.spent("data"):
+                    rows = list(islice(stream, step - before))
+                    images = len(rows[0]["values"]) * jax.process_count()
+                    batch = _placed(rows, mesh, several=steps_per_call > 1)
+                is_first = before == start
+                with goodput.spent("compile") if is_first else nullcontext():
+                    state, now = train_step(state, batch)
+                    if is_first:
+                        jax.block_until_ready(now)
+                        metrics.start_clock(step)
+                # Left on the devices: reading them here would stall the next step.
                 unread.append(now)
-                if step == start + 1:
-                    jax.block_until_ready(now)
-                    metrics.start_clock(step)
+                if len(unread) > IN_FLIGHT:
+                    jax.block_until_ready(unread[-1 - IN_FLIGHT])
                 stopping = requested()
-                saving = step % settings.checkpoint_every == 0 or step == last
-                saving |= stopping
-                if saving or step % settings.log_every == 0:
-                    values, in_row = _means(
-                        unread,
-                        first_step=step + 1 - len(unread),
-                        in_row=in_row,
-                        max_skipped=settings.max_skipped,
-                    )
-                    metrics.write(step, values, images=len(batch["values"]))
+                if jax.process_count() > 1:
+                    flags.append(now[STOP])
+                    # Of a step that every host has seen, so that all stop at this one.
+                    stopping = len(flags) > IN_FLIGHT and bool(np.any(flags[0]))
+
+                def due(every: int, before: int = before, step: int = step) -> bool:
+                    return step // every > before // every or step == last
+
+                values: dict[str, float] = {}
+                evaluating = due(settings.sample_every) and not stopping
+                saving = due(settings.checkpoint_every)
+                if saving or evaluating or due(settings.log_every):
+                    values |= watch.means(unread, last_step=step)
                     unread = []
-                if not stopping and (step % settings.sample_every == 0 or step == last):
-                    show_samples(state)
-                if step % settings.snapshot_every == 0 or step == last:
-                    for std, average in zip(
-                        settings.power_ema_stds, state.power_emas, strict=True
-                    ):
-                        save_snapshot(workdir / "averages", Profile(std, step), average)
-                if saving:
-                    checkpoints.save(state)
+                    if evaluating:
+                        with goodput.spent("evaluate"):
+                            values |= evaluate(state)
+                    seconds = goodput.since_mark()
+                    flops = flops_per_image * images
+                    metrics.write(
+                        step, values, images=images, flops=flops, seconds=seconds
+                    )
+                if settings.power_ema_stds and due(settings.snapshot_every):
+                    _save_averages(workdir, settings.power_ema_stds, state, mesh)
+                if saving or stopping:
+                    with goodput.spent("save"):
+                        _save(checkpoints, state, values, settings.on_failed_save)
                 if stopping and step < last:
                     checkpoints.wait()
+                    _leave_over(workdir, step, unread)
                     raise Stopped(
                         f"stopped; step {step:,} is saved in {workdir}, and the same "
                         "command goes on from there."
                     )
+        with goodput.spent("save"):
+            checkpoints.wait()
+    _say(f"trained {last - start:,} steps in {goodput.summary()}")
     return state
 
 
-def _means(
-    rows: list[dict[str, jax.Array]], *, first_step: int, in_row: int, max_skipped: int
-) -> tuple[dict[str, float], int]:
-    """(each metric since the last report, updates left out in a row up to now).
+def _placed(rows: list[Batch], mesh: jax.sharding.Mesh, *, several: bool) -> Batch:
+    """The batches of one call on the devices, with the wish of this host to stop."""
+    if jax.process_count() > 1:
+        for row in rows:
+            row[STOP] = np.full(len(row["values"]), requested())
+    if several:
+        return put_batch(jax.tree.map(lambda *a: np.stack(a), *rows), mesh, axis=1)
+    return put_batch(rows[0], mesh)
 
-    Means over the steps that were taken; of `skipped`, the number of the others.
-    """
-    columns = {
-        name: np.asarray(jax.device_get([row[name] for row in rows]), np.float64)
-        for name in rows[0]
-    }
-    skipped = columns.pop("skipped").astype(bool)
-    for i in np.flatnonzero(skipped):
-        in_row = in_row + 1 if i and skipped[i - 1] or not i else 1
-        wrong = next(n for n, a in columns.items() if not np.isfinite(a[i]))
-        what = f"{wrong} was {columns[wrong][i]} at step {first_step + int(i):,}"
-        print(f"{what}: its update was left out.", file=sys.stderr)
-        if in_row > max_skipped:
-            raise NonFiniteLossError(
-                f"{what}, after {in_row - 1} others in a row: training stopped. The "
-                "newest checkpoint is from before them or has none of their updates; "
-                "the batch of a step is a function of seed and step."
-            )
-    if not skipped[-1]:
-        in_row = 0
-    taken = {
-        n: float(a[~skipped].mean()) for n, a in columns.items() if not skipped.all()
-    }
-    missing = {n: math.nan for n in columns if n not in taken}
-    return taken | missing | {"skipped": float(skipped.sum())}, in_row
+
+def _leave_over(
+    workdir: Path, step: int, unread: list[Mapping[str, jax.Array]]
+) -> None:
+    """Keep what was measured since the last report, for that of the next run."""
+    if is_main_host():
+        rows = [
+            {name: np.asarray(a).tolist() for name, a in row.items()}
+            for row in jax.device_get(unread)
+        ]
+        write_json(workdir / LEFT_OVER, {"step": step, "rows": rows})
+
+
+def _left_over(workdir: Path, step: int) -> list[Mapping[str, Any]]:
+    """What a run that was stopped at this step left."""
+    path = workdir / LEFT_OVER
+    left = json.loads(path.read_text()) if path.exists() else {"step": None}
+    return left["rows"] or [] if left["step"] == step else []
+
+
+def _save_averages(
+    workdir: Path, stds: tuple[float, ...], state: TrainState, mesh: jax.sharding.Mesh
+) -> None:
+    for std, average in zip(stds, state.power_emas, strict=True):
+        params = to_host(average, mesh)
+        if is_main_host():
+            profile = Profile(std, int(state.step))
+            save_snapshot(workdir / "averages", profile, params)
+
+
+def _save(
+    checkpoints: Checkpoints,
+    state: TrainState,
+    values: Mapping[str, float],
+    on_failure: str,
+) -> None:
+    try:
+        checkpoints.save(state, values)
+    except SaveError as error:
+        if on_failure == "stop":
+            raise
+        print(error, file=sys.stderr)
+
+
+def _say(text: str) -> None:
+    if is_main_host():
+        print(text)

@@ -1,36 +1,53 @@
-"""What a run reports: a line on the terminal, metrics.jsonl, TensorBoard events."""
+"""What a run reports: a line on the terminal, metrics.jsonl, TensorBoard events.
+
+And Weights & Biases, if it is installed and asked for by WANDB_PROJECT.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
+
+from score_sde.training.goodput import duration
 
 
 class Metrics:
-    """Writes each row of metrics to all three places; a context manager.
+    """Writes each row of metrics to all those places; a context manager.
 
     Rows of steps after `start_step` that an interrupted run left behind are removed,
     so that the file reads like that of a run without interruption.
+
+    Args: `writes`, whether this host does.
     """
 
-    def __init__(self, workdir: Path, *, start_step: int, num_steps: int):
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        start_step: int,
+        num_steps: int,
+        writes: bool = True,
+    ):
         self._num_steps = num_steps
-        self._path = workdir / "metrics.jsonl"
-        _drop_rows_after(self._path, start_step)
-        self._file = self._path.open("a")
-        self._events = None
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError:
-            print("tensorboardX is not installed: no TensorBoard events.")
-        else:
-            directory = str(workdir / "tensorboard")
-            self._events = SummaryWriter(directory, purge_step=start_step + 1)
-        self._first = self._previous = (start_step, time.monotonic())
+        self._first = (start_step, time.monotonic())
+        self._previous = start_step
+        self._file: Any = None
+        self._events: Any = None
+        self._wandb: Any = None
+        if not writes:
+            return
+        path = workdir / "metrics.jsonl"
+        _drop_rows_after(path, start_step)
+        self._file = path.open("a")
+        self._events = _tensorboard(workdir / "tensorboard", start_step)
+        self._wandb = _wandb(workdir)
 
     def __enter__(self) -> Metrics:
         return self
@@ -41,23 +58,48 @@ class Metrics:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
         if self._events is not None:
             self._events.close()
-        if sys.stdout.isatty():
-            print()
+        if self._wandb is not None:
+            self._wandb.finish()
+        if self._file is not None:
+            self._file.close()
+            if sys.stdout.isatty():
+                print()
 
     def start_clock(self, step: int) -> None:
-        """Count speed from here: the first step compiled."""
-        self._first = self._previous = (step, time.monotonic())
+        """Count the time left from here: the first step compiled."""
+        self._first = (step, time.monotonic())
 
-    def write(self, step: int, values: dict[str, float], *, images: int) -> None:
-        """Report the values of a step, of `images` examples."""
-        now = time.monotonic()
-        steps, seconds = step - self._previous[0], now - self._previous[1]
-        speed = steps * images / seconds if steps else float("nan")
-        self._previous = (step, now)
-        row = {"step": step, **values, "images_per_second": round(speed, 1)}
+    def write(
+        self,
+        step: int,
+        values: Mapping[str, float],
+        *,
+        images: int,
+        flops: float,
+        seconds: Mapping[str, float],
+    ) -> None:
+        """Report the values of a step.
+
+        Args: `images` and operations of the network, 0 if unknown, in each step since
+        the last report, and the `seconds` since then that `Goodput` counted.
+        """
+        if self._file is None:
+            return
+        steps = step - self._previous
+        self._previous = step
+        pace = seconds["steps"] / steps if steps and seconds["steps"] else math.nan
+        row = {
+            "step": step,
+            **values,
+            "images_per_second": round(images / pace, 1),
+            "seconds_per_step": round(pace, 6),
+            "data_wait": round(seconds["data"] / (pace * steps), 4),
+            "save_seconds": round(seconds["save"], 4),
+        }
+        if flops:
+            row["tflops_per_second"] = round(flops / pace / 1e12, 4)
         # JSON has no NaN, which stands where no step was taken.
         known = {n: v if math.isfinite(v) else None for n, v in row.items()}
         self._file.write(json.dumps(known) + "\n")
@@ -66,16 +108,27 @@ class Metrics:
             for name, value in row.items():
                 if name != "step":
                     self._events.add_scalar(name, value, step)
-        self._show(step, values["loss"], speed, now)
+        if self._wandb is not None:
+            self._wandb.log(known, step=step)
+        self._show(row)
 
-    def _show(self, step: int, loss: float, speed: float, now: float) -> None:
+    def _show(self, row: Mapping[str, float]) -> None:
+        now, step = time.monotonic(), int(row["step"])
         done = step - self._first[0]
-        pace = (now - self._first[1]) / done if done else float("nan")
-        left = pace * (self._num_steps - step)
-        line = (
-            f"step {step:>7,}/{self._num_steps:,}  loss {loss:.4f}  "
-            f"{speed:,.0f} images/s  {_duration(left)} left"
-        )
+        pace = (now - self._first[1]) / done if done else math.nan
+        parts = [
+            f"step {step:>7,}/{self._num_steps:,}",
+            f"loss {row['loss']:.4f}",
+            f"{row['images_per_second']:,.0f} images/s",
+            f"{1e3 * row['seconds_per_step']:,.3g} ms/step",
+        ]
+        if "tflops_per_second" in row:
+            parts.append(f"{row['tflops_per_second']:.3g} TFLOP/s")
+        if row["data_wait"] >= 0.01:
+            parts.append(f"data wait {row['data_wait']:.0%}")
+        if row["save_seconds"] >= 0.01:
+            parts.append(f"save {row['save_seconds']:.2f} s")
+        line = "  ".join([*parts, f"{duration(pace * (self._num_steps - step))} left"])
         # One line that is rewritten on a terminal, one after another in a log.
         if sys.stdout.isatty():
             print(f"\r{line}  ", end="", flush=True)
@@ -83,12 +136,27 @@ class Metrics:
             print(line, flush=True)
 
 
-def _duration(seconds: float) -> str:
-    if not seconds < 1e7:
-        return "?"
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"
+def _tensorboard(directory: Path, start_step: int) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        print("tensorboardX is not installed: no TensorBoard events.")
+        return None
+    return SummaryWriter(str(directory), purge_step=start_step + 1)
+
+
+def _wandb(workdir: Path) -> Any:
+    project = os.environ.get("WANDB_PROJECT")
+    if not project:
+        return None
+    try:
+        import wandb
+    except ImportError:
+        print("WANDB_PROJECT is set, but wandb is not installed: it gets no metrics.")
+        return None
+    # The same run again when it is resumed.
+    name = str(workdir.absolute()).strip("/").replace("/", "-")
+    return wandb.init(project=project, id=name, resume="allow", dir=str(workdir))
 
 
 def _drop_rows_after(path: Path, step: int) -> None:
@@ -102,4 +170,6 @@ def _drop_rows_after(path: Path, step: int) -> None:
             continue  # the line that was being written when the run ended
         if row["step"] <= step:
             kept.append(line + "\n")
-    path.write_text("".join(kept))
+    partial = path.with_name(f".{path.name}")
+    partial.write_text("".join(kept))
+    partial.rename(path)

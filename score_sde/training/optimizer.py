@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import optax
 
+from score_sde.networks.network import is_frozen
 from score_sde.types import require
 
 METHODS = ("adamw", "muon")
@@ -114,7 +115,7 @@ def _matrices(params: Any) -> Any:
 
     def one(path: Any, leaf: Any) -> Any:
         is_kernel = getattr(path[-1], "key", None) == "kernel"
-        if not is_kernel or leaf.ndim < 2:
+        if not is_kernel or leaf.ndim < 2 or is_frozen(path):
             return None
         return optax.contrib.MuonDimensionNumbers(
             reduction_axis=tuple(range(leaf.ndim - 1)), output_axis=(leaf.ndim - 1,)

@@ -28,17 +28,27 @@ def describe_run(
     config: dict[str, Any],
     *,
     complete: Callable[[dict[str, Any]], dict[str, Any]] = lambda config: config,
+    allow_change: bool = False,
 ) -> None:
     """Write config.json and environment.json into workdir.
 
     Args: `complete`, which adds to a stored config the defaults of fields that there
-    were none of when it was stored.
-    Raises: UserError, with a table, if the run there was trained with a config that
-    differs in more than the section `train` and the evaluation's.
+    were none of when it was stored; `allow_change`, whether the run may go on with a
+    config that changes what it learns. A table of the changes is printed then.
+    Raises: UserError, with that table, if they are not allowed: in other sections than
+    `train`, `devices` and those of the evaluation.
     """
     path = workdir / "config.json"
     if path.exists():
-        _refuse_change(workdir, complete(json.loads(path.read_text())), config)
+        rows = _changes(complete(json.loads(path.read_text())), config)
+        table = "\n".join(rows)
+        if rows and not allow_change:
+            raise UserError(
+                f"the run in {workdir} was trained with another config; use another "
+                "--workdir, the old values, or --allow_config_change:\n" + table
+            )
+        if rows:
+            print("the config is another from here on:\n" + table)
     write_json(path, config)
     write_json(workdir / "environment.json", environment())
 
@@ -76,24 +86,24 @@ def _git(directory: Path, *arguments: str) -> str:
 
 
 FREE_TO_CHANGE = (
-    *("train", "sampler", "grid", "guidance", "threshold"),
+    *("train", "devices", "sampler", "grid", "guidance", "threshold"),
     *("sampling", "likelihood", "editing", "classifier"),
+    # Where the data lie, and how they are read.
+    *("data.folder", "data.path", "data.test_path", "data.num_workers"),
 )
+"""Sections and fields that don't decide what a run learns."""
 
 
-def _refuse_change(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """A line for each field that decides what a run learns and is another now."""
     old, new = (json.loads(json.dumps(config)) for config in (old, new))
-    rows = [
+    return [
         f"  {section}.{field}: {was} -> {now}"
         for section in sorted(old.keys() | new.keys())
         if section not in FREE_TO_CHANGE
         for field, was, now in _differences(old.get(section), new.get(section))
+        if f"{section}.{field}" not in FREE_TO_CHANGE
     ]
-    if rows:
-        raise UserError(
-            f"the run in {workdir} was trained with another config; use another "
-            "--workdir, or the old values:\n" + "\n".join(rows)
-        )
 
 
 def _differences(old: Any, new: Any) -> list[tuple[str, Any, Any]]:

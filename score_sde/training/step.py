@@ -1,4 +1,4 @@
-"""One training step: loss, gradient, update, moving average."""
+"""One training step: gradient, update, moving averages."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
-from jax.sharding import Mesh
 
-from score_sde.networks.network import FROZEN
-from score_sde.training.mesh import batch_sharding, replicated
+from score_sde.arrays import examples_of, part_of_batch
+from score_sde.networks.network import is_frozen
 from score_sde.training.post_hoc_ema import power_rate
 from score_sde.types import Array, Key
 
@@ -21,6 +20,10 @@ Batch = Any
 Metrics = dict[str, Array]
 LossFn = Callable[[Key, Params, Batch], Array]
 """(key, params, batch) -> one loss per example."""
+Gradient = Callable[[Key, Params, Batch], tuple[Array, Params]]
+"""(key, params, batch) -> the mean loss of a batch and its gradient."""
+STOP = "stop"
+"""Where a batch says whether hosts want to stop."""
 
 
 class TrainState(NamedTuple):
@@ -34,6 +37,9 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
     power_emas: tuple[Params, ...] = ()
     """Averages of `post_hoc_ema`, one for each width that is tracked."""
+
+
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 def init_state(
@@ -59,8 +65,58 @@ def ema_decay(step: Array, *, halflife_steps: float, rampup_ratio: float) -> Arr
     return jnp.power(0.5, 1 / halflife)
 
 
+def of_whole_batch(loss: LossFn) -> Gradient:
+    """The gradient of all examples at once."""
+
+    def gradient(key: Key, params: Params, batch: Batch) -> tuple[Array, Params]:
+        return jax.value_and_grad(lambda p: loss(key, p, batch).mean())(params)
+
+    return gradient
+
+
+def of_parts(loss: LossFn, parts: int, *, shares: int, unroll: bool) -> Gradient:
+    """The same of one part after another, in the memory of one.
+
+    Args: `shares`, into how many the batch is cut over devices, each of which takes its
+    share of every part; `unroll`, whether the loop is written out, since XLA on CPUs is
+    6 to 66 times slower at gradients of convolutions in a loop.
+    """
+
+    def gradient(key: Key, params: Params, batch: Batch) -> tuple[Array, Params]:
+        size = len(jax.tree.leaves(batch)[0])
+        numbers, total = examples_of(size)
+
+        def cut(a: Array) -> Array:
+            a = a.reshape(shares, parts, size // (shares * parts), *a.shape[1:])
+            return a.swapaxes(0, 1).reshape(parts, size // parts, *a.shape[3:])
+
+        def add(sums: Any, part: tuple[Array, Batch]) -> tuple[Any, None]:
+            with part_of_batch(part[0], total):
+                found = of_whole_batch(loss)(key, params, part[1])
+            return jax.tree.map(lambda s, f: s + f / parts, sums, found), None
+
+        zeros = jax.tree.map(jnp.zeros_like, (jnp.zeros((), jnp.float32), params))
+        examples = jax.tree.map(cut, (numbers, batch))
+        return jax.lax.scan(add, zeros, examples, unroll=parts if unroll else 1)[0]
+
+    return gradient
+
+
+def over_axis(gradient: Gradient, axis: str) -> Gradient:
+    """The mean over the devices of a pmap, each of which has its share of a batch."""
+
+    def mean(key: Key, params: Params, batch: Batch) -> tuple[Array, Params]:
+        size = len(jax.tree.leaves(batch)[0])
+        first = jax.lax.axis_index(axis) * size
+        with part_of_batch(first + jnp.arange(size), jax.lax.axis_size(axis) * size):
+            found = gradient(key, params, batch)
+        return jax.lax.pmean(found, axis)
+
+    return mean
+
+
 def make_train_step(
-    loss: LossFn,
+    gradient: Gradient,
     optimizer: optax.GradientTransformation,
     *,
     seed: int,
@@ -68,7 +124,7 @@ def make_train_step(
     ema_rampup_ratio: float,
     project: Callable[[Params], Params] = lambda params: params,
     power_ema_stds: Sequence[float] = (),
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+) -> TrainStep:
     """The pure step (state, batch) -> (state, metrics).
 
     Its randomness is a function of (seed, step, example). Metrics are the mean loss,
@@ -76,17 +132,16 @@ def make_train_step(
     one of them is not finite: the state is then that before the step. The parameters
     are projected first, as those of a network that keeps its weights normalised
     (`Network.project`).
+
+    A batch may say under `STOP`, [batch], whether the host of each example wants to
+    stop; the metrics then tell every host whether any does.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jr.fold_in(jr.key(seed), state.step)
-
-        def mean_loss(params: Params) -> Array:
-            return loss(key, params, batch).mean()
-
         params = project(state.params)
-        value, gradient = jax.value_and_grad(mean_loss)(params)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, params)
+        value, slope = gradient(key, params, batch)
+        updates, opt_state = optimizer.update(slope, state.opt_state, params)
         params = optax.apply_updates(params, _of_trained(updates))
         decay = ema_decay(
             state.step, halflife_steps=ema_halflife_steps, rampup_ratio=ema_rampup_ratio
@@ -96,11 +151,13 @@ def make_train_step(
             optax.incremental_update(params, old, power_rate(state.step, std))
             for std, old in zip(power_ema_stds, state.power_emas, strict=True)
         )
-        norm = optax.tree.norm(gradient)
+        norm = optax.tree.norm(slope)
         good = jnp.isfinite(value) & jnp.isfinite(norm)
         new = TrainState(state.step, params, ema_params, opt_state, power_emas)
         kept = jax.tree.map(lambda now, old: jnp.where(good, now, old), new, state)
         metrics = {"loss": value, "gradient_norm": norm, "skipped": ~good}
+        if STOP in batch:
+            metrics[STOP] = batch[STOP].max()
         return kept._replace(step=state.step + 1), metrics
 
     return train_step
@@ -110,24 +167,6 @@ def _of_trained(updates: Params) -> Params:
     """Updates without those of frozen parameters, which may decay like all weights."""
 
     def one(path: tuple[Any, ...], update: Array) -> Array:
-        is_frozen = getattr(path[-1], "key", None) in FROZEN
-        return jnp.zeros_like(update) if is_frozen else update
+        return jnp.zeros_like(update) if is_frozen(path) else update
 
     return jax.tree_util.tree_map_with_path(one, updates)
-
-
-def compile_train_step(
-    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]], mesh: Mesh
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The step over a mesh: state on every device and donated, batch cut over them.
-
-    Shardings are stated for inputs and outputs, or the second call would find the
-    state placed differently and compile once more.
-    """
-    everywhere = replicated(mesh)
-    return jax.jit(
-        train_step,
-        in_shardings=(everywhere, batch_sharding(mesh)),
-        out_shardings=everywhere,
-        donate_argnums=0,
-    )

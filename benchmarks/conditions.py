@@ -1,0 +1,272 @@
+"""How well digits follow numbers, pictures and a control branch, and what guides them.
+
+    python -m benchmarks.conditions [--runs=runs] [--json=FILE] [--picture=FILE]
+
+Of the runs digits (unconditional), vector, image, control and worse, as far as they are
+there; docs/guidance.md says how they were trained. What samples were asked for is that
+of the 360 held-out digits, one each. The picture, of all runs, has rows of eight:
+digits, what is told of them in 4x4 pixels, drawn; silhouettes, drawn, and by the frozen
+network alone; slants of -0.25 and 0.25.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.conditional import judge
+from experiments import launch
+from score_sde import conditions, editing, guidance
+from score_sde.data import centres
+from score_sde.data.attributes import measured
+from score_sde.edits import Given, restorer
+from score_sde.evaluation.pictures import save_samples
+from score_sde.evaluation.settings import Editing
+from score_sde.experiment import denoiser
+from score_sde.inference import draw_samples, sample_keys
+from score_sde.measurements import Downsample
+from score_sde.samplers import SAMPLERS, sample
+
+
+def opened(folder: Path, *arguments: str) -> Any:
+    """The run there."""
+    run = launch.open_run(launch.parse("", [f"--workdir={folder}", *arguments]))
+    assert run is not None
+    return run
+
+
+def asked(run: Any) -> Any:
+    """What samples are told: what the held-out digits are."""
+    held_out = run.experiment.dataset.test
+    rows = held_out[np.arange(len(held_out))]
+    return conditions.of_examples(run.experiment.conditions, rows)
+
+
+def drawn(run: Any, cond: Any, count: int, guide: Any = None) -> np.ndarray:
+    """Samples that are told this, [count, *shape] in [-1, 1]."""
+    experiment = run.experiment
+    if guide is not None:
+        experiment = experiment._replace(guidance=guide)
+    keys = sample_keys(experiment.seed, 0, count)
+    draw = jax.jit(partial(draw_samples, experiment))
+    levels = np.asarray(draw(run.params, keys, cond).levels)
+    return centres(levels, num_levels=experiment.dataset.num_levels)
+
+
+def by_weight(run: Any, cond: Any, count: int) -> dict[str, np.ndarray]:
+    """Samples at classifier-free weights."""
+    away = guidance.GUIDANCES["classifier_free"]
+    return {
+        f"weight {weight:g}": drawn(run, cond, count, partial(away, weight=weight))
+        for weight in (0.0, 1.0, 2.0)
+    }
+
+
+def of_vector(run: Any) -> dict[str, Any]:
+    """Correlation and mean error of attributes, in their standard deviations."""
+    names = run.experiment.condition.attributes
+    cond = asked(run)
+    wanted = measured(names, _held_out(run))
+    rows: dict[str, Any] = {}
+    for name, x in by_weight(run, cond, len(wanted)).items():
+        found = measured(names, x)
+        error = np.abs(found - wanted).mean(0) / wanted.std(0)
+        rows[name] = {
+            attribute: {
+                "correlation": float(np.corrcoef(wanted[:, i], found[:, i])[0, 1]),
+                "mean_error": float(error[i]),
+            }
+            for i, attribute in enumerate(names)
+        }
+    return rows
+
+
+def of_image(run: Any, plain: Any) -> dict[str, Any]:
+    """Super-resolution, trained and training-free, from the same small pictures.
+
+    Root mean squares in grey levels: of the small picture of a sample beside the one
+    given, and of a sample beside the digit. And the share that the judge puts into the
+    digit's class.
+    """
+    x0, labels = _held_out(run), run.experiment.dataset.test.labels
+    small = Downsample(run.experiment.condition.factor)
+    levels = run.experiment.dataset.num_levels
+    classify, rows = judge(run.experiment.dataset), {}
+
+    def row(x: np.ndarray) -> dict[str, float]:
+        gap = small(x) - small(x0)
+        stored = np.clip(np.floor((x + 1) * levels / 2), 0, levels - 1)
+        return {
+            "small_picture": float(np.sqrt((gap**2).mean()) * levels / 2),
+            "digit": float(np.sqrt(((x - x0) ** 2).mean()) * levels / 2),
+            "class": float((classify(stored) == labels).mean()),
+        }
+
+    for name, x in by_weight(run, asked(run), len(x0)).items():
+        rows[f"trained, {name}"] = row(x)
+    experiment, y = plain.experiment, small(x0)
+    sigmas = jnp.asarray(experiment.grid(), jnp.float32)
+    start = sigmas[0] * jax.random.normal(jax.random.key(1), x0.shape, jnp.float32)
+    for method, sampler, options in (
+        ("replace", "heun", {}),
+        ("replace", "repaint", {}),
+        ("replace", "repaint", {"jump_length": 3}),
+        ("pseudo_inverse", "heun", {}),
+        ("moment_matching", "heun", {}),
+        ("dps", "euler", {}),
+    ):
+        restored = restorer(
+            Editing(task="super_resolve", method=method),
+            denoiser(experiment, plain.params),
+            Given(y, small),
+            sigma_data=experiment.data.sigma_data,
+            sigmas=sigmas,
+        )
+        steps = SAMPLERS[sampler](**options)
+        run_ = jax.jit(
+            lambda x, s=steps, d=restored: (
+                sample(s, d, x, sigmas, key=jax.random.key(2)).x
+            )
+        )
+        x = np.asarray(editing.keep_measured(run_(start), small, y))
+        more = "".join(f", {k} {v}" for k, v in options.items())
+        rows[f"{method}, {sampler}{more}"] = row(x)
+    return rows
+
+
+def of_control(run: Any, plain: Any) -> dict[str, Any]:
+    """Share of the pixels whose side of the middle is that of the silhouette."""
+    x0 = _held_out(run)
+    wanted, labels = conditions.silhouette(x0), run.experiment.dataset.test.labels
+    classify, levels = (
+        judge(run.experiment.dataset),
+        run.experiment.dataset.num_levels,
+    )
+
+    def row(x: np.ndarray) -> dict[str, float]:
+        stored = np.clip(np.floor((x + 1) * levels / 2), 0, levels - 1)
+        return {
+            "pixels": float((conditions.silhouette(x) == wanted).mean()),
+            "class": float((classify(stored) == labels).mean()),
+        }
+
+    uncontrolled = {"frozen alone": row(drawn(plain, None, len(x0)))}
+    found = by_weight(run, asked(run), len(x0))
+    return uncontrolled | {name: row(x) for name, x in found.items()}
+
+
+def of_worse(folder: Path, worse: Path, count: int = 1_000) -> dict[str, Any]:
+    """Share of the samples that a logistic regression is sure of, above 0.9."""
+    from sklearn.linear_model import LogisticRegression
+
+    rows: dict[str, Any] = {}
+    for name, arguments in (
+        ("the model", ()),
+        ("the worse model", None),
+        *((f"weight {w:g}", (f"--config.guidance.weight={w}",)) for w in (1.5, 2, 3)),
+    ):
+        if arguments is None:
+            run = opened(worse)
+        elif arguments:
+            auto = ("--config.guidance.name=auto", f"--config.guidance.run={worse}")
+            run = opened(folder, *auto, *arguments)
+        else:
+            run = opened(folder)
+        if not rows:
+            digits = run.experiment.dataset
+            flat = lambda x: x.reshape(len(x), -1)  # noqa: E731
+            train = flat(centres(digits.train.values, num_levels=digits.num_levels))
+            judge_ = LogisticRegression(max_iter=2_000).fit(train, digits.train_labels)
+            rows["real, held out"] = _sureness(judge_, flat(_held_out(run)))
+        x = drawn(run, None, count)
+        rows[name] = _sureness(judge_, flat(x)) | {
+            "spread": float(np.sqrt(x.var(0).mean()) * digits.num_levels / 2)
+        }
+    return rows
+
+
+def rows_of_eight(folder: Path) -> np.ndarray:
+    """The picture, [64, *shape] in [-1, 1]."""
+    runs = {n: opened(folder / n) for n in ("digits", "vector", "image", "control")}
+    x0 = _held_out(runs["digits"])[:8]
+    rows = [x0]
+    for name in ("image", "control"):
+        cond = jax.tree.map(lambda a: a[:8], asked(runs[name]))
+        rows += [cond["image"][..., :1], drawn(runs[name], cond, 8)]
+    rows.append(drawn(runs["digits"], None, 8))
+    (told,) = runs["vector"].experiment.conditions
+    cond = told.of_examples(
+        {"values": runs["vector"].experiment.dataset.test.values[:8]}
+    )
+    names = runs["vector"].experiment.condition.attributes
+    known = measured(names, _train(runs["vector"])[:2_000])
+    for slant in (-0.25, 0.25):
+        vector, i = np.array(cond["vector"]), names.index("slant")
+        vector[:, i] = (slant - known[:, i].mean()) / known[:, i].std()
+        rows.append(drawn(runs["vector"], {"vector": vector}, 8))
+    return np.concatenate(rows)
+
+
+def _train(run: Any) -> np.ndarray:
+    dataset = run.experiment.dataset
+    return np.asarray(centres(dataset.train.values, num_levels=dataset.num_levels))
+
+
+def _sureness(judge_: Any, x: np.ndarray) -> dict[str, Any]:
+    probability = judge_.predict_proba(x)
+    counts = np.bincount(probability.argmax(1), minlength=10) / len(x)
+    return {
+        "sure": float((probability.max(1) > 0.9).mean()),
+        "rarest_class": float(counts.min()),
+    }
+
+
+def _held_out(run: Any) -> np.ndarray:
+    dataset = run.experiment.dataset
+    return np.asarray(centres(dataset.test.values, num_levels=dataset.num_levels))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--picture", type=Path)
+    arguments = parser.parse_args()
+    folder = arguments.runs
+    there = {path.name for path in folder.iterdir()}
+    plain = opened(folder / "digits")
+    jobs = {
+        "vector": lambda: of_vector(opened(folder / "vector")),
+        "image": lambda: of_image(opened(folder / "image"), plain),
+        "control": lambda: of_control(opened(folder / "control"), plain),
+        "worse": lambda: of_worse(folder / "digits", folder / "worse"),
+    }
+    result = {}
+    for name in sorted(jobs.keys() & there):
+        result[name] = jobs[name]()
+        print(name)
+        for row, values in result[name].items():
+            print(f"  {row:<36} {_text(values)}", flush=True)
+    if arguments.picture:
+        levels = plain.experiment.dataset.num_levels
+        x = (rows_of_eight(folder) + 1) / 2 * (levels - 1)
+        save_samples(arguments.picture, x, num_levels=levels)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def _text(values: Any) -> str:
+    if not isinstance(values, dict):
+        return f"{values:.3f}"
+    return "  ".join(f"{name} {_text(v)}" for name, v in values.items())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+r"""Many runs of one config: python -m experiments.sweep --config=FILE --workdir=DIR \
+    --grid.optimizer.learning_rate=0.01,0.02 --grid.seed=0,1
+
+Every combination of the values is a run in its own folder of DIR, trained by
+`experiments.train`; other fields are set for all by --config.section.field=value. The
+same command goes on where it was interrupted, tries again what failed, and at the end
+prints a table, which is also DIR/results.json.
+
+--jobs=N      runs at a time on this machine, 1 by default
+--likelihood  score the held-out data of every run that is trained, for the table
+--task=I      train run I alone and print no table: one task of an array of SLURM,
+              --array=0-N, with --task=$SLURM_ARRAY_TASK_ID
+--list        print the runs, and stop
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Run(NamedTuple):
+    """One combination of values."""
+
+    values: dict[str, str]
+    """Field -> the word on the command line."""
+    workdir: Path
+
+    def command(self, program: str, *options: str) -> list[str]:
+        """The command of a program for this run."""
+        module = [sys.executable, "-m", f"experiments.{program}"]
+        return [*module, f"--workdir={self.workdir}", *options]
+
+
+def runs_of(workdir: Path, grid: dict[str, list[str]]) -> list[Run]:
+    """Every combination, in order, each with a folder that says what it is."""
+    combinations = itertools.product(*grid.values())
+    named = [dict(zip(grid, values, strict=True)) for values in combinations]
+    return [
+        Run(values, workdir / ",".join(f"{k}={_as_name(v)}" for k, v in values.items()))
+        for values in named
+    ]
+
+
+def _as_name(value: str) -> str:
+    return "".join(c if c.isalnum() or c in "._-+" else "_" for c in value)
+
+
+def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[Run], list[str]]:
+    """(options, runs, fields that are the same for all)."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", metavar="FILE", required=True)
+    parser.add_argument("--workdir", metavar="DIR", required=True, type=Path)
+    parser.add_argument("--jobs", type=int, default=1, metavar="N")
+    parser.add_argument("--likelihood", action="store_true")
+    parser.add_argument("--task", type=int, metavar="I")
+    parser.add_argument("--list", action="store_true")
+    known, rest = parser.parse_known_args(argv)
+    grid: dict[str, list[str]] = {}
+    common = []
+    for word in rest:
+        field, equals, values = word.partition("=")
+        if field.startswith("--grid.") and equals and values:
+            grid[field.removeprefix("--grid.")] = _values(values)
+        elif field.startswith("--config.") and equals:
+            common.append(word)
+        else:
+            parser.error(
+                f"{word!r}: expected --grid.section.field=value,value,... or "
+                "--config.section.field=value"
+            )
+    if not grid:
+        parser.error("give at least one --grid.section.field=value,value,...")
+    if known.jobs < 1:
+        parser.error(f"--jobs is {known.jobs}; it must be at least 1")
+    runs = runs_of(known.workdir, grid)
+    if known.task is not None and not 0 <= known.task < len(runs):
+        parser.error(f"--task is {known.task}; it must be from 0 to {len(runs) - 1}")
+    return known, runs, common
+
+
+def _values(text: str) -> list[str]:
+    """Values between commas, where those in parentheses belong to a tuple."""
+    values, depth = [""], 0
+    for c in text:
+        depth += {"(": 1, ")": -1}.get(c, 0)
+        if c == "," and depth == 0:
+            values.append("")
+        else:
+            values[-1] += c
+    return values
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Check every config, train what isn't trained, print the table."""
+    known, runs, common = parse(argv)
+    if known.list:
+        for i, run in enumerate(runs):
+            print(i, run.workdir)
+        return 0
+    from experiments import launch
+    from score_sde.build import build
+    from score_sde.types import UserError
+
+    for run in runs:  # a mistake in the last is found before the first trains
+        words = [f"--config.{k}={v}" for k, v in run.values.items()]
+        command = launch.parse(
+            "",
+            [f"--config={known.config}", f"--workdir={run.workdir}", *common, *words],
+        )
+        try:
+            build(command.config)
+        except UserError as error:
+            print(f"{run.workdir.name}: {error}", file=sys.stderr)
+            return 2
+    chosen = runs if known.task is None else [runs[known.task]]
+    with _interruptible() as processes, ThreadPoolExecutor(known.jobs) as pool:
+        codes = list(
+            pool.map(
+                lambda run: _finish(run, known.config, common, known, processes), chosen
+            )
+        )
+    if known.task is None:
+        rows = [_row(run) for run in runs]
+        (known.workdir / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
+        _print_table(rows)
+    return max(codes)
+
+
+def _finish(
+    run: Run,
+    config: str,
+    common: list[str],
+    known: argparse.Namespace,
+    processes: set[subprocess.Popen[bytes]],
+) -> int:
+    """Train a run, and score it if asked; what they say goes to files beside it."""
+    fields = [f"--config.{k}={v}" for k, v in run.values.items()]
+    commands = {"train": run.command("train", f"--config={config}", *common, *fields)}
+    if known.likelihood:
+        commands["likelihood"] = run.command("likelihood")
+    run.workdir.mkdir(parents=True, exist_ok=True)
+    for program, command in commands.items():
+        if _stopping:
+            return 0
+        with (run.workdir / f"{program}.log").open("ab") as log:
+            # A session of its own, so that Ctrl-C reaches it once, by `stop`.
+            process = subprocess.Popen(
+                command, stdout=log, stderr=log, start_new_session=True
+            )
+            processes.add(process)
+            code = process.wait()
+            processes.discard(process)
+        if code:
+            print(f"{run.workdir}: {program} failed, see {log.name}", file=sys.stderr)
+            return 1
+    print(f"{run.workdir}: {_state(run)}", flush=True)
+    return 0
+
+
+_stopping: list[int] = []
+
+
+@contextmanager
+def _interruptible() -> Iterator[set[subprocess.Popen[bytes]]]:
+    """Hand a signal on to the runs, which save, and start no others."""
+    processes: set[subprocess.Popen[bytes]] = set()
+
+    def stop(number: int, frame: Any) -> None:
+        del frame
+        _stopping.append(number)
+        for process in list(processes):
+            process.send_signal(signal.SIGTERM)
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield processes
+    finally:
+        _stopping.clear()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _state(run: Run) -> str:
+    from score_sde.training.status import read_status
+    from score_sde.types import UserError
+
+    try:
+        return read_status(run.workdir).state()
+    except UserError:
+        return "not started"
+
+
+def _row(run: Run) -> dict[str, Any]:
+    """What the table says of a run."""
+    from score_sde.training.status import read_status
+
+    row: dict[str, Any] = {**run.values, "state": _state(run)}
+    if row["state"] != "not started":
+        status = read_status(run.workdir)
+        row["step"] = status.step
+        for name in ("loss", "test_loss"):
+            known = [r[name] for r in status.rows if r.get(name) is not None]
+            row[name] = known[-1] if known else None
+    report = run.workdir / "likelihood.json"
+    if report.exists():
+        test = json.loads(report.read_text())["splits"]["test"]
+        row |= {name: test[name] for name in ("bits_per_dim", "standard_error")}
+    return row
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [[_text(row.get(name)) for name in names] for row in rows]
+    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
+    for line in [names, *cells]:
+        print("  ".join(w.ljust(n) for w, n in zip(line, widths, strict=True)).rstrip())
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

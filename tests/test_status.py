@@ -1,0 +1,67 @@
+"""What `experiments.status` says of runs in every state."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from experiments import status as program
+from score_sde.training.lock import locked
+from score_sde.training.status import read_status
+
+ROWS = [
+    {"step": 50, "loss": 0.5, "gradient_norm": 1.0, "images_per_second": 100.0},
+    {"step": 100, "loss": None, "gradient_norm": None, "skipped": 3.0},
+]
+
+
+@pytest.fixture
+def run(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"train": {"num_steps": 200}}))
+    return tmp_path
+
+
+def trained_to(run, *names):
+    for name in names:
+        (run / "checkpoints" / name).mkdir(parents=True)
+    lines = [json.dumps(row) for row in ROWS] + ['{"step": 1']  # being written
+    (run / "metrics.jsonl").write_text("\n".join(lines))
+
+
+def test_a_new_run(run):
+    assert read_status(run).text().splitlines() == [
+        f"{run}: not started, 0 of 200 steps",
+        "checkpoints: none",
+    ]
+
+
+def test_a_run_that_stopped(run, capsys):
+    trained_to(run, "50", "100", "80.corrupt", "foo")
+    assert program.main([f"--workdir={run}"]) == 0
+    said = capsys.readouterr().out
+    assert f"{run}: stopped, 100 of 200 steps" in said
+    assert "checkpoints: 50, 100" in said
+    assert "damaged and set aside: 80.corrupt" in said
+    assert "updates left out as not finite: 3" in said
+    with Image.open(run / "status.png") as picture:
+        assert len(picture.convert("L").histogram()) == 256
+
+
+def test_a_run_that_is_written(run):
+    trained_to(run, "50")
+    with locked(run):
+        assert read_status(run).state() == "running"
+        assert "written by process" in read_status(run).text()
+    assert read_status(run).state() == "stopped"
+
+
+def test_a_run_that_is_done(run):
+    trained_to(run, "200")
+    assert read_status(run).state() == "trained"
+
+
+def test_no_run_is_an_error(tmp_path, capsys):
+    assert program.main([f"--workdir={tmp_path}"]) == 2
+    assert f"no run in {tmp_path}" in capsys.readouterr().err
+    assert list(Path(tmp_path).iterdir()) == []
