@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import launch, prepare_data
+from experiments import launch, prepare_data, train
 from score_sde import data
 from score_sde.data import DATASETS, TFDS, Format, batch_at, batches, tfds_set
 from score_sde.data.prepare import prepare
@@ -131,7 +131,7 @@ def broken(**changes):
 
 
 GOOD, PLAIN = png(IMAGES[0]), Format(SHAPE, 256)
-EXPECTED = r"expected integers below 256 of shape \(6, 4, 3\)"
+EXPECTED = r"expected uint8 below 256 of shape \(6, 4, 3\)"
 FAULTS = [
     (broken(**{"003__png": GOOD[:60]}), r"003.png is no picture, or a broken one.*"),
     (broken(**{"003__png": b""}), r"003.png is no picture.*"),
@@ -168,10 +168,24 @@ def test_the_first_example_is_read_at_once(tmp_path):
         opened(in_zip(tmp_path / "a.zip", files), PLAIN).split("train")
 
 
+def test_training_on_broken_data_ends_before_it_begins(tmp_path):
+    path = in_zip(tmp_path / "a.zip", broken(**{"000__png": b""}))
+    words = [
+        "--config=configs/patches.py",
+        f"--workdir={tmp_path / 'run'}",
+        "--config.data.name=files",
+        f"--config.data.path={path}",
+    ]
+    command = launch.parse("", [*words, "--config.data.shape=(8,4,3)"])
+    with pytest.raises(UserError, match="000.png is no picture"):
+        train.main(command)
+    assert not (tmp_path / "run").exists()
+
+
 def test_values_that_are_no_levels_are_named(tmp_path):
     files = {f"{i}.png": png(np.full(SHAPE, 15 + (i == 7), np.uint8)) for i in range(9)}
     dataset = opened(in_zip(tmp_path / "a.zip", files), Format(SHAPE, 16))
-    with pytest.raises(UserError, match=r"7.png has 16 at \(0, 0, 0\); expected inte"):
+    with pytest.raises(UserError, match=r"7.png has 16 at \(0, 0, 0\); expected uint"):
         everything(dataset.train)
 
 
@@ -231,12 +245,13 @@ NAN[25, 1, 2, 0] = np.nan
 @pytest.mark.parametrize(
     ("arrays", "format", "message"),
     [
-        ({"x": IMAGES}, PLAIN, r"has no array 'images', but \['x'\]; expected integ"),
+        ({"x": IMAGES}, PLAIN, r"has no array 'images', but \['x'\]; expected uint8"),
         ({"images": IMAGES}, FORMAT, r"has no array 'labels', but \['images'\]"),
         ({"images": IMAGES[..., :2]}, PLAIN, r"images\[0\] is uint8 of shape \(6, 4, "),
         ({"images": IMAGES[0]}, PLAIN, r"images\[0\] is uint8 of shape \(4, 3\); expe"),
         ({"images": np.zeros(())}, PLAIN, r"images\[0\] is float64 of shape \(\); exp"),
         ({"images": LATENTS}, PLAIN, r"images\[0\] is float32 of shape \(6, 4, 3\); e"),
+        ({"images": IMAGES.astype(int)}, PLAIN, r"images\[0\] is int64 of shape"),
         ({"images": IMAGES[:0]}, PLAIN, r"the train split has no examples"),
         ({"images": np.array([None])}, PLAIN, r"images is no array, or a broken one"),
         (
@@ -445,7 +460,7 @@ def test_preparing_says_what_was_found(tmp_path, capsys):
     ]
     prepare_data.main(launch.parse("", words))
     out = capsys.readouterr().out
-    assert "integers below 256 of shape (6, 4, 3), labels below 2" in out
+    assert "uint8 below 256 of shape (6, 4, 3), labels below 2" in out
     assert "43 examples" in out
     assert "2 classes of 21 to 22" in out
     found = json.loads((tmp_path / "found" / "data.json").read_text())

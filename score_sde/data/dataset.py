@@ -28,7 +28,7 @@ class Format(NamedTuple):
     """0 if the examples come without labels."""
 
     def __str__(self) -> str:
-        kind = f"integers below {self.num_levels}" if self.num_levels else "floats"
+        kind = f"uint8 below {self.num_levels}" if self.num_levels else "floats"
         classes = f", labels below {self.num_classes}" if self.num_classes else ""
         return f"{kind} of shape {self.shape}{classes}"
 
