@@ -183,7 +183,7 @@ def of_worse(folder: Path, worse: Path, count: int = 1_000) -> dict[str, Any]:
             digits = run.experiment.dataset
             flat = lambda x: x.reshape(len(x), -1)  # noqa: E731
             train = flat(centres(digits.train.values, num_levels=digits.num_levels))
-            judge_ = LogisticRegression(max_iter=2_000).fit(train, digits.train_labels)
+            judge_ = LogisticRegression(max_iter=2_000).fit(train, digits.train.labels)
             rows["real, held out"] = _sureness(judge_, flat(_held_out(run)))
         x = drawn(run, None, count)
         rows[name] = _sureness(judge_, flat(x)) | {
