@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from score_sde.data.dataset import Dataset, Examples, InMemory, Rows
+from score_sde.data.dataset import Dataset, InMemory, Rows
 from score_sde.types import UserError
 
 
@@ -152,9 +152,3 @@ def _end_with_program() -> None:
     assert program is not None
     program.join()  # also if it was killed
     os._exit(1)
-
-
-def require_examples(examples: Examples) -> None:
-    """Raises: UserError if there are none."""
-    if not len(examples):
-        raise UserError("there are no examples.")
