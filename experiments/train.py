@@ -12,7 +12,6 @@ FLAGS = {"allow_config_change": "go on with a config that changes what the run l
 def main(command: launch.Command) -> None:
     """Train from the newest checkpoint, or from the start, to the last step."""
     from score_sde.build import build, complete
-    from score_sde.data import require_examples
     from score_sde.experiment import init_params, project_params
     from score_sde.jobs import make_evaluate, training_batches, training_flops
     from score_sde.objective import batch_loss
@@ -34,7 +33,7 @@ def main(command: launch.Command) -> None:
     if command.dry_run:
         launch.print_dry_run(command.config, experiment)
         return
-    require_examples(experiment.dataset.train)
+    experiment.dataset.split("train")  # opened: what is wrong there shows first
     launch.require_frozen(command)
     if command.hosts is not None:
         start_devices(command.hosts)

@@ -4,8 +4,12 @@ import gc
 import io
 import itertools
 import json
+import subprocess
+import sys
 import tarfile
+import time
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -331,6 +335,42 @@ def test_a_worker_names_the_broken_file(tmp_path):
     read = batches(dataset, seed=0, step=0, batch_size=19, workers=1)
     with pytest.raises(UserError, match=r"003.png is no picture.*" + EXPECTED):
         next(read)
+
+
+PROGRAM = """
+import multiprocessing, sys, time
+from score_sde import data
+dataset = data.files(data.Format((6, 4, 3), 256), sys.argv[1], sys.argv[1])
+read = data.batches(dataset, seed=0, step=0, batch_size=4, workers=2)
+next(read)
+print(*(process.pid for process in multiprocessing.active_children()), flush=True)
+time.sleep(60)
+"""
+
+
+def is_running(pid):
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_workers_do_not_outlive_a_program_that_is_killed(tmp_path):
+    pytest.importorskip("grain")
+    path = in_zip(tmp_path / "a.zip", pictures())
+    command = [sys.executable, "-c", PROGRAM, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
+        pids = program.stdout.readline().split()
+        assert len(pids) == 2
+        assert all(map(is_running, pids))
+        program.kill()
+    deadline = time.monotonic() + 30
+    while any(map(is_running, pids)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(is_running, pids))
 
 
 def test_a_batch_larger_than_the_data_is_refused():

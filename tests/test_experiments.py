@@ -156,6 +156,7 @@ def test_a_run_on_files_is_the_run_on_the_same_data_in_memory(tmp_path):
         "data.test_path": tmp_path / "test.zip",
         "data.shape": "(8,8,1)",
         "data.num_levels": 17,
+        "data.num_workers": 2,
     }
     losses, nats = [], []
     for name, changes in (("digits", {}), ("files", places)):

@@ -1,6 +1,7 @@
 import itertools
 import json
 import math
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -485,3 +486,37 @@ def test_a_gradient_that_is_much_longer_than_usual_is_reported(capsys):
         "the gradient was 150 long at step 33, where 1.15 is usual.",
     ]
     assert means["gradient_norm"] == pytest.approx((2 + 150 + 150) / 3)
+
+
+def test_weights_and_biases_get_the_same_rows_if_asked(tmp_path, monkeypatch):
+    """And the same run again when it is resumed."""
+    calls = []
+
+    class Fake:
+        @staticmethod
+        def init(**options):
+            calls.append(options)
+            return Fake
+
+        @staticmethod
+        def log(row, step):
+            calls.append((step, row["loss"]))
+
+        @staticmethod
+        def finish():
+            calls.append("finished")
+
+    monkeypatch.setitem(sys.modules, "wandb", Fake)
+    run(tmp_path, 2)
+    assert calls == []  # nobody asked
+    monkeypatch.setenv("WANDB_PROJECT", "scores")
+    run(tmp_path, 4)
+    first, *_, row, last = calls
+    run(tmp_path, 6)
+    assert calls[4] == first
+    assert first["project"] == "scores"
+    assert first["resume"] == "allow"
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    rows = {r["step"]: r["loss"] for r in map(json.loads, lines)}
+    assert row == (4, rows[4])
+    assert last == "finished"

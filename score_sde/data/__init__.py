@@ -11,7 +11,6 @@ from score_sde.data.dataset import InMemory as InMemory
 from score_sde.data.dataset import absent as absent
 from score_sde.data.feeding import batch_at as batch_at
 from score_sde.data.feeding import batches as batches
-from score_sde.data.feeding import require_examples as require_examples
 from score_sde.data.files import FILES as FILES
 from score_sde.data.files import files as files
 from score_sde.data.images import digits, patches

@@ -10,14 +10,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import multiprocessing
+import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from score_sde.data.dataset import Dataset, Examples, InMemory, Rows
+from score_sde.data.dataset import Dataset, InMemory, Rows
 from score_sde.types import UserError
 
 
@@ -117,7 +120,7 @@ def _read_ahead(source: Batches, workers: int) -> Iterator[Rows]:
         .to_iter_dataset(here)
         .mp_prefetch(
             grain.MultiprocessingOptions(workers, per_worker_buffer_size=2),
-            worker_init_fn=_ignore_interrupts,
+            worker_init_fn=_start_worker,
         )
     )
     iterator.start_prefetch()
@@ -125,20 +128,27 @@ def _read_ahead(source: Batches, workers: int) -> Iterator[Rows]:
 
 
 def _closing(iterator: Any) -> Iterator[Rows]:
-    """The iterator, whose processes end when it is no longer used."""
+    """The iterator, whose processes end when it is no longer used.
+
+    Its arrays are in memory that is shared with them, and are copied: a device may use
+    an array after it has left.
+    """
     try:
-        yield from iterator
+        for rows in iterator:
+            yield {name: np.array(values) for name, values in rows.items()}
     finally:
         iterator.close()
 
 
-def _ignore_interrupts(worker: int, workers: int) -> None:
-    """Ctrl-C is for the program, which finishes its step; see `training.preemption`."""
+def _start_worker(worker: int, workers: int) -> None:
+    """Leave Ctrl-C to the program, which finishes its step, and never outlive it."""
     del worker, workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_program, daemon=True).start()
 
 
-def require_examples(examples: Examples) -> None:
-    """Raises: UserError if there are none."""
-    if not len(examples):
-        raise UserError("there are no examples.")
+def _end_with_program() -> None:
+    program = multiprocessing.parent_process()
+    assert program is not None
+    program.join()  # also if it was killed
+    os._exit(1)

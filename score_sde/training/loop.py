@@ -136,10 +136,8 @@ def train(
         if start >= last:
             _say(f"{workdir} is trained: {start:,} steps.")
             return state
-        stream, watch = (
-            batches(start),
-            Watch(settings.max_skipped, settings.spike_factor),
-        )
+        stream = batches(start)
+        watch = Watch(settings.max_skipped, settings.spike_factor)
         unread = _left_over(workdir, start)
         profiler = Profiler(workdir, settings.profile_steps if is_main_host() else 0)
         flags: deque[jax.Array] = deque(maxlen=IN_FLIGHT + 1)
