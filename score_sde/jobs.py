@@ -25,6 +25,7 @@ from score_sde.data import batches
 from score_sde.data.dataset import Rows
 from score_sde.evaluation.pictures import save_losses, save_samples
 from score_sde.experiment import Experiment
+from score_sde.guidance import GUIDANCES
 from score_sde.inference import draw_samples, sample_keys
 from score_sde.networks.flops import forward_flops
 from score_sde.objective import batch_loss, loss_by_level, middle_levels
@@ -196,7 +197,8 @@ def make_evaluate(
     must call it, the first does the work.
     """
     here = local_mesh()
-    _, draw = make_draw(experiment, here)
+    # The model by itself: guidance may need another one.
+    _, draw = make_draw(experiment._replace(guidance=GUIDANCES["none"]), here)
     count = divisible(min(EVALUATED, len(experiment.dataset.test)), here)
     losses = by_shares(
         partial(loss_by_level, experiment, num_levels=NUM_LEVELS),
