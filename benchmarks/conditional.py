@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from sklearn.svm import SVC
 
-from experiments import launch
+from experiments import launch, runs
 from score_sde import conditions, guidance
 from score_sde.data import Dataset, captions
 from score_sde.experiment import denoiser
@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1_000)
     parser.add_argument("--scored", type=int, default=360)
     arguments = parser.parse_args()
-    run = launch.open_run(launch.parse("", [f"--workdir={arguments.workdir}"]))
+    run = runs.open_run(launch.parse("", [f"--workdir={arguments.workdir}"]))
     assert run is not None
     experiment, params, digits = run.experiment, run.params, run.experiment.dataset
     classify = judge(digits)

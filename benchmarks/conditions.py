@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.conditional import judge
-from experiments import launch
+from experiments import launch, runs
 from score_sde import conditions, editing, guidance
 from score_sde.data import centres
 from score_sde.data.attributes import measured
@@ -37,7 +37,7 @@ from score_sde.samplers import SAMPLERS, sample
 
 def opened(folder: Path, *arguments: str) -> Any:
     """The run there."""
-    run = launch.open_run(launch.parse("", [f"--workdir={folder}", *arguments]))
+    run = runs.open_run(launch.parse("", [f"--workdir={folder}", *arguments]))
     assert run is not None
     return run
 

@@ -78,7 +78,8 @@ def mixture(num_samples: int) -> Problem:
 
 def trained(workdir: Path, num_samples: int) -> Problem:
     """The model of a run, and its data as points of their bins."""
-    from experiments.launch import Command, open_run
+    from experiments.launch import Command
+    from experiments.runs import open_run
     from score_sde.build import complete
     from score_sde.experiment import denoiser
 

@@ -37,7 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.launch import _load
+from experiments.launch import load_config
 from score_sde.build import build
 from score_sde.experiment import init_params
 from score_sde.jobs import training_batches
@@ -136,7 +136,7 @@ def start_rows(folder: Path) -> dict[str, float]:
 
 def prepared(config: str) -> tuple[Any, Any, Any, jax.sharding.Mesh]:
     """(compiled step, state, a batch, mesh) of a config."""
-    experiment = build(_load(config, Path()))
+    experiment = build(load_config(config, Path()))
     devices, settings = experiment.devices, experiment.train
     mesh = make_mesh(devices)
     optimizer = make_optimizer(experiment.optimizer, num_steps=settings.num_steps)
@@ -156,7 +156,7 @@ def prepared(config: str) -> tuple[Any, Any, Any, jax.sharding.Mesh]:
 def loop_row(config: str, num_steps: int) -> float:
     """Seconds per step in `train`, over those of the step alone, in turns."""
     step, state, batch, mesh = prepared(config)
-    experiment = build(_load(config, Path()))
+    experiment = build(load_config(config, Path()))
     placed = put_batch(batch, mesh)
     host = jax.tree.map(np.array, jax.device_get(state))
     settings = Training(num_steps=num_steps, log_every=experiment.train.log_every)

@@ -8,7 +8,7 @@ python -m experiments.train --workdir=DIR trains the branch alone.
 
 from __future__ import annotations
 
-from experiments import launch
+from experiments import launch, runs
 
 OPTIONS = {"from": "the folder of the trained run"}
 
@@ -34,18 +34,18 @@ def main(command: launch.Command) -> None:
     if network != "controlled_unet":
         raise UserError(f"network.name is {network!r}; it must be 'controlled_unet'.")
     if command.dry_run:
-        launch.print_dry_run(command.config, experiment)
+        runs.print_dry_run(command.config, experiment)
         return
     source = Path(command.options["from"])
     start_devices()
     params = init_params(experiment)
     like = params | {"network": params["network"][FROZEN_MODULE]}
-    step, trained = launch.restored(source / "checkpoints", like)
+    step, trained = runs.restored(source / "checkpoints", like)
     params = trained | {"network": controlling(params["network"], trained["network"])}
     optimizer = make_optimizer(
         experiment.optimizer, num_steps=experiment.train.num_steps
     )
-    with launch.new_run(command.workdir) as folder:
+    with runs.new_run(command.workdir) as folder:
         describe_run(folder, command.config)
         write_json(folder / "controls.json", {"run": str(source), "step": step})
         with Checkpoints(folder / "checkpoints") as checkpoints:

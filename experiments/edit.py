@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from experiments import launch
+from experiments import launch, runs
 
 
 def main(command: launch.Command) -> None:
@@ -21,7 +21,7 @@ def main(command: launch.Command) -> None:
     from score_sde.evaluation.pictures import save_samples
 
     given = read(build(command.config))  # the files before any device work
-    run = launch.open_run(command)
+    run = runs.open_run(command)
     if run is None:
         return
     experiment = run.experiment

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments import launch
+from experiments import launch, runs
 
 OPTIONS = {"to": "a new file, *.safetensors"}
 
@@ -26,7 +26,7 @@ def main(command: launch.Command) -> None:
     file = Path(command.options["to"])
     if file.suffix != ".safetensors":
         raise UserError(f"--to is {str(file)!r}; it must end in .safetensors.")
-    run = launch.open_run(command)
+    run = runs.open_run(command)
     if run is None:
         return
     params = jax.device_get(run.params["network"])

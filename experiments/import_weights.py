@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments import launch
+from experiments import launch, runs
 
 OPTIONS = {
     "from": "the weights: .safetensors, .npz, .pt, .pth, .pkl or a Flax checkpoint",
@@ -39,7 +39,7 @@ def main(command: launch.Command) -> None:
 
     experiment = build(command.config)
     if command.dry_run:
-        launch.print_dry_run(command.config, experiment)
+        runs.print_dry_run(command.config, experiment)
         return
     workdir, file = command.workdir, Path(command.options["from"])
     state = weights.state_dict(weights.read(file))
@@ -54,7 +54,7 @@ def main(command: launch.Command) -> None:
     optimizer = make_optimizer(
         experiment.optimizer, num_steps=experiment.train.num_steps
     )
-    with launch.new_run(workdir) as folder:
+    with runs.new_run(workdir) as folder:
         describe_run(folder, command.config)
         made_by = {"file": file.name, "sha256": _digest(file), "program": program}
         write_json(folder / "imported.json", made_by)

@@ -16,12 +16,10 @@ from __future__ import annotations
 
 import argparse
 import ast
-import contextlib
 import importlib.util
 import json
-import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -88,7 +86,7 @@ def parse(
         if known.config is None and default is not None:
             config = default(own)
         else:
-            config = _load(known.config, known.workdir)
+            config = load_config(known.config, known.workdir)
         config = _override(config, overrides)
         hosts = _hosts(parser, known)
         return Command(config, known.workdir, known.dry_run, own, hosts)
@@ -159,7 +157,7 @@ def _overrides(parser: argparse.ArgumentParser, rest: list[str]) -> dict[str, st
     return overrides
 
 
-def _load(file: str | None, workdir: Path) -> dict[str, Any]:
+def load_config(file: str | None, workdir: Path) -> dict[str, Any]:
     """The config of a file, or the one that the run was trained with."""
     if file is None:
         path = workdir / "config.json"
@@ -226,186 +224,3 @@ def _tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _tuples(v) for k, v in value.items()}
     return tuple(value) if isinstance(value, list) else value
-
-
-def require_frozen(command: Command) -> None:
-    """Raises: UserError if a control branch is to be trained on no trained network."""
-    from score_sde.types import UserError
-
-    name, workdir = command.config["network"]["name"], command.workdir
-    if name == "controlled_unet" and not (workdir / "checkpoints").is_dir():
-        raise UserError(
-            f"network.name is {name!r}, a branch of a trained run, and there is none "
-            f"in {workdir}: make it by python -m experiments.add_control --from=RUN "
-            f"--workdir={workdir}"
-        )
-
-
-@contextlib.contextmanager
-def new_run(workdir: Path) -> Iterator[Path]:
-    """A folder to be filled, which becomes workdir if nothing goes wrong meanwhile.
-
-    Raises: UserError if workdir is there and not an empty folder.
-    """
-    from score_sde.types import UserError
-
-    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
-        raise UserError(f"{workdir} is in use; name another --workdir.")
-    partial = workdir.with_name(f".{workdir.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        yield partial
-        if workdir.exists():
-            workdir.rmdir()
-        partial.rename(workdir)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def print_dry_run(config: dict[str, Any], experiment: Any) -> None:
-    """The resolved config, parameters, operations and an estimate of memory."""
-    import jax
-
-    from score_sde.experiment import init_params
-    from score_sde.jobs import memory_estimate, training_flops
-    from score_sde.networks import count_parameters
-
-    params = jax.eval_shape(lambda: init_params(experiment))
-    state, kept = memory_estimate(experiment, params)
-    print(json.dumps(config, indent=2))
-    print(f"parameters: {count_parameters(params):,}")
-    flops = training_flops(experiment, params)
-    print(
-        f"operations: {flops / 3e9:,.3g} GFLOP for an example forwards, and about "
-        f"{flops * experiment.data.batch_size / 1e9:,.3g} to train on a batch"
-    )
-    print(
-        f"memory to train: {state / 2**20:,.0f} MiB of state on each device, and at "
-        f"most {kept / 2**20:,.0f} MiB of activations over all of them"
-    )
-
-
-class Run(NamedTuple):
-    """A trained run, opened to use its model."""
-
-    experiment: Any
-    mesh: Any
-    step: int
-    """Of the newest checkpoint."""
-    params: Any
-    """Their moving average."""
-
-
-def open_run(command: Command) -> Run | None:
-    """The run of a command; None after a dry run, which is printed."""
-    import jax
-
-    from score_sde.build import build
-    from score_sde.experiment import init_params
-    from score_sde.training.mesh import local_mesh, start_devices
-
-    experiment = build(command.config)
-    if command.dry_run:
-        print_dry_run(command.config, experiment)
-        return None
-    guidance = command.config["guidance"]
-    if guidance["name"] == "auto":
-        worse = _worse(experiment, Path(guidance["run"]))
-        experiment = experiment._replace(worse=worse)
-    start_devices(command.hosts)
-    like = jax.eval_shape(lambda: init_params(experiment))
-    step, params = restored(command.workdir / "checkpoints", like)
-    if guidance["name"] == "auto":
-        like = jax.eval_shape(lambda: init_params(worse))
-        _, bad = restored(Path(guidance["run"]) / "checkpoints", like)
-        params = params | {"worse": bad}
-    if guidance["name"] == "classifier":
-        params = params | {"classifier": _classifier(command.workdir, experiment)}
-    return Run(experiment, local_mesh(), step, params)
-
-
-def restored(folder: Path, like: Any) -> tuple[int, Any]:
-    """(step, averaged parameters) of the newest checkpoint, whole on every device."""
-    import jax
-
-    from score_sde.training.checkpoints import Checkpoints
-    from score_sde.training.mesh import (
-        Devices,
-        local_mesh,
-        make_mesh,
-        replicated,
-        to_host,
-    )
-
-    mesh = make_mesh(Devices())
-    like = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated(mesh)),
-        like,
-    )
-    with Checkpoints(folder, create=False) as checkpoints:
-        step, params = checkpoints.restore_average(like)
-    if jax.process_count() > 1:
-        params = jax.device_put(to_host(params, mesh), replicated(local_mesh()))
-    return step, params
-
-
-def _worse(experiment: Any, workdir: Path) -> Any:
-    """The experiment of a run that guides by being worse.
-
-    Raises: UserError if it is of other data, or told something else of them.
-    """
-    from score_sde.build import build, complete
-    from score_sde.conditions import of_blank
-    from score_sde.types import UserError
-
-    worse = build(complete(_load(None, workdir)))
-
-    def told(experiment: Any) -> Any:
-        data = experiment.dataset
-        names = list(of_blank(experiment.conditions, data.shape) or {})
-        return data.name, data.shape, experiment.condition, names
-
-    if told(worse) != told(experiment):
-        raise UserError(
-            f"guidance.run: {workdir} is of other data, or told something else of them."
-        )
-    return worse
-
-
-def _classifier(workdir: Path, experiment: Any) -> Any:
-    """The parameters that `experiments.train_classifier` left.
-
-    Raises: UserError if it left none.
-    """
-    import jax
-
-    from score_sde.experiment import classifier_network
-    from score_sde.types import UserError
-
-    like = jax.eval_shape(
-        lambda: classifier_network(experiment).init(jax.random.key(0))
-    )
-    folder = workdir / "classifier" / "checkpoints"
-    if not folder.is_dir():
-        raise UserError(
-            f"guidance.name is 'classifier', and there is none in {folder}: train it "
-            f"by python -m experiments.train_classifier --workdir={workdir}"
-        )
-    return restored(folder, like)[1]
-
-
-def fingerprint(config: dict[str, Any], step: int, *sections: str) -> dict[str, Any]:
-    """What decides a result: the checkpoint's step, the seed, and these sections."""
-    return json.loads(
-        json.dumps(
-            {"step": step, "seed": config["seed"]} | {s: config[s] for s in sections}
-        )
-    )
-
-
-def is_done(report: Path, made_by: dict[str, Any]) -> bool:
-    """Whether a report exists that was made by exactly this."""
-    if not report.exists():
-        return False
-    old = json.loads(report.read_text())
-    return all(old.get(name) == value for name, value in made_by.items())

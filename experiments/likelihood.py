@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments import launch
+from experiments import launch, runs
 
 
 def main(command: launch.Command) -> None:
@@ -21,14 +21,14 @@ def main(command: launch.Command) -> None:
     from score_sde.scoring import compile_programs, num_examples, score_split
     from score_sde.training.run import write_json
 
-    run = launch.open_run(command)
+    run = runs.open_run(command)
     if run is None:
         return
     experiment, mesh, step, params = run
     counts = num_examples(experiment)
-    made_by = launch.fingerprint(command.config, step, "sde", "likelihood")
+    made_by = runs.fingerprint(command.config, step, "sde", "likelihood")
     report = command.workdir / "likelihood.json"
-    if launch.is_done(report, made_by):
+    if runs.is_done(report, made_by):
         print(table(json.loads(report.read_text())["splits"]))
         return
     parts = parts_of(command.workdir / "likelihood_parts", made_by)

@@ -8,7 +8,7 @@ Data of TensorFlow Datasets are downloaded and prepared, if they are not yet, in
 
 from __future__ import annotations
 
-from experiments import launch
+from experiments import launch, runs
 
 
 def main(command: launch.Command) -> None:
@@ -24,7 +24,7 @@ def main(command: launch.Command) -> None:
 
     experiment = build(command.config)
     if command.dry_run:
-        launch.print_dry_run(command.config, experiment)
+        runs.print_dry_run(command.config, experiment)
         return
     dataset, settings = experiment.dataset, experiment.data
     if settings.name in TFDS:

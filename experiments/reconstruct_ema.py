@@ -9,7 +9,7 @@ run of its own, DIR/ema_0.05 and so on, to be sampled and scored.
 
 from __future__ import annotations
 
-from experiments import launch
+from experiments import launch, runs
 
 OPTIONS = {"std": "widths of averages, 0.05,0.10"}
 
@@ -44,7 +44,7 @@ def main(command: launch.Command) -> None:
         config = command.config | {
             "train": command.config["train"] | {"power_ema_stds": (), "num_steps": step}
         }
-        with launch.new_run(workdir) as folder:
+        with runs.new_run(workdir) as folder:
             describe_run(folder, config)
             with Checkpoints(folder / "checkpoints") as checkpoints:
                 state = init_state(params, optimizer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from experiments import launch
+from experiments import launch, runs
 
 
 def main(command: launch.Command) -> None:
@@ -20,17 +20,17 @@ def main(command: launch.Command) -> None:
     from score_sde.jobs import in_parts, make_draw, parts_of
     from score_sde.training.run import write_json
 
-    run = launch.open_run(command)
+    run = runs.open_run(command)
     if run is None:
         return
     experiment, mesh, step, params = run
-    made_by = launch.fingerprint(
+    made_by = runs.fingerprint(
         command.config,
         step,
         *("sampler", "grid", "guidance", "threshold", "sampling", "classifier"),
     )
     picture, report = (command.workdir / f"samples.{end}" for end in ("png", "json"))
-    if launch.is_done(report, made_by):
+    if runs.is_done(report, made_by):
         print(f"{picture}: made before, from step {step:,}")
         return
     start = time.monotonic()

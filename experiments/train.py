@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from experiments import launch
+from experiments import launch, runs
 
 FLAGS = {"allow_config_change": "go on with a config that changes what the run learns"}
 
@@ -31,10 +31,10 @@ def main(command: launch.Command) -> None:
 
     experiment = build(command.config)
     if command.dry_run:
-        launch.print_dry_run(command.config, experiment)
+        runs.print_dry_run(command.config, experiment)
         return
     experiment.dataset.split("train")  # opened: what is wrong there shows first
-    launch.require_frozen(command)
+    runs.require_frozen(command)
     if command.hosts is not None:
         start_devices(command.hosts)
     with locked(command.workdir):

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.launch import _load
+from experiments.launch import load_config
 from score_sde import build, data, experiment, losses, objective, precondition
 from score_sde.samplers import SAMPLERS
 from score_sde.types import UserError
@@ -17,7 +17,7 @@ CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("[a-z]*.py"))
 
 def digits():
     return copy.deepcopy(
-        _load(str(Path(__file__).parents[1] / "configs/digits.py"), Path())
+        load_config(str(Path(__file__).parents[1] / "configs/digits.py"), Path())
     )
 
 
@@ -32,7 +32,7 @@ def with_fields(**fields):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_config_builds(path):
-    config = _load(str(path), Path())
+    config = load_config(str(path), Path())
     experiment = build.build(config)
     assert path.read_text().startswith('"""')
     assert f"configs/{path.name}" in path.read_text()
@@ -53,11 +53,11 @@ def test_building_touches_no_device():
     """Or the number of CPU devices could not be set any more."""
     code = (
         "from pathlib import Path\n"
-        "from experiments.launch import _load\n"
+        "from experiments.launch import load_config\n"
         "from score_sde.build import build\n"
         "from score_sde.training.mesh import start_devices\n"
         f"for path in {[str(p) for p in CONFIGS]}:\n"
-        "    build(_load(path, Path()))\n"
+        "    build(load_config(path, Path()))\n"
         "start_devices()"  # raises if it comes too late
     )
     subprocess.run([sys.executable, "-c", code], cwd=CONFIGS[0].parents[1], check=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import launch, train_classifier
+from experiments import launch, runs, train_classifier
 from score_sde import build, conditions, guidance, objective
 from score_sde.data import DATASETS, attributes, centres
 from score_sde.networks import ControlledUNet, Network, UNet, from_linen
@@ -28,7 +28,7 @@ HELD_OUT = DIGITS.test[np.arange(len(DIGITS.test))]
 
 def config_of(name, **fields):
     """A config of configs/ with section__field=value."""
-    config = copy.deepcopy(launch._load(str(ROOT / f"configs/{name}.py"), Path()))
+    config = copy.deepcopy(launch.load_config(str(ROOT / f"configs/{name}.py"), Path()))
     for path, value in fields.items():
         section, field = path.split("__")
         config.setdefault(section, {})[field] = value
@@ -246,7 +246,7 @@ def test_a_branch_is_not_trained_on_an_untrained_network(tmp_path):
         "train", ["--config=configs/digits_control.py", f"--workdir={tmp_path}"]
     )
     with pytest.raises(UserError, match=r"make it by .*add_control --from=RUN"):
-        launch.require_frozen(command)
+        runs.require_frozen(command)
 
 
 def test_one_program_trains_the_classifier(tmp_path):

@@ -313,7 +313,7 @@ def test_a_picture_is_edited_and_its_known_pixels_stay(trained, pictures):
     ],
 )
 def test_files_to_edit_are_checked_before_any_device_work(pictures, fields, message):
-    config = launch._load(str(ROOT / "configs/digits.py"), Path())
+    config = launch.load_config(str(ROOT / "configs/digits.py"), Path())
     files = {"image", "mask"}
     config["editing"] = {
         k: str(pictures / v) if k in files else v for k, v in fields.items()

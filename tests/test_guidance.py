@@ -9,7 +9,7 @@ import pytest
 from cases import GAUSSIAN, LABELLED
 
 import score_sde as ss
-from experiments.launch import _load
+from experiments.launch import load_config
 from score_sde import conditions, guidance
 from score_sde.build import build
 from score_sde.data import captions
@@ -222,7 +222,7 @@ def test_log_probs_under_each_class_are_those_of_the_oracle():
         sigma = jnp.exp(4 * noise)  # as `precondition.x0` gives it
         return LABELLED.denoise(x * jnp.hypot(sigma, 1.0)[:, None], sigma, cond)
 
-    config = _load(str(Path(__file__).parents[1] / "configs/points.py"), Path())
+    config = load_config(str(Path(__file__).parents[1] / "configs/points.py"), Path())
     experiment = build(config)._replace(
         network=Network(lambda key: (), apply),
         precondition=ss.precondition.x0,
@@ -315,7 +315,7 @@ def test_configs_go_away_from_a_label_or_a_caption_and_keep_the_rest():
 
 
 def test_an_experiment_goes_away_from_a_worse_one():
-    config = _load(str(Path(__file__).parents[1] / "configs/points.py"), Path())
+    config = load_config(str(Path(__file__).parents[1] / "configs/points.py"), Path())
     config["network"] |= {"width": 8, "depth": 1}
     made = build(config)
     guide = partial(guidance.GUIDANCES["auto"], run="", weight=3.0, sigma_low=0.2)

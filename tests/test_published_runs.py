@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from cases import GOLDEN, unless
 
-from experiments import launch
+from experiments import launch, runs
 from score_sde import build, experiment, networks, objective
 from score_sde.networks.network import FROZEN
 from score_sde.networks.published import PUBLISHED
@@ -51,7 +51,7 @@ COUNTS = {
 
 
 def config_of(stem):
-    return launch._load(str(CONFIGS / f"{stem}.py"), CONFIGS)
+    return launch.load_config(str(CONFIGS / f"{stem}.py"), CONFIGS)
 
 
 def test_all_published_runs_are_here():
@@ -99,7 +99,7 @@ def test_a_run_has_the_published_number_of_parameters(stem):
 def test_a_dry_run_needs_no_data(stem, tmp_path, capsys):
     """Nothing but shapes is computed, and no split is opened."""
     config = config_of(stem)
-    launch.print_dry_run(config, build.build(config))
+    runs.print_dry_run(config, build.build(config))
     out = capsys.readouterr().out
     assert "parameters: " in out
     assert "memory to train: " in out
