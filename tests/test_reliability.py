@@ -238,9 +238,11 @@ def start_training(workdir):
 def wait_for_step(workdir, step, run):
     """Until the metrics have a row of that step, or the run has ended."""
     deadline = time.monotonic() + 200
-    path = workdir / "metrics.jsonl"
+    path, began = workdir / "metrics.jsonl", time.time()
     while run.poll() is None:
-        rows = path.read_text().splitlines() if path.exists() else []
+        # Not those that another run left.
+        is_new = path.exists() and path.stat().st_mtime > began
+        rows = path.read_text().splitlines() if is_new else []
         if rows and json.loads(rows[-1])["step"] >= step:
             return
         assert time.monotonic() < deadline, f"no step {step} in {path}"
