@@ -101,8 +101,7 @@ def reference(network):
     return experiment, trained(experiment, Devices(), ONE)
 
 
-BY_DEFAULT = [("unet", "fsdp"), ("unet", "pmap"), ("unet", "accumulated")]
-BY_DEFAULT += [("dit", "fsdp and tensor")]
+BY_DEFAULT = [("unet", "fsdp"), ("dit", "fsdp and tensor")]
 
 
 @pytest.mark.parametrize(
