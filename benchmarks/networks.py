@@ -14,9 +14,9 @@ steps per call  seconds of a step alone over those of one of several in a call, 
 
 Both sides have the same weights; that outputs, gradients and samples agree is checked
 first, in float32. They take turns, and medians are compared. On a CPU one thread is
-timed by what the process used, so that other programs count less; on a GPU the clock
-runs until all is done, PyTorch has channels last, its compiler, fused Adam and autocast,
-and operations per second are given over those of a matrix product in the same run.
+timed by what the process used, so that other programs count less. On a GPU the clock
+runs until all is done; PyTorch has channels last, its compiler, fused Adam and autocast;
+operations per second are given over those of a matrix product in the same run.
 """
 
 from __future__ import annotations
@@ -386,7 +386,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--arch", choices=ARCHITECTURES, default="ddpmpp")
     parser.add_argument("--channels", type=int, default=32)
-    parser.add_argument("--blocks", type=int, default=4, help="per level")
+    parser.add_argument("--blocks", type=int, default=2, help="per level")
     parser.add_argument("--dropout", type=float, default=0.13)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
