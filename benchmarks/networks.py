@@ -15,7 +15,7 @@ steps per call  seconds of a step alone over those of one of several in a call, 
 Both sides have the same weights; that outputs, gradients and samples agree is checked
 first, in float32. They take turns, and medians are compared. On a CPU one thread is
 timed by what the process used, so that other programs count less. On a GPU the clock
-runs until all is done; PyTorch has channels last, its compiler, fused Adam and autocast;
+runs until all is done; PyTorch has channels last, its compiler, fused Adam, autocast;
 operations per second are given over those of a matrix product in the same run.
 """
 
