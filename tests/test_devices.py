@@ -101,7 +101,7 @@ def reference(network):
     return experiment, trained(experiment, Devices(), ONE)
 
 
-BY_DEFAULT = [("unet", "fsdp"), ("dit", "fsdp and tensor")]
+BY_DEFAULT = [("dit", "fsdp and tensor")]
 
 
 @pytest.mark.parametrize(

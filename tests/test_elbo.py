@@ -183,6 +183,7 @@ def test_the_hybrid_loss_is_that_of_the_peer(case):
     assert close(loss[later], expected[later], case["tol"]["loss"]["f64"])
 
 
+@pytest.mark.slow
 def test_the_hybrid_loss_trains_the_variance_by_the_bound_alone(key):
     """Its mean is trained by the squared error of the noise, as with no bound."""
     x0, sigmas = GAUSSIAN.sample(key, 64), jnp.geomspace(0.05, 20.0, 10)
@@ -328,6 +329,7 @@ def test_the_bound_of_levels_is_above_their_entropy(key):
     assert error < 0.02
 
 
+@pytest.mark.slow
 def test_an_examples_bound_does_not_depend_on_its_batch(key):
     x0 = GAUSSIAN.sample(key, 6)
     for solve in (

@@ -110,6 +110,7 @@ def test_samples_are_written_and_not_drawn_twice(trained):
     assert not (trained / "samples_parts").exists()
 
 
+@pytest.mark.slow
 def test_every_test_image_is_scored_once(trained):
     out = program("likelihood", f"--workdir={trained}")
     assert "360 examples" in out

@@ -151,6 +151,7 @@ def test_temperature_is_exact_for_an_isotropic_gaussian():
     np.testing.assert_allclose(tempered(points(), sigma), expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_likelihood_takes_a_guided_denoiser():
     """The flow of a guided denoiser is a flow: at weight 1 it has the exact density."""
     guided = guidance.classifier_free(
@@ -172,6 +173,7 @@ def test_the_likelihood_takes_a_guided_denoiser():
     np.testing.assert_allclose(out.nats, exact, atol=5e-3)
 
 
+@pytest.mark.slow
 def test_the_exact_classifier_minimises_its_loss():
     """The gradient with respect to anything added to its logits has mean zero."""
     num, sigma, x0 = 20_000, 0.5, LABELLED.sample(jr.key(1), 20_000)

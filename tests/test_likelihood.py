@@ -142,6 +142,7 @@ def test_log_density_does_not_depend_on_the_coordinates():
     np.testing.assert_allclose(rows, np.tile(rows[0], (len(rows), 1)), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_log_density_is_the_jacobian_of_the_encoder_for_every_preconditioner(key):
     """Nats = prior(z) + log |det dz/dx|, for a network that is no oracle."""
     weights = jr.normal(key, (2, 3, 3))
@@ -314,7 +315,9 @@ def test_exact_log_likelihood_is_that_of_a_peer(case):
 
 
 @pytest.mark.parametrize("sde", [ss.VP(), ss.SubVP(), ss.VE()], ids=name_of)
-@pytest.mark.parametrize("problem", ["gmm2", "gauss4"])
+@pytest.mark.parametrize(
+    "problem", ["gmm2", pytest.param("gauss4", marks=pytest.mark.slow)]
+)
 def test_bits_per_dim_are_those_of_the_ancestor(problem, sde):
     """With its probes, at its interval from 1e-5 to 1, and with the exact trace.
 
@@ -405,7 +408,9 @@ def test_an_example_does_not_depend_on_its_batch(key):
     np.testing.assert_array_equal(part.num_evals, whole.num_evals[:2])
 
 
-@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+@pytest.mark.parametrize(
+    "bad", [jnp.nan, pytest.param(jnp.inf, marks=pytest.mark.slow)]
+)
 def test_a_broken_score_ends_is_reported_and_spares_the_others(bad, key):
     sde, x = ss.VP(), noised(GAUSSIAN, ss.VP(), 3)
     marked = x.at[1].set(100.0)

@@ -672,6 +672,7 @@ def test_the_adaptive_sampler_has_the_right_law_and_fewer_steps_where_it_may(key
     assert evals[0] < 0.7 * evals[1]
 
 
+@pytest.mark.slow
 def test_steps_that_were_taken_back_leave_no_trace_in_one_dimension(key):
     """Drawn anew, they made the spread 1.8 times too large."""
     sigmas = jnp.asarray([10.0, 0.01, 0.0])
