@@ -10,8 +10,9 @@ device and on a pod.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -239,5 +240,10 @@ def to_host(tree: Any, mesh: Mesh) -> Any:
 
     A collective: every host must call it.
     """
-    whole = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)
-    return jax.tree.map(lambda a: np.asarray(a.addressable_data(0)), whole)
+    return jax.tree.map(lambda a: np.asarray(a.addressable_data(0)), _whole(mesh)(tree))
+
+
+@functools.cache
+def _whole(mesh: Mesh) -> Callable[[Any], Any]:
+    """Kept, or every call would compile anew what gathers the arrays."""
+    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
