@@ -12,38 +12,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from score_sde.networks.attention import attend, wide
+from score_sde.networks.attention import attend
 from score_sde.networks.blocks import Dropout, upsample
+from score_sde.networks.layers import Dense, GroupNorm
 from score_sde.networks.resampling import filter_down, filter_up
 from score_sde.types import Array, Key
-
-
-class GroupNorm(nn.Module):
-    """Over positions and contiguous channels (Wu and He 2018), in float32 at least.
-
-    The variance is taken about the mean: the mean square less the squared mean, which
-    Flax takes, and in one type only, loses digits where the mean is large.
-    """
-
-    groups: int
-    eps: float
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        channels = x.shape[-1:]
-        scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
-        x = x.astype(wide(x.dtype))
-        scale, bias = (a.astype(x.dtype)[None, None, None] for a in (scale, bias))
-        h = x.reshape(*x.shape[:-1], self.groups, -1)
-        h = h - h.mean((1, 2, 4), keepdims=True)
-        variance = jnp.square(h).mean((1, 2, 4), keepdims=True)
-        h = h * jax.lax.rsqrt(variance + self.eps)
-        return h.reshape(x.shape) * scale + bias
 
 
 class Layers(NamedTuple):
@@ -104,7 +80,7 @@ class Layers(NamedTuple):
     ) -> Array:
         """Of the last axis: a 1x1 convolution for images. `gain` is on its init."""
         kernel_init, bias_init = self._inits(x.shape[-1], gain, last)
-        dense = nn.Dense(
+        dense = Dense(
             width,
             use_bias,
             dtype=self._dtype,
