@@ -104,7 +104,10 @@ def default_config(options: dict[str, Any]) -> dict[str, Any]:
         },
         "sde": {"name": "edm", "t_min": low, "t_max": high},
         "network": {"name": published.network, **published.options},
-        "precondition": {"name": published.precondition},
+        "precondition": {
+            "name": published.precondition,
+            **published.precondition_options,
+        },
         "noise_levels": {"name": "log_normal"},
         "weight": {"name": "edm"},
         "loss": {"learn_log_variance": published.network == "edm2"},
