@@ -76,7 +76,7 @@ def score_sde() -> dict[str, Published]:
 
 
 def edm() -> dict[str, Published]:
-    """Karras et al. 2022, the flags of its program's page; released are the augmented."""
+    """Karras et al. 2022, the flags of its program; released are the augmented."""
     ddpmpp: dict[str, Any] = dict(embedding="positional")
     ncsnpp: dict[str, Any] = dict(
         embedding="fourier",
