@@ -61,7 +61,7 @@ def main(command: launch.Command) -> None:
         with Checkpoints(folder / "checkpoints") as checkpoints:
             checkpoints.save(init_state(params, optimizer))
     print(
-        f"{workdir}: {len(state.named)} tensors of {program}, "
+        f"{workdir}: {len(known[program])} tensors of {program}, "
         f"{count_parameters(fitted):,} parameters"
     )
 

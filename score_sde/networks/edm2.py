@@ -1,4 +1,4 @@
-"""EDM2's magnitude-preserving U-Net (Karras et al. 2024, table 5 and app. B)."""
+"""EDM2's magnitude-preserving U-Net (Karras et al. 2024, config G and app. B)."""
 
 from __future__ import annotations
 

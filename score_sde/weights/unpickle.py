@@ -286,6 +286,7 @@ def _persistent(meta: Any) -> Record:
 
 CONTAINERS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": lambda items=(): dict(items),
+    "collections.defaultdict": lambda *_: {},
     "dnnlib.util.EasyDict": lambda items=(): dict(items),
     "builtins.set": lambda items=(): set(items),
     "__builtin__.set": lambda items=(): set(items),
@@ -298,6 +299,9 @@ CONTAINERS: dict[str, Callable[..., Any]] = {
     "torch_utils.persistence._reconstruct_persistent_obj": _persistent,
 }
 """What is made of a call; each makes plain values of plain values."""
+
+BUILTINS, TYPES = ("builtins", "__builtin__"), ("dict", "float", "int", "list")
+PATHS = ("pathlib", "pathlib._local")
 
 INERT = frozenset(
     {
@@ -314,6 +318,8 @@ INERT = frozenset(
         "numpy._core.numeric._frombuffer",
         "numpy.ndarray",
         "argparse.Namespace",
+        *(f"{module}.{name}" for module in BUILTINS for name in TYPES),
+        *(f"{module}.{name}Path" for module in PATHS for name in ("Posix", "Windows")),
     }
 )
 """Names that may stand in a pickle and of which nothing is made but a record."""
@@ -327,10 +333,10 @@ TORCH_TYPES = frozenset(
 def _permitted(name: Global) -> Global:
     text = str(name)
     storage = name.module == "torch" and name.name in (*DTYPES, *TORCH_TYPES)
-    module = name.module.startswith("torch.nn.modules.")
+    module = name.module.startswith(("torch.nn.modules.", "torch.nn.parallel."))
     if text in CONTAINERS or text in INERT or storage or module:
         return name
     raise UserError(
         f"refused: the file wants to import {text!r}, which is no part of a tensor. "
-        "Nothing was executed."
+        "Nothing was executed. A file of the state dict alone wants nothing else."
     )
