@@ -12,34 +12,23 @@ from score_sde.networks.embeddings import conditions, sine_embedding
 from score_sde.networks.tensors import CONV, Tensor, linear, norm
 from score_sde.networks.unet_blocks import (
     Layers,
-    Plan,
-    Step,
     Style,
     checkpointed,
     conv_resample,
-    follow,
-    plan,
 )
+from score_sde.networks.unet_plan import Plan, PlannedUNet, Step, follow
 from score_sde.types import Array
 
 
-class DDPM(nn.Module):
+class DDPM(PlannedUNet):
     """F(x, noise) for images in [-1, 1], [batch, height, width, channels].
 
     The noise is the step of a chain of 1,000, or 999 t. Args as `SongUNet`; channels
     are multiples of 32, since norms always have 32 groups.
     """
 
-    channels: int = 128
-    multipliers: tuple[int, ...] = (1, 2, 2, 2)
     blocks_per_level: int = 2
-    attention_resolutions: tuple[int, ...] = (16,)
-    dropout: float = 0.1
-    num_classes: int = 0
     vector_dims: int = 0
-    dtype: str = "float32"
-    attention: str = "xla"
-    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -91,14 +80,7 @@ class DDPM(nn.Module):
     @nn.nowrap
     def plan(self, height: int) -> Plan:
         """The blocks for images of this height."""
-        return plan(
-            height,
-            self.channels,
-            [self.channels * m for m in self.multipliers],
-            self.blocks_per_level,
-            self.attention_resolutions,
-            attend_in_every_block=False,
-        )
+        return self.planned(height, self.channels)
 
 
 def tensors(module: DDPM, shape: tuple[int, ...]) -> tuple[Tensor, ...]:

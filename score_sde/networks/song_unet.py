@@ -12,32 +12,23 @@ from score_sde.networks import unet_tensors as names
 from score_sde.networks.embeddings import FourierFeatures, conditions, sine_embedding
 from score_sde.networks.resampling import filter_down, filter_for_strides, filter_up
 from score_sde.networks.tensors import CONV, POINTWISE, Tensor, linear, norm
-from score_sde.networks.unet_blocks import (
-    Layers,
-    Plan,
-    Step,
-    Style,
-    checkpointed,
-    plan,
-)
+from score_sde.networks.unet_blocks import Layers, Style, checkpointed
+from score_sde.networks.unet_plan import Plan, PlannedUNet, Step
 from score_sde.types import Array
 
 PROGRESSIVE_INPUTS = ("none", "residual", "input_skip")
 PROGRESSIVES = ("none", "output_skip")
 
 
-class SongUNet(nn.Module):
+class SongUNet(PlannedUNet):
     """F(x, noise) for images in [-1, 1], [batch, height, width, channels].
 
     DDPM++ by its defaults; NCSN++ with embedding 'fourier', resample_filter
     (1, 3, 3, 1) and progressive_input 'residual'. The noise is what its preconditioning
     gives: 999 t or log(sigma) / 4 for 'positional', log(sigma / 2) for 'fourier'.
 
-    Args:
-        channels: at full resolution; times multipliers[i] after i halvings.
-        blocks_per_level: residual blocks on the way down; one more on the way up.
-        attention_resolutions: heights at which self-attention follows each block on
-            the way down, and the last one on the way up.
+    Args, beside those of `PlannedUNet`, whose attention here follows each block on the
+    way down, and the last one on the way up:
         embedding: of the noise, 'positional' or 'fourier', at fixed random frequencies.
         resample_filter: taps of the filter with which images are halved and doubled.
         progressive_input: how the image, halved, comes into the encoder: 'none',
@@ -45,31 +36,17 @@ class SongUNet(nn.Module):
             'input_skip' (a 1x1 convolution of the image is added).
         progressive: 'output_skip' for an output that is the sum of those of all levels.
         skip_rescale: whether residual sums are divided by sqrt(2).
-        num_classes: of cond["label"], where -1 stands for no class; 0 for a network
-            without classes.
         vector_dims: of cond["vector"]; augment_dims: of cond["augment"], which may be
             absent and is then zero; 0 for none.
-        dtype: of activations and products; "float32" for that of the input.
-        attention: implementation, 'xla' or 'cudnn'.
-        remat: whether the backward pass computes the inside of every block again.
     """
 
-    channels: int = 128
-    multipliers: tuple[int, ...] = (1, 2, 2, 2)
-    blocks_per_level: int = 4
-    attention_resolutions: tuple[int, ...] = (16,)
-    dropout: float = 0.1
     embedding: str = "positional"
     resample_filter: tuple[float, ...] = (1, 1)
     progressive_input: str = "none"
     progressive: str = "none"
     skip_rescale: bool = True
-    num_classes: int = 0
     vector_dims: int = 0
     augment_dims: int = 0
-    dtype: str = "float32"
-    attention: str = "xla"
-    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -170,14 +147,7 @@ class SongUNet(nn.Module):
     @nn.nowrap
     def plan(self, height: int) -> Plan:
         """The blocks for images of this height."""
-        return plan(
-            height,
-            self.channels,
-            [self.channels * m for m in self.multipliers],
-            self.blocks_per_level,
-            self.attention_resolutions,
-            attend_in_every_block=False,
-        )
+        return self.planned(height, self.channels)
 
     @nn.nowrap
     def _ends_level(self, step: Step) -> bool:

@@ -15,7 +15,8 @@ from score_sde.networks.tensors import (
     linear,
     norm,
 )
-from score_sde.networks.unet_blocks import Step, Style
+from score_sde.networks.unet_blocks import Style
+from score_sde.networks.unet_plan import Step
 
 
 def song_levels(shape: tuple[int, ...]) -> Tensor:
@@ -47,7 +48,7 @@ def edm_block(
         *norm(f"{there}.norm1", here, "norm1"),
         *linear(f"{there}.conv1", here, "conv1", layout=CONV),
     ]
-    if step.changes(style):
+    if style.projects(step.reads, step.width, step.resample):
         entries += linear(f"{there}.skip", here, "skip", layout=POINTWISE)
     entries += [edm_filter(f"{there}.skip", taps) for taps in filters]
     if step.attends:
@@ -67,7 +68,7 @@ def guided_block(there: str, here: str, step: Step, style: Style) -> list[Tensor
         *norm(f"{there}.out_layers.0", here, "norm1"),
         *linear(f"{there}.out_layers.3", here, "conv1", layout=CONV),
     ]
-    if step.changes(style):
+    if style.projects(step.reads, step.width, step.resample):
         entries += linear(f"{there}.skip_connection", here, "skip", layout=POINTWISE)
     return entries
 
@@ -92,7 +93,7 @@ def song_block(
         *norm(f"{there}.GroupNorm_1", here, "norm1"),
         *linear(f"{there}.Conv_1", here, "conv1", layout=CONV),
     ]
-    if step.changes(style):
+    if style.projects(step.reads, step.width, step.resample):
         if shortcut.startswith("NIN"):
             entries += _nin(f"{there}.{shortcut}", here, "skip")
         else:
