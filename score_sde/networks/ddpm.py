@@ -91,26 +91,19 @@ def tensors(module: DDPM, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
     if module.num_classes or module.vector_dims:
         return ()
     steps = module.plan(shape[0])
-    modules: list[list[Tensor]] = []
-
-    def named(make: Any, *args: Any, **options: Any) -> None:
-        modules.append(make(f"all_modules.{len(modules)}", *args, **options))
-
-    named(linear, "map_layer0")
-    named(linear, "map_layer1")
-    named(linear, "in_conv", layout=CONV)
+    modules = names.Numbered(shape)
+    modules.add(linear, "map_layer0")
+    modules.add(linear, "map_layer1")
+    modules.add(linear, "in_conv", layout=CONV)
     for part, blocks in (("enc", steps.encoder), ("dec", steps.decoder)):
         for step in blocks:
             here = f"{part}_{step.name}"
             if step.resample:
-                named(lambda n, p: linear(f"{n}.Conv_0", p, layout=CONV), here)
+                modules.add(lambda n, p: linear(f"{n}.Conv_0", p, layout=CONV), here)
                 continue
-            named(names.song_block, here, step, module.style, shortcut="NIN_0")
+            modules.add(names.song_block, here, step, module.style, shortcut="NIN_0")
             if step.attends:
-                named(names.song_attention, here)
-    named(norm, "out_norm")
-    named(linear, "out_conv", layout=CONV)
-    return (
-        names.song_levels(shape),
-        *(tensor for entry in modules for tensor in entry),
-    )
+                modules.add(names.song_attention, here)
+    modules.add(norm, "out_norm")
+    modules.add(linear, "out_conv", layout=CONV)
+    return tuple(modules.entries)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from score_sde.networks.resampling import Taps, filter_matrix
@@ -28,6 +31,21 @@ def song_levels(shape: tuple[int, ...]) -> Tensor:
     largest, number = (50, 1000) if shape[0] < 256 else (348, 2000)
     levels = np.exp(np.linspace(np.log(largest), np.log(0.01), number))
     return Tensor("sigmas", (), value=levels, unused=True)
+
+
+class Numbered:
+    """The entries of a network of score_sde, whose modules are one numbered list."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.entries = [song_levels(shape)]
+        self.count = 0
+
+    def add(
+        self, make: Callable[..., list[Tensor]], *args: Any, **options: Any
+    ) -> None:
+        """The next module: make(name, *args, **options) gives its entries."""
+        self.entries += make(f"all_modules.{self.count}", *args, **options)
+        self.count += 1
 
 
 def edm_filter(name: str, taps: Taps) -> Tensor:
