@@ -527,9 +527,14 @@ def test_without_a_filter_the_image_is_halved_by_a_convolution():
     kernel = np.pad(weight.transpose(2, 3, 1, 0), ((0, 0),) * 3 + ((0, 1),))
     layer = {"kernel": jnp.asarray(kernel), "bias": jnp.zeros(4, jnp.float32)}
     params |= {"enc_4x4_aux_residual": layer}
-    apply = partial(module.apply, capture_intermediates=True, mutable="intermediates")
-    _, state = apply({"params": params}, x, noise)
-    (out,) = state["intermediates"]["enc_4x4_aux_residual"]["__call__"]
+
+    @jax.jit
+    def halved(params):
+        options = {"capture_intermediates": True, "mutable": "intermediates"}
+        _, state = module.apply({"params": params}, x, noise, **options)
+        return state["intermediates"]["enc_4x4_aux_residual"]["__call__"][0]
+
+    out = halved(params)
     published = here(UNITS["song_strided_conv_down"])
     np.testing.assert_allclose(out[..., :3], published, atol=1e-5)
     known = tables("song_unet", module, (8, 8, 3), {})
