@@ -1,5 +1,8 @@
 """Other programs' weight files: read as data, fitted whole, and written again."""
 
+import argparse
+import collections
+import datetime
 import functools
 import io
 import json
@@ -344,6 +347,20 @@ def test_arrays_of_numpy_in_a_pickle(protocol, tmp_path):
         fitted("dit", state)
 
 
+def test_what_training_keeps_beside_the_weights_does_not_stop_a_file(tmp_path):
+    state = {
+        "args": argparse.Namespace(results=Path("runs"), lr=1e-4),
+        "losses": collections.defaultdict(list, {"train": [0.5]}),
+        "random": np.random.RandomState(0).get_state(),
+        "best": np.float64(0.5),
+        "seen": frozenset({1, 2}),
+        "when": datetime.datetime(2026, 1, 1),
+        "ema": arrays_of("dit"),
+    }
+    for protocol in (2, 4):
+        fitted("dit", read(tmp_path, pickle.dumps(state, protocol)))
+
+
 def test_files_beside_an_index_are_one(tmp_path):
     arrays, index = arrays_of("dit"), tmp_path / "model.safetensors.index.json"
     places = {name: f"{i % 2}.safetensors" for i, name in enumerate(arrays)}
@@ -470,6 +487,8 @@ def test_what_is_no_weight_file_is_said_to_be_none(tmp_path):
     for data in (b"", b"hello, world, this is text", b"\x89PNG\r\n\x1a\n" + bytes(20)):
         with pytest.raises(UserError, match="no weight file|damaged"):
             read(tmp_path, data)
+    with pytest.raises(UserError, match="a pointer to a file that git lfs has"):
+        read(tmp_path, b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     with pytest.raises(FileNotFoundError, match="no file"):
         weights.read(tmp_path / "none")
     with pytest.raises(UserError, match="has no tensors"):

@@ -52,6 +52,8 @@ def read(path: Path) -> Any:
     except Exception as error:  # whatever a damaged file makes its reader say
         kind = type(error).__name__
         raise UserError(f"{path} is damaged or cut off: {kind}, {error}.") from None
+    if start.startswith(b"version https://"):
+        raise UserError(f"{path} is a pointer to a file that git lfs has; fetch it.")
     raise UserError(f"{path} is no weight file that is known: {FORMATS}.")
 
 

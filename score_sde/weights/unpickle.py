@@ -290,6 +290,8 @@ CONTAINERS: dict[str, Callable[..., Any]] = {
     "dnnlib.util.EasyDict": lambda items=(): dict(items),
     "builtins.set": lambda items=(): set(items),
     "__builtin__.set": lambda items=(): set(items),
+    "builtins.frozenset": lambda items=(): frozenset(items),
+    "__builtin__.frozenset": lambda items=(): frozenset(items),
     "_codecs.encode": _latin1,
     "torch.Size": lambda items=(): tuple(items),
     "torch._utils._rebuild_tensor": _strided,
@@ -318,11 +320,15 @@ INERT = frozenset(
         "numpy._core.numeric._frombuffer",
         "numpy.ndarray",
         "argparse.Namespace",
+        "datetime.datetime",
         *(f"{module}.{name}" for module in BUILTINS for name in TYPES),
         *(f"{module}.{name}Path" for module in PATHS for name in ("Posix", "Windows")),
     }
 )
 """Names that may stand in a pickle and of which nothing is made but a record."""
+
+MODULES = ("torch.nn.modules.", "torch.nn.parallel.", "torch.optim.")
+"""Where classes are of which objects in a file are records, too."""
 
 TORCH_TYPES = frozenset(
     ["float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64"]
@@ -333,7 +339,7 @@ TORCH_TYPES = frozenset(
 def _permitted(name: Global) -> Global:
     text = str(name)
     storage = name.module == "torch" and name.name in (*DTYPES, *TORCH_TYPES)
-    module = name.module.startswith(("torch.nn.modules.", "torch.nn.parallel."))
+    module = name.module.startswith(MODULES)
     if text in CONTAINERS or text in INERT or storage or module:
         return name
     raise UserError(
