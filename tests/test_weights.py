@@ -60,11 +60,12 @@ def arrays_of(name):
 @functools.cache
 def known_of(name):
     """(shapes of the parameters of a small network, the names that files give them)."""
-    module = {**SMALL, **SONG}[name]
+    module = {**SMALL, **SONG, "ddpmpp": DDPMPP}[name]
     shape = SHAPES.get(name, (16, 16, 3))
     network = from_linen(module, shape, {"label": np.zeros(1, np.int32)})
     like = jax.eval_shape(network.init, jr.key(0))
-    return like, tables(name, module, shape, like)
+    registered = {make: name for name, make in build.NETWORKS.items()}
+    return like, tables(registered[type(module)], module, shape, like)
 
 
 def fitted(name, state):
@@ -172,6 +173,9 @@ def test_an_average_without_names_goes_to_the_trained_parameters_in_order():
         fitted("dit", weights.StateDict(named, unnamed[1:]))
 
 
+DDPMPP = SongUNet(
+    channels=16, multipliers=(1, 2), blocks_per_level=1, attention_resolutions=(8,)
+)
 SONG = {
     "ddpm": DDPM(channels=32, multipliers=(1, 2), blocks_per_level=1),
     "song_unet": SongUNet(
@@ -284,7 +288,7 @@ PLACES = {
         "state_dict": under("model.diffusion_model.", a)
         | under("first_stage_model.", {"conv.weight": np.ones(3, np.float32)}),
     },
-    "before its moments": lambda a: {"params": nested(a), "opt_state": moments(a)},
+    "behind its moments": lambda a: {"opt_state": moments(a), "params": nested(a)},
     "among settings": lambda a: {**a, "epoch": 7, "steps": np.array(3), "by": "me"},
     "in float64": lambda a: {name: array.astype(float) for name, array in a.items()},
 }
@@ -322,7 +326,7 @@ def test_constants_may_be_absent_but_not_others():
 
 
 def test_an_average_alone_is_enough_where_all_is_trained():
-    (like, known), params = known_of("ddpm"), random_params("ddpm")
+    (like, known), params = known_of("ddpmpp"), random_params("ddpmpp")
     table = known["score_sde_pytorch"]
     arrays = weights.published_arrays(params, table)
     trained = [arrays[tensor.name] for tensor in table if tensor.path]

@@ -34,7 +34,5 @@ def to_array(record: Record) -> np.ndarray:
 
 
 def _dtype_of(record: Record) -> np.dtype:
-    dtype = np.dtype(record.arguments[0])
-    if dtype.kind not in "fiub":
-        raise TypeError(f"of {dtype}")
-    return dtype.newbyteorder(">" if record.state[1] == ">" else "=")
+    big = record.state[1] == ">"
+    return np.dtype(record.arguments[0]).newbyteorder(">" if big else "=")
