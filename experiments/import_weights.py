@@ -15,8 +15,8 @@ from typing import Any
 from experiments import launch, runs
 
 OPTIONS = {
-    "from": "the weights: .safetensors, .npz, .pt, .pth, .pkl, a Flax checkpoint, or the "
-    ".index.json of several files",
+    "from": "the weights: .safetensors, .npz, .pt, .pth, .pkl, a Flax checkpoint, or "
+    "the .index.json of several files",
     "network": "a published configuration, or a network",
 }
 
