@@ -18,7 +18,8 @@ from torch.nn import functional
 
 from score_sde.networks import SongUNet
 from score_sde.networks.resampling import Taps, filter_matrix
-from score_sde.networks.unet_blocks import Step, Style
+from score_sde.networks.unet_blocks import Style
+from score_sde.networks.unet_plan import Step
 
 
 class Resample(nn.Module):
