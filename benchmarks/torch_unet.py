@@ -89,7 +89,7 @@ class TorchBlock(nn.Module):
         self.affine = nn.Linear(embedding, width)
         self.norm1 = norm(width, style)
         self.conv1 = Conv(width, width, 3)
-        changes = step.changes(style)
+        changes = style.projects(step.reads, width, kind)
         self.skip = Conv(step.reads, width, 1, kind, taps) if changes else None
         self.attends = step.attends
         if step.attends:
