@@ -18,7 +18,8 @@ from torch.nn import functional
 
 from score_sde.networks import SongUNet
 from score_sde.networks.resampling import Taps, filter_matrix
-from score_sde.networks.unet_blocks import Step, Style
+from score_sde.networks.unet_blocks import Style
+from score_sde.networks.unet_plan import Step
 
 
 class Resample(nn.Module):
@@ -88,7 +89,7 @@ class TorchBlock(nn.Module):
         self.affine = nn.Linear(embedding, width)
         self.norm1 = norm(width, style)
         self.conv1 = Conv(width, width, 3)
-        changes = step.changes(style)
+        changes = style.projects(step.reads, width, kind)
         self.skip = Conv(step.reads, width, 1, kind, taps) if changes else None
         self.attends = step.attends
         if step.attends:

@@ -3,10 +3,10 @@
     python -m experiments.train --config=configs/imagenet512_edm2.py --workdir=runs/edm2
 
 Published: FID 3.53, with guidance 2.91, after 2,147 million images; 125 million
-parameters, 0.27 TFLOP an image in training, 5.8e20 in all. The length of the average
-was chosen after training (experiments.reconstruct_ema). The latents, [n, 64, 64, 4],
-are those of Stable Diffusion's autoencoder, with mean 0 and standard deviation 0.5, in
-an npz file.
+parameters. Counted here: 0.27 TFLOP an image in training, 5.8e20 in all. The length of
+the average was chosen after training (experiments.reconstruct_ema). The latents,
+[n, 64, 64, 4], are those of Stable Diffusion's autoencoder, with mean 0 and standard
+deviation 0.5, in an npz file; the published run draws them at every step.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
     python -m experiments.train --config=configs/imagenet512_edm2_s.py --workdir=runs/s
 
 Published: FID 2.56, with guidance 2.23, after 2,147 million images; 280 million
-parameters, 0.6 TFLOP an image in training, 1.3e21 in all. Otherwise as
+parameters. Counted here: 0.6 TFLOP an image in training, 1.3e21 in all. Otherwise as
 configs/imagenet512_edm2.py.
 """
 

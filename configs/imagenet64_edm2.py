@@ -2,9 +2,9 @@
 
     python -m experiments.train --config=configs/imagenet64_edm2.py --workdir=runs/s64
 
-Published: FID 1.58 after 1,074 million images; 280 million parameters, 0.6 TFLOP an
-image in training, 6.5e20 in all. The data are the archive of EDM's dataset tool; all of
-them train.
+Published: FID 1.58 after 1,074 million images; 280 million parameters. Counted here:
+0.6 TFLOP an image in training, 6.5e20 in all. The data are the archive of EDM's dataset
+tool; all of them train.
 """
 
 from ml_collections import ConfigDict

@@ -15,7 +15,8 @@ from typing import Any
 from experiments import launch, runs
 
 OPTIONS = {
-    "from": "the weights: .safetensors, .npz, .pt, .pth, .pkl or a Flax checkpoint",
+    "from": "the weights: .safetensors, .npz, .pt, .pth, .pkl, a Flax checkpoint, or "
+    "the .index.json of several files",
     "network": "a published configuration, or a network",
 }
 
@@ -61,7 +62,7 @@ def main(command: launch.Command) -> None:
         with Checkpoints(folder / "checkpoints") as checkpoints:
             checkpoints.save(init_state(params, optimizer))
     print(
-        f"{workdir}: {len(state.named)} tensors of {program}, "
+        f"{workdir}: {len(known[program])} tensors of {program}, "
         f"{count_parameters(fitted):,} parameters"
     )
 
@@ -104,7 +105,10 @@ def default_config(options: dict[str, Any]) -> dict[str, Any]:
         },
         "sde": {"name": "edm", "t_min": low, "t_max": high},
         "network": {"name": published.network, **published.options},
-        "precondition": {"name": published.precondition},
+        "precondition": {
+            "name": published.precondition,
+            **published.precondition_options,
+        },
         "noise_levels": {"name": "log_normal"},
         "weight": {"name": "edm"},
         "loss": {"learn_log_variance": published.network == "edm2"},

@@ -184,6 +184,7 @@ def build(config: Mapping[str, Any]) -> Experiment:
     told = _conditions(built, dataset, num_classes)
     built["network"] = _network(built["network"], dataset, told)
     known = dict(sections["precondition"])
+    known.pop("timestep_scale", None)  # of the network, not of the chain
     chain = chain_levels(**known) if known.pop("name") == "chain" else None
     return Experiment(
         seed=seed,

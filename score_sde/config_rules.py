@@ -46,7 +46,7 @@ RULES: dict[str, tuple[str, Holds]] = {
     **dict.fromkeys(("clip_act", "logvar_channels"), POSITIVE),
     **dict.fromkeys(("num_classes", "vector_dims", "token_dims"), COUNT),
     **dict.fromkeys(("beta_start", "beta_end", "beta_d", "eps_s"), POSITIVE),
-    "num_train_timesteps": POSITIVE,
+    **dict.fromkeys(("num_train_timesteps", "timestep_scale"), POSITIVE),
     "steps_offset": COUNT,
     "beta_schedule": _one_of(BETA_SCHEDULES),
     "timestep_spacing": _one_of(TIMESTEP_SPACINGS),

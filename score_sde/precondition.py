@@ -121,18 +121,20 @@ def chain(
     num_train_timesteps: int = 1000,
     beta_start: float = 1e-4,
     beta_end: float = 0.02,
+    timestep_scale: float = 1.0,
 ) -> Preconditioner:
     """Noise prediction of a network that was fed the timesteps of a discrete chain.
 
-    The noise condition is the timestep, from 0, whose level is sigma; between two of
-    them, the fraction of the way in log sigma; outside, the nearest.
+    The noise condition is timestep_scale times the timestep, from 0, whose level is
+    sigma; between two of them, the fraction of the way in log sigma; outside, the
+    nearest. Improved DDPM told its networks of 4,000 steps a quarter of the timestep.
     """
     levels = schedules.chain_levels(
         beta_schedule, num_train_timesteps, beta_start, beta_end
     )
     sigma = as_float(sigma)
     known = jnp.asarray(np.log(levels), sigma.dtype)
-    steps = jnp.arange(num_train_timesteps, dtype=sigma.dtype)
+    steps = timestep_scale * jnp.arange(num_train_timesteps, dtype=sigma.dtype)
     return noise(sigma)._replace(noise=jnp.interp(jnp.log(sigma), known, steps))
 
 

@@ -511,6 +511,42 @@ def test_convolutions_that_halve_are_the_published_ones():
         np.testing.assert_allclose(halved(*args), here(UNITS[name]), atol=1e-5)
 
 
+def test_without_a_filter_the_image_is_halved_by_a_convolution():
+    """As score_sde does it where `fir` is off; under the name that it has then."""
+    module = SongUNet(
+        channels=4,
+        multipliers=(1, 1),
+        blocks_per_level=1,
+        attention_resolutions=(),
+        progressive_input="strided_residual",
+    )
+    x, weight = here(UNITS["resample_x"]), UNITS["song_strided_conv_w"]
+    noise = jnp.ones(len(x), jnp.float32)
+    shapes = jax.eval_shape(module.init, jr.key(0), x, noise)
+    params = jax.tree.map(lambda s: jnp.ones(s.shape, s.dtype), shapes)["params"]
+    kernel = np.pad(weight.transpose(2, 3, 1, 0), ((0, 0),) * 3 + ((0, 1),))
+    layer = {"kernel": jnp.asarray(kernel), "bias": jnp.zeros(4, jnp.float32)}
+    params |= {"enc_4x4_aux_residual": layer}
+
+    @jax.jit
+    def halved(params):
+        options = {"capture_intermediates": True, "mutable": "intermediates"}
+        _, state = module.apply({"params": params}, x, noise, **options)
+        return state["intermediates"]["enc_4x4_aux_residual"]["__call__"][0]
+
+    out = halved(params)
+    published = here(UNITS["song_strided_conv_down"])
+    np.testing.assert_allclose(out[..., :3], published, atol=1e-5)
+    known = tables("song_unet", module, (8, 8, 3), {})
+    assert "edm" not in known
+    for program, name in (
+        ("score_sde_pytorch", "all_modules.5.Conv_0.weight"),
+        ("score_sde_flax", "Downsample_0.Conv_0.kernel"),
+    ):
+        entry = next(t for t in known[program] if t.name == name)
+        assert entry.path == ("enc_4x4_aux_residual", "kernel")
+
+
 def test_filters_that_cannot_halve_are_refused():
     for taps in ((1,), (1, 2, 1), (1, -1)):
         with pytest.raises(ValueError, match="resample_filter is .* an even number"):

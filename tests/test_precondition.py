@@ -193,6 +193,17 @@ def test_a_chain_counts_its_own_levels(beta_schedule):
     np.testing.assert_array_equal(ends, [0, 999])
 
 
+def test_a_chain_of_4000_steps_may_be_told_as_one_of_1000():
+    """A chain whose level depends on its share of the steps alone, as the cosine's."""
+    share = np.arange(1, 999) / 1000
+    alpha_bar = np.cos(np.pi / 2 * (share + 0.008) / 1.008) ** 2
+    alpha_bar /= np.cos(np.pi / 2 * 0.008 / 1.008) ** 2
+    sigma = jnp.asarray(np.sqrt(1 / alpha_bar - 1))
+    options = {"beta_schedule": "cosine", "num_train_timesteps": 4000}
+    told = ss.precondition.chain(sigma, timestep_scale=0.25, **options).noise
+    np.testing.assert_allclose(told, (4000 * share - 1) / 4, atol=1e-6)
+
+
 def test_channels_beyond_those_of_x_are_left_out():
     x = jnp.ones((2, 4, 4, 3))
 

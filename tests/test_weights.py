@@ -1,6 +1,11 @@
 """Other programs' weight files: read as data, fitted whole, and written again."""
 
+import argparse
+import collections
+import datetime
+import functools
 import io
+import json
 import os
 import pickle
 import subprocess
@@ -52,13 +57,32 @@ def arrays_of(name):
     return dict(np.load(GOLDEN / f"nets/{name}.weights.npz"))
 
 
+@functools.cache
+def known_of(name):
+    """(shapes of the parameters of a small network, the names that files give them)."""
+    module = {**SMALL, **SONG, "ddpmpp": DDPMPP}[name]
+    shape = SHAPES.get(name, (16, 16, 3))
+    network = from_linen(module, shape, {"label": np.zeros(1, np.int32)})
+    like = jax.eval_shape(network.init, jr.key(0))
+    registered = {make: name for name, make in build.NETWORKS.items()}
+    return like, tables(registered[type(module)], module, shape, like)
+
+
 def fitted(name, state):
     """The parameters of a small network from the arrays of a file."""
-    cond = {"label": np.zeros(1, np.int32)}
-    network = from_linen(SMALL[name], SHAPES[name], cond)
-    like = jax.eval_shape(network.init, jr.key(0))
-    known = tables(name, SMALL[name], SHAPES[name], like)
+    like, known = known_of(name)
     return known[name], weights.fit(state, known, like)
+
+
+def random_params(name):
+    random = np.random.RandomState(0)
+    return jax.tree.map(
+        lambda a: random.normal(size=a.shape).astype(np.float32), known_of(name)[0]
+    )
+
+
+def equal(params, others):
+    return jax.tree.all(jax.tree.map(np.array_equal, params, others))
 
 
 def read(tmp_path, data):
@@ -134,7 +158,7 @@ def test_out_and_in_again_is_exact(name, tmp_path):
     save_file(weights.published_arrays(params, table), file)
     again = fitted(name, weights.state_dict(weights.read(file)))[1][1]
     assert jax.tree.structure(again) == jax.tree.structure(params)
-    assert jax.tree.all(jax.tree.map(np.array_equal, again, params))
+    assert equal(again, params)
 
 
 def test_an_average_without_names_goes_to_the_trained_parameters_in_order():
@@ -149,6 +173,9 @@ def test_an_average_without_names_goes_to_the_trained_parameters_in_order():
         fitted("dit", weights.StateDict(named, unnamed[1:]))
 
 
+DDPMPP = SongUNet(
+    channels=16, multipliers=(1, 2), blocks_per_level=1, attention_resolutions=(8,)
+)
 SONG = {
     "ddpm": DDPM(channels=32, multipliers=(1, 2), blocks_per_level=1),
     "song_unet": SongUNet(
@@ -165,13 +192,7 @@ SONG = {
 
 @pytest.mark.parametrize("name", SONG)
 def test_checkpoints_of_both_programs_of_score_sde(name, made, tmp_path):
-    shape = (16, 16, 3)
-    like = jax.eval_shape(from_linen(SONG[name], shape).init, jr.key(0))
-    random = np.random.RandomState(0)
-    params = jax.tree.map(
-        lambda a: random.normal(size=a.shape).astype(np.float32), like
-    )
-    known = tables(name, SONG[name], shape, like)
+    (like, known), params = known_of(name), random_params(name)
     # PyTorch: an average without names, beside a model from a parallel module.
     table = known["score_sde_pytorch"]
     arrays = weights.published_arrays(params, table)
@@ -188,7 +209,7 @@ def test_checkpoints_of_both_programs_of_score_sde(name, made, tmp_path):
     state = read(tmp_path, torch_stubs.zipped(content, made))
     program, again = weights.fit(state, known, like)
     assert program == "score_sde_pytorch"
-    assert jax.tree.all(jax.tree.map(np.array_equal, again, params))
+    assert equal(again, params)
     # Flax: classes are numbered by themselves, and norms had four axes.
     arrays = {
         n: a.reshape(1, 1, 1, -1) if "GroupNorm" in n else a
@@ -198,7 +219,7 @@ def test_checkpoints_of_both_programs_of_score_sde(name, made, tmp_path):
     state = read(tmp_path, msgpack_serialize(content))
     program, again = weights.fit(state, known, like)
     assert program == "score_sde_flax"
-    assert jax.tree.all(jax.tree.map(np.array_equal, again, params))
+    assert equal(again, params)
 
 
 def test_names_in_flax_are_those_of_score_sdes_modules():
@@ -237,6 +258,131 @@ def test_a_network_without_its_wrapper_and_one_with_it_too_many():
     arrays = arrays_of("edm2")
     bare = {name.removeprefix("unet."): array for name, array in arrays.items()}
     fitted("edm2", weights.StateDict(bare, []))
+
+
+def under(prefix, arrays):
+    return {prefix + name: array for name, array in arrays.items()}
+
+
+def moments(arrays):
+    """An optimiser's, which have the names of the parameters."""
+    return {"0": {"count": np.array(7), "mu": nested(zeros(arrays))}}
+
+
+PLACES = {
+    "net": lambda a: {"net": a, "optimizer_state": {"param_groups": [{"lr": 0.1}]}},
+    "in a wrapper's wrapper": lambda a: {"state_dict": {"model": a}},
+    "average of a net": lambda a: {"net": zeros(a), "net_ema": a},
+    "average in a checkpoint": lambda a: {"checkpoint": {"model": zeros(a), "ema": a}},
+    "first of two averages": lambda a: {
+        "net": zeros(a),
+        "ema": {"stds": [0.05, 0.1], "emas": [a, zeros(a)]},
+    },
+    "average by prefix": lambda a: {
+        "initted": np.array(True),
+        **under("online_model.", zeros(a)),
+        **under("ema_model.", a),
+    },
+    "compiled": lambda a: under("module._orig_mod.", a),
+    "beside an autoencoder": lambda a: {
+        "state_dict": under("model.diffusion_model.", a)
+        | under("first_stage_model.", {"conv.weight": np.ones(3, np.float32)}),
+    },
+    "behind its moments": lambda a: {"opt_state": moments(a), "params": nested(a)},
+    "among settings": lambda a: {**a, "epoch": 7, "steps": np.array(3), "by": "me"},
+    "in float64": lambda a: {name: array.astype(float) for name, array in a.items()},
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_network_is_found_wherever_it_is(place):
+    arrays = arrays_of("dit")
+    table, (_, params) = fitted("dit", weights.state_dict(PLACES[place](arrays)))
+    back = weights.published_arrays(params, table)
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(back[key], array)
+
+
+def test_an_average_that_lacks_something_is_not_passed_over():
+    arrays = arrays_of("dit")
+    average = {name: array for name, array in arrays.items() if name != "pos_embed"}
+    with pytest.raises(UserError, match="1 missing: pos_embed"):
+        fitted("dit", weights.state_dict({"model": arrays, "ema": average}))
+
+
+def test_constants_may_be_absent_but_not_others():
+    (like, known), params = known_of("song_unet"), random_params("song_unet")
+    arrays = weights.published_arrays(params, known["edm"])
+    constants = {tensor.name for tensor in known["edm"] if not tensor.path}
+    assert len(constants) == 5  # two for each block that resamples, one for the image
+    bare = {name: a for name, a in arrays.items() if name not in constants}
+    program, again = weights.fit(weights.StateDict(bare, []), known, like)
+    assert program == "edm"
+    assert equal(again, params)
+    name = next(iter(constants))
+    other = arrays | {name: arrays[name] + 1}
+    with pytest.raises(UserError, match=f"1 unfit: {name} .not the values"):
+        weights.fit(weights.StateDict(other, []), known, like)
+
+
+def test_an_average_alone_is_enough_where_all_is_trained():
+    (like, known), params = known_of("ddpmpp"), random_params("ddpmpp")
+    table = known["score_sde_pytorch"]
+    arrays = weights.published_arrays(params, table)
+    trained = [arrays[tensor.name] for tensor in table if tensor.path]
+    state = weights.state_dict({"ema": {"decay": 0.9, "shadow_params": trained}})
+    program, again = weights.fit(state, known, like)
+    assert program == "score_sde_pytorch"
+    assert equal(again, params)
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+def test_arrays_of_numpy_in_a_pickle(protocol, tmp_path):
+    arrays = arrays_of("dit")
+    arrays["x_embedder.proj.bias"] = arrays["x_embedder.proj.bias"].astype(">f4")
+    columns = {name: np.asfortranarray(array) for name, array in arrays.items()}
+    state = read(tmp_path, pickle.dumps(columns, protocol))
+    table, (_, params) = fitted("dit", state)
+    back = weights.published_arrays(params, table)
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(back[key], array)
+    state = read(tmp_path, pickle.dumps({"pos_embed": np.array([None])}, protocol))
+    with pytest.raises(UserError, match="'pos_embed' in the file is an array that can"):
+        fitted("dit", state)
+
+
+def test_what_training_keeps_beside_the_weights_does_not_stop_a_file(tmp_path):
+    state = {
+        "args": argparse.Namespace(results=Path("runs"), lr=1e-4),
+        "losses": collections.defaultdict(list, {"train": [0.5]}),
+        "random": np.random.RandomState(0).get_state(),
+        "best": np.float64(0.5),
+        "seen": frozenset({1, 2}),
+        "when": datetime.datetime(2026, 1, 1),
+        "ema": arrays_of("dit"),
+    }
+    for protocol in (2, 4):
+        fitted("dit", read(tmp_path, pickle.dumps(state, protocol)))
+
+
+def test_files_beside_an_index_are_one(tmp_path):
+    arrays, index = arrays_of("dit"), tmp_path / "model.safetensors.index.json"
+    places = {name: f"{i % 2}.safetensors" for i, name in enumerate(arrays)}
+    for file in set(places.values()):
+        own = {name: a for name, a in arrays.items() if places[name] == file}
+        save_file(own, tmp_path / file)
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    table, (_, params) = fitted("dit", weights.state_dict(weights.read(index)))
+    back = weights.published_arrays(params, table)
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(back[key], array)
+    (tmp_path / "1.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="no file .*1.safetensors"):
+        weights.read(index)
+    for text in ("{", "{}", '{"weight_map": {"a": "../b"}}', '{"weight_map": [1]}'):
+        index.write_text(text)
+        with pytest.raises(UserError, match="is no index of files"):
+            weights.read(index)
 
 
 def test_all_that_does_not_fit_is_listed_at_once():
@@ -345,12 +491,16 @@ def test_what_is_no_weight_file_is_said_to_be_none(tmp_path):
     for data in (b"", b"hello, world, this is text", b"\x89PNG\r\n\x1a\n" + bytes(20)):
         with pytest.raises(UserError, match="no weight file|damaged"):
             read(tmp_path, data)
+    with pytest.raises(UserError, match="a pointer to a file that git lfs has"):
+        read(tmp_path, b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     with pytest.raises(FileNotFoundError, match="no file"):
         weights.read(tmp_path / "none")
     with pytest.raises(UserError, match="has no tensors"):
         read(tmp_path, pickle.dumps({"step": {}}))
-    with pytest.raises(UserError, match="'note' in the file is a str"):
-        read(tmp_path, pickle.dumps({"note": "hi"}))
+    with pytest.raises(UserError, match="has no tensors"):
+        read(tmp_path, pickle.dumps({"note": "hi", "size": [1, 2.0]}))
+    with pytest.raises(UserError, match="is a folder; give a file in it"):
+        weights.read(tmp_path)
 
 
 def program(name, *arguments, code=0):

@@ -17,29 +17,23 @@ from score_sde.networks.embeddings import conditions
 from score_sde.networks.tensors import CONV, Tensor, linear
 from score_sde.networks.unet_blocks import (
     Layers,
-    Plan,
-    Step,
     Style,
     checkpointed,
     conv_resample,
-    follow,
-    plan,
 )
+from score_sde.networks.unet_plan import Plan, PlannedUNet, Step, follow
 from score_sde.schedules import iddpm_levels
 from score_sde.types import Array
 
 
-class ADM(nn.Module):
+class ADM(PlannedUNet):
     """F(x, noise) for images in [-1, 1], [batch, height, width, channels].
 
     The noise is the step of a chain of 1,000, or EDM's log(sigma) / 4. With
     `learn_sigma` the output has twice the channels of x: the noise, then what the
     variance of each step of the chain is interpolated by.
 
-    Args:
-        channels: times multipliers[i] after i halvings.
-        blocks_per_level: residual blocks on the way down; one more on the way up.
-        attention_resolutions: heights at which self-attention follows each block.
+    Args, beside those of `PlannedUNet`, whose attention here follows each block:
         channels_per_head: of the attention; 0 for `num_heads` heads of any size.
         use_new_attention_order: False where a head's queries, keys and values follow
             each other in the file, as in all files of these programs but one.
@@ -48,33 +42,24 @@ class ADM(nn.Module):
         resblock_updown: whether blocks halve and double; convolutions do otherwise.
         min_group: channels in a group of a norm at least; 1 for always 32 groups, as in
             the programs before EDM.
-        num_classes: of cond["label"], where -1 stands for no class; 0 for a network
-            without classes.
         vector_dims: of cond["vector"]; augment_dims: of cond["augment"], which may be
             absent and is then zero; 0 for none.
-        dtype: of activations and products; "float32" for that of the input.
-        attention: implementation, 'xla' or 'cudnn'.
-        remat: whether the backward pass computes the inside of every block again.
     """
 
     channels: int = 192
     multipliers: tuple[float, ...] = (1, 2, 3, 4)
     blocks_per_level: int = 3
     attention_resolutions: tuple[int, ...] = (32, 16, 8)
+    dropout: float = 0.0
     channels_per_head: int = 64
     num_heads: int = 1
     use_new_attention_order: bool = True
-    dropout: float = 0.0
     scale_shift: bool = True
     resblock_updown: bool = True
     learn_sigma: bool = False
     min_group: int = 4
-    num_classes: int = 0
     vector_dims: int = 0
     augment_dims: int = 0
-    dtype: str = "float32"
-    attention: str = "xla"
-    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -139,11 +124,6 @@ class ADM(nn.Module):
             by_head=not self.use_new_attention_order,
         )
 
-    @property
-    def widths(self) -> list[int]:
-        """Channels after each halving."""
-        return [int(self.channels * m) for m in self.multipliers]
-
     @nn.nowrap
     def heads(self, width: int) -> int:
         """Heads of the attention among this many channels."""
@@ -153,14 +133,7 @@ class ADM(nn.Module):
     @nn.nowrap
     def plan(self, height: int) -> Plan:
         """The blocks for images of this height."""
-        return plan(
-            height,
-            self.widths[0],
-            self.widths,
-            self.blocks_per_level,
-            self.attention_resolutions,
-            attend_in_every_block=True,
-        )
+        return self.planned(height, self.widths[0], attend_in_every_block=True)
 
 
 def edm_tensors(module: ADM, shape: tuple[int, ...]) -> tuple[Tensor, ...]:

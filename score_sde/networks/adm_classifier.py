@@ -12,7 +12,8 @@ from score_sde.networks.adm import ADM
 from score_sde.networks.attention import attend
 from score_sde.networks.blocks import positional_embedding
 from score_sde.networks.tensors import CONV, POINTWISE_1D, Tensor, linear, norm
-from score_sde.networks.unet_blocks import Block, Layers, Step
+from score_sde.networks.unet_blocks import Block, Layers
+from score_sde.networks.unet_plan import Step
 from score_sde.types import Array
 
 

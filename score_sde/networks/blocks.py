@@ -12,6 +12,7 @@ import jax.random as jr
 import numpy as np
 
 from score_sde.arrays import check_labels, example_keys, per_example
+from score_sde.networks.layers import Dense, GroupNorm
 from score_sde.networks.network import refuse_condition, require_condition
 from score_sde.types import NO_LABEL, Array
 
@@ -77,12 +78,12 @@ def _told(label: Array, embed: nn.Embed) -> Array:
     return jnp.where(known, embed(jnp.maximum(label, 0)), 0.0)
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
+def group_norm(channels: int) -> GroupNorm:
     """Up to 32 groups of at least four channels (Wu and He 2018)."""
     groups = min(32, max(1, channels // 4))
     while channels % groups:
         groups -= 1
-    return nn.GroupNorm(num_groups=groups, epsilon=1e-5)
+    return GroupNorm(groups, eps=1e-5)
 
 
 class Dropout(nn.Module):
@@ -124,7 +125,7 @@ class ResidualBlock(nn.Module):
         h = Dropout(self.dropout)(h, deterministic)
         h = nn.Conv(self.channels, (3, 3), kernel_init=zeros)(h)
         if x.shape[-1] != self.channels:
-            x = nn.Dense(self.channels)(x)
+            x = Dense(self.channels)(x)
         return x + h
 
 
@@ -137,11 +138,11 @@ class Attention(nn.Module):
     def __call__(self, x: Array) -> Array:
         batch, height, width, channels = x.shape
         h = group_norm(channels)(x).reshape(batch, height * width, channels)
-        qkv = nn.Dense(3 * channels)(h)
+        qkv = Dense(3 * channels)(h)
         heads = (3, self.num_heads, channels // self.num_heads)
         q, k, v = jnp.moveaxis(qkv.reshape(*h.shape[:2], *heads), 2, 0)
         out = jax.nn.dot_product_attention(q, k, v).reshape(h.shape)
-        out = nn.Dense(channels, kernel_init=nn.initializers.zeros)(out)
+        out = Dense(channels, kernel_init=nn.initializers.zeros)(out)
         return x + out.reshape(x.shape)
 
 

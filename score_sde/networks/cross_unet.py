@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from score_sde.networks.attention import attend
 from score_sde.networks.blocks import NoiseAndCondition, ResidualBlock, group_norm
+from score_sde.networks.layers import Dense
 from score_sde.networks.network import require_condition
 from score_sde.networks.unet import down_and_up
 from score_sde.types import Array
@@ -26,24 +27,24 @@ class SpatialTransformer(nn.Module):
     def __call__(self, x: Array, tokens: Array | None, mask: Array | None) -> Array:
         batch, height, width, channels = x.shape
         h = group_norm(channels)(x).reshape(batch, height * width, channels)
-        h = nn.Dense(channels)(h)
+        h = Dense(channels)(h)
         own = nn.LayerNorm()(h)
         h += self._attention(own, own, None)
         if tokens is not None:
             h += self._attention(nn.LayerNorm()(h), tokens, mask)
-        value, gate = jnp.split(nn.Dense(8 * channels)(nn.LayerNorm()(h)), 2, axis=-1)
-        h += nn.Dense(channels)(value * nn.gelu(gate))
-        h = nn.Dense(channels, kernel_init=nn.initializers.zeros)(h)
+        value, gate = jnp.split(Dense(8 * channels)(nn.LayerNorm()(h)), 2, axis=-1)
+        h += Dense(channels)(value * nn.gelu(gate))
+        h = Dense(channels, kernel_init=nn.initializers.zeros)(h)
         return x + h.reshape(x.shape)
 
     def _attention(self, x: Array, context: Array, mask: Array | None) -> Array:
         channels = x.shape[-1]
         heads = (self.num_heads, channels // self.num_heads)
         q, k, v = (
-            nn.Dense(channels, use_bias=False)(a).reshape(*a.shape[:2], *heads)
+            Dense(channels, use_bias=False)(a).reshape(*a.shape[:2], *heads)
             for a in (x, context, context)
         )
-        return nn.Dense(channels)(attend(q, k, v, mask=mask).reshape(x.shape))
+        return Dense(channels)(attend(q, k, v, mask=mask).reshape(x.shape))
 
 
 class CrossUNet(nn.Module):

@@ -12,34 +12,23 @@ from score_sde.networks.embeddings import conditions, sine_embedding
 from score_sde.networks.tensors import CONV, Tensor, linear, norm
 from score_sde.networks.unet_blocks import (
     Layers,
-    Plan,
-    Step,
     Style,
     checkpointed,
     conv_resample,
-    follow,
-    plan,
 )
+from score_sde.networks.unet_plan import Plan, PlannedUNet, Step, follow
 from score_sde.types import Array
 
 
-class DDPM(nn.Module):
+class DDPM(PlannedUNet):
     """F(x, noise) for images in [-1, 1], [batch, height, width, channels].
 
     The noise is the step of a chain of 1,000, or 999 t. Args as `SongUNet`; channels
     are multiples of 32, since norms always have 32 groups.
     """
 
-    channels: int = 128
-    multipliers: tuple[int, ...] = (1, 2, 2, 2)
     blocks_per_level: int = 2
-    attention_resolutions: tuple[int, ...] = (16,)
-    dropout: float = 0.1
-    num_classes: int = 0
     vector_dims: int = 0
-    dtype: str = "float32"
-    attention: str = "xla"
-    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -91,14 +80,7 @@ class DDPM(nn.Module):
     @nn.nowrap
     def plan(self, height: int) -> Plan:
         """The blocks for images of this height."""
-        return plan(
-            height,
-            self.channels,
-            [self.channels * m for m in self.multipliers],
-            self.blocks_per_level,
-            self.attention_resolutions,
-            attend_in_every_block=False,
-        )
+        return self.planned(height, self.channels)
 
 
 def tensors(module: DDPM, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
@@ -109,26 +91,19 @@ def tensors(module: DDPM, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
     if module.num_classes or module.vector_dims:
         return ()
     steps = module.plan(shape[0])
-    modules: list[list[Tensor]] = []
-
-    def named(make: Any, *args: Any, **options: Any) -> None:
-        modules.append(make(f"all_modules.{len(modules)}", *args, **options))
-
-    named(linear, "map_layer0")
-    named(linear, "map_layer1")
-    named(linear, "in_conv", layout=CONV)
+    modules = names.Numbered(shape)
+    modules.add(linear, "map_layer0")
+    modules.add(linear, "map_layer1")
+    modules.add(linear, "in_conv", layout=CONV)
     for part, blocks in (("enc", steps.encoder), ("dec", steps.decoder)):
         for step in blocks:
             here = f"{part}_{step.name}"
             if step.resample:
-                named(lambda n, p: linear(f"{n}.Conv_0", p, layout=CONV), here)
+                modules.add(lambda n, p: linear(f"{n}.Conv_0", p, layout=CONV), here)
                 continue
-            named(names.song_block, here, step, module.style, shortcut="NIN_0")
+            modules.add(names.song_block, here, step, module.style, shortcut="NIN_0")
             if step.attends:
-                named(names.song_attention, here)
-    named(norm, "out_norm")
-    named(linear, "out_conv", layout=CONV)
-    return (
-        names.song_levels(shape),
-        *(tensor for entry in modules for tensor in entry),
-    )
+                modules.add(names.song_attention, here)
+    modules.add(norm, "out_norm")
+    modules.add(linear, "out_conv", layout=CONV)
+    return tuple(modules.entries)

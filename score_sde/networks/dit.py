@@ -12,6 +12,7 @@ import numpy as np
 
 from score_sde.networks.attention import attend
 from score_sde.networks.blocks import positional_embedding
+from score_sde.networks.layers import Dense
 from score_sde.networks.network import require_condition
 from score_sde.networks.tensors import CONV, LINEAR, Tensor
 from score_sde.types import NO_LABEL, Array, Key
@@ -55,7 +56,7 @@ class Block(nn.Module):
         return self._dense(size, "attn_proj")(h)
 
     def _dense(self, size: int, name: str) -> nn.Dense:
-        return nn.Dense(size, dtype=self.dtype, kernel_init=XAVIER, name=name)
+        return Dense(size, dtype=self.dtype, kernel_init=XAVIER, name=name)
 
 
 class DiT(nn.Module):
@@ -147,7 +148,7 @@ class Final(nn.Module):
     @nn.compact
     def __call__(self, x: Array, embedding: Array) -> Array:
         shift, scale = _modulation(embedding, 2, self.dtype)
-        linear = nn.Dense(
+        linear = Dense(
             self.features, dtype=self.dtype, kernel_init=ZEROS, name="linear"
         )
         return linear(_norm(x) * (1 + scale) + shift)
@@ -156,7 +157,7 @@ class Final(nn.Module):
 def _modulation(embedding: Array, parts: int, dtype: Any) -> list[Array]:
     """Vectors for all tokens, [batch, 1, size] each; zero at first."""
     size = embedding.shape[-1]
-    linear = nn.Dense(
+    linear = Dense(
         parts * size, dtype=dtype, kernel_init=ZEROS, name="adaLN_modulation"
     )
     return jnp.split(linear(embedding)[:, None].astype(embedding.dtype), parts, axis=-1)

@@ -1,9 +1,9 @@
-"""EDM2's magnitude-preserving U-Net (Karras et al. 2024, table 5 and app. B)."""
+"""EDM2's magnitude-preserving U-Net (Karras et al. 2024, config G and app. B)."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -23,6 +23,7 @@ from score_sde.networks.magnitude_preserving import (
 from score_sde.networks.network import require_condition
 from score_sde.networks.resampling import filter_down, filter_up
 from score_sde.networks.tensors import CONV, LINEAR, POINTWISE, Tensor
+from score_sde.networks.unet_plan import Plan, PlannedUNet, Step, follow
 from score_sde.types import Array
 
 
@@ -89,43 +90,24 @@ class LogVariance(nn.Module):
         ]
 
 
-class Plan(NamedTuple):
-    """One block of the network: its published name and what distinguishes it."""
-
-    name: str
-    width: int
-    attends: bool = False
-    resample: str = ""
-    joins: bool = False
-    """Whether it sees the output of an encoder block too."""
-
-
-class EDM2(nn.Module):
+class EDM2(PlannedUNet):
     """F(x, noise) for images, with noise = log(sigma) / 4; all weights normalised.
 
-    Args:
-        channels: at full resolution; times multipliers[i] after i halvings.
-        blocks_per_level: on the way down; one more on the way up.
-        attention_resolutions: heights at which self-attention follows each block.
-        num_classes: of cond["label"], -1 for no class; 0
-            for a network without classes.
+    Args, beside those of `PlannedUNet`, whose attention here follows each block:
+        channels_per_head: of the attention.
         label_balance, concat_balance, res_balance, attn_balance: the share of the
             second part in each kind of weighted sum.
         resample_filter: taps of the filter with which images are halved and doubled.
         clip_act: bound on the output of every block.
         logvar_channels: features of the learned log-variance.
-        dtype: of activations and products; "float32" for that of the input.
-        attention: implementation, 'xla' or 'cudnn'.
-        remat: whether the backward pass computes the inside of every block again.
     """
 
     channels: int = 192
     multipliers: tuple[int, ...] = (1, 2, 3, 4)
     blocks_per_level: int = 3
     attention_resolutions: tuple[int, ...] = (16, 8)
-    channels_per_head: int = 64
-    num_classes: int = 0
     dropout: float = 0.0
+    channels_per_head: int = 64
     label_balance: float = 0.5
     concat_balance: float = 0.5
     res_balance: float = 0.3
@@ -133,9 +115,6 @@ class EDM2(nn.Module):
     resample_filter: tuple[float, ...] = (1, 1)
     clip_act: float = 256.0
     logvar_channels: int = 128
-    dtype: str = "float32"
-    attention: str = "xla"
-    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -143,29 +122,26 @@ class EDM2(nn.Module):
     ) -> Array:
         if self.is_initializing():
             LogVariance(self.logvar_channels, name="logvar")(noise)
-        image = x
-        if self.dtype != "float32":
-            x = x.astype(self.dtype)
         embedding = self._embedding(noise, cond)
-        x = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
-        encoder, decoder = self.plan(x.shape[1])
-        x = MPConv(encoder[0].width, 3, name=f"enc_{encoder[0].name}")(x)
-        skips = [x]
-        for plan in encoder[1:]:
-            x = self._block(plan, decodes=False)(x, embedding, deterministic)
-            skips.append(x)
-        for plan in decoder:
-            if plan.joins:
-                x = mp_cat(x, skips.pop(), self.concat_balance)
-            x = self._block(plan, decodes=True)(x, embedding, deterministic)
+        height = x.shape[1]
+
+        def apply(h: Array, step: Step, name: str) -> Array:
+            return self._block(step, name)(h, embedding, deterministic)
+
+        def join(h: Array, skip: Array) -> Array:
+            return mp_cat(h, skip, self.concat_balance)
+
+        h = x if self.dtype == "float32" else x.astype(self.dtype)
+        h = jnp.concatenate([h, jnp.ones_like(h[..., :1])], axis=-1)
+        h = MPConv(self.widths[0], 3, name=f"enc_{height}x{height}_conv")(h)
+        h = follow(h, self.plan(height), apply, join)
         gain = self.param("out_gain", nn.initializers.zeros, (), jnp.float32)
-        x = MPConv(image.shape[-1], 3, name="out_conv")(x, gain)
-        return x.astype(image.dtype)
+        return MPConv(x.shape[-1], 3, name="out_conv")(h, gain).astype(x.dtype)
 
     def _embedding(self, noise: Array, cond: Any) -> Array:
-        size = self.channels * max(self.multipliers)
-        width = self.channels * self.multipliers[0]
-        h = MPConv(size, name="emb_noise")(MPFourier(width, name="emb_fourier")(noise))
+        size = max(self.widths)
+        features = MPFourier(self.widths[0], name="emb_fourier")(noise)
+        h = MPConv(size, name="emb_noise")(features)
         if self.num_classes:
             require_condition(cond, "label")
             classes = jax.nn.one_hot(cond["label"], self.num_classes, dtype=h.dtype)
@@ -175,50 +151,26 @@ class EDM2(nn.Module):
             h = mp_sum(h, label, self.label_balance)
         return mp_silu(h)
 
-    def _block(self, plan: Plan, *, decodes: bool) -> Block:
+    def _block(self, step: Step, name: str) -> Block:
         make = nn.remat(Block, static_argnums=(3,)) if self.remat else Block
         return make(
-            plan.width,
-            decodes,
-            plan.width // self.channels_per_head if plan.attends else 0,
-            plan.resample,
+            step.width,
+            name.startswith("dec_"),
+            step.width // self.channels_per_head if step.attends else 0,
+            step.resample,
             tuple(self.resample_filter),
             self.dropout,
             self.res_balance,
             self.attn_balance,
             self.clip_act,
             self.attention,
-            name=f"{'dec' if decodes else 'enc'}_{plan.name}",
+            name=name,
         )
 
     @nn.nowrap
-    def plan(self, height: int) -> tuple[list[Plan], list[Plan]]:
-        """(encoder, decoder) for images of this height; the first is a convolution."""
-        widths = [self.channels * m for m in self.multipliers]
-        encoder, decoder = [], []
-        for level, width in enumerate(widths):
-            side = height >> level
-            at, attends = f"{side}x{side}", side in self.attention_resolutions
-            if level == 0:
-                encoder.append(Plan(f"{at}_conv", width))
-            else:
-                encoder.append(Plan(f"{at}_down", widths[level - 1], resample="down"))
-            encoder += [
-                Plan(f"{at}_block{i}", width, attends)
-                for i in range(self.blocks_per_level)
-            ]
-        for level, width in reversed(list(enumerate(widths))):
-            side = height >> level
-            at, attends = f"{side}x{side}", side in self.attention_resolutions
-            if level == len(widths) - 1:
-                decoder += [Plan(f"{at}_in0", width, True), Plan(f"{at}_in1", width)]
-            else:
-                decoder.append(Plan(f"{at}_up", widths[level + 1], resample="up"))
-            decoder += [
-                Plan(f"{at}_block{i}", width, attends, joins=True)
-                for i in range(self.blocks_per_level + 1)
-            ]
-        return encoder, decoder
+    def plan(self, height: int) -> Plan:
+        """The blocks for images of this height."""
+        return self.planned(height, self.widths[0], attend_in_every_block=True)
 
     @nn.nowrap
     def project(self, params: Any) -> Any:
@@ -234,7 +186,7 @@ class EDM2(nn.Module):
 
 def tensors(module: EDM2, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
     """The entries of a published snapshot for images of this shape."""
-    encoder, decoder = module.plan(shape[0])
+    steps = module.plan(shape[0])
     fourier = [
         ("emb_fourier.freqs", ("emb_fourier", "freqs")),
         ("emb_fourier.phases", ("emb_fourier", "phases")),
@@ -243,16 +195,11 @@ def tensors(module: EDM2, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
     entries += [Tensor(f"unet.{name}", path, frozen=True) for name, path in fourier]
     for name in ("emb_noise", *(["emb_label"] if module.num_classes else [])):
         entries.append(Tensor(f"unet.{name}.weight", (name, "weight"), LINEAR))
-    width = shape[-1]
-    skips: list[int] = []
-    for part, plans in (("enc", encoder), ("dec", decoder)):
-        for plan in plans:
-            if plan.joins:
-                width += skips.pop()
-            entries += _block_tensors(part, plan, changes=width != plan.width)
-            width = plan.width
-            if part == "enc":
-                skips.append(width)
+    at = f"{shape[0]}x{shape[0]}_conv"
+    entries.append(Tensor(f"unet.enc.{at}.weight", (f"enc_{at}", "weight"), CONV))
+    for part, blocks in (("enc", steps.encoder), ("dec", steps.decoder)):
+        for step in blocks:
+            entries += _block_tensors(part, step)
     entries += [
         Tensor("unet.out_conv.weight", ("out_conv", "weight"), CONV),
         Tensor("logvar_fourier.freqs", ("logvar", "fourier", "freqs"), frozen=True),
@@ -262,14 +209,12 @@ def tensors(module: EDM2, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
     return tuple(entries)
 
 
-def _block_tensors(part: str, plan: Plan, *, changes: bool) -> list[Tensor]:
-    there, here = f"unet.{part}.{plan.name}", f"{part}_{plan.name}"
-    if plan.name.endswith("conv"):
-        return [Tensor(f"{there}.weight", (here, "weight"), CONV)]
+def _block_tensors(part: str, step: Step) -> list[Tensor]:
+    there, here = f"unet.{part}.{step.name}", f"{part}_{step.name}"
     layers = {"conv_res0": CONV, "emb_linear": LINEAR, "conv_res1": CONV}
-    if changes:
+    if step.reads != step.width:
         layers["conv_skip"] = POINTWISE
-    if plan.attends:
+    if step.attends:
         layers |= {"attn_qkv": POINTWISE, "attn_proj": POINTWISE}
     return [Tensor(f"{there}.emb_gain", (here, "emb_gain"))] + [
         Tensor(f"{there}.{name}.weight", (here, name, "weight"), layout)

@@ -9,9 +9,11 @@ from typing import Any
 import jax
 from jax.extend import core
 
+from score_sde.networks.layers import group_mean
+
 
 def count_flops(function: Callable[..., Any], *args: Any) -> int:
-    """Operations of the convolutions and matrix products in function(*args).
+    """Operations of the convolutions and matrix products in function(*args), no norms.
 
     From the traced program alone: nothing is compiled or run, so that `args` may be
     shapes. A convolution counts every place of its kernel, those on the padding too. A
@@ -37,6 +39,8 @@ def _of_equation(equation: core.JaxprEqn) -> int:
     name = equation.primitive.name
     operands: list[Any] = [v.aval for v in equation.invars]
     results: list[Any] = [v.aval for v in equation.outvars]
+    if equation.params.get("name") == group_mean.__name__:
+        return 0  # a norm, like all sums and element-wise operations
     if name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
         depth = math.prod(operands[0].shape[axis] for axis in contracted)

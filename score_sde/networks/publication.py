@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
+
+NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
 class Published(NamedTuple):
@@ -15,10 +19,12 @@ class Published(NamedTuple):
     shape: tuple[int, ...]
     """Of one example: height, width, channels."""
     precondition: str
-    """Its name in `precondition.PRECONDITIONERS`, at its default options."""
+    """Its name in `precondition.PRECONDITIONERS`."""
     sigma_min: float
     sigma_max: float
     """The noise levels that the network knows."""
+    precondition_options: Mapping[str, Any] = NO_OPTIONS
+    """Of the preconditioning, where they differ from the defaults."""
     num_levels: int = 256
     """Grey levels of the images; 0 for latents of an autoencoder."""
     file: str = ""

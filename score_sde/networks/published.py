@@ -17,7 +17,7 @@ from score_sde.networks.tensors import Tensor, own_tensors
 
 
 def _edm2() -> dict[str, Published]:
-    """Karras et al. 2024, table 6; of ImageNet, in pixels or in latents."""
+    """Karras et al. 2024, its program's presets; of ImageNet, in pixels or latents."""
     widths = dict(xxs=64, xs=128, s=192, m=256, l=320, xl=384, xxl=448)
     made = {}
     for size, channels in widths.items():
@@ -39,7 +39,8 @@ def _edm2() -> dict[str, Published]:
                 0.002,
                 80.0,
                 num_levels=levels,
-                file=f"{name}-*.pkl",
+                # Of the smallest only the settings of its training are known.
+                file="" if size == "xxs" else f"{name}-*.pkl",
             )
     return made
 

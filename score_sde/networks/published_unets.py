@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from score_sde.networks.publication import Published
+from score_sde.networks.publication import NO_OPTIONS, Published
 
 # Images are in [-1, 1] here; in score_sde, those of the VE process are in [0, 1], so
 # that its noise levels are half of these.
@@ -12,6 +13,7 @@ VP_LEVELS = (1.0005e-3, 152.16)
 SUBVP_LEVELS = (1.001e-6, 152.16)
 LINEAR_CHAIN_LEVELS = (0.01, 157.4)
 COSINE_CHAIN_LEVELS = (0.0064, 20291.0)
+LONG_COSINE_CHAIN_LEVELS = (0.0031, 81165.0)
 EDM_LEVELS = (0.002, 80.0)
 
 
@@ -74,7 +76,7 @@ def score_sde() -> dict[str, Published]:
 
 
 def edm() -> dict[str, Published]:
-    """Karras et al. 2022, table 7; the augmented ones are those that it released."""
+    """Karras et al. 2022, the flags of its program; released are the augmented."""
     ddpmpp: dict[str, Any] = dict(embedding="positional")
     ncsnpp: dict[str, Any] = dict(
         embedding="fourier",
@@ -83,6 +85,7 @@ def edm() -> dict[str, Published]:
     )
     nets = {"ddpmpp": ddpmpp, "ncsnpp": ncsnpp}
     cifar: dict[str, Any] = dict(multipliers=(2, 2, 2), dropout=0.13)
+    faces = {"ffhq": 0.05, "afhqv2": 0.25}
     how: dict[str, Any] = dict(precondition="edm", levels=EDM_LEVELS)
     vp: dict[str, Any] = dict(precondition="vp", levels=VP_LEVELS)
     ve: dict[str, Any] = dict(precondition="ve", levels=(0.02, 100.0))
@@ -102,13 +105,14 @@ def edm() -> dict[str, Published]:
             made[f"{name}-{arch}-noaugment"] = _published(
                 "song_unet", plain, shape=(32, 32, 3), **how
             )
-        made[f"ffhq-64x64-uncond-{arch}"] = _published(
-            "song_unet",
-            options | dict(dropout=0.05, augment_dims=9),
-            shape=(64, 64, 3),
-            file=f"edm-ffhq-64x64-uncond-{short}.pkl",
-            **how,
-        )
+        for data, dropout in faces.items():
+            made[f"{data}-64x64-uncond-{arch}"] = _published(
+                "song_unet",
+                options | dict(dropout=dropout, augment_dims=9),
+                shape=(64, 64, 3),
+                file=f"edm-{data}-64x64-uncond-{short}.pkl",
+                **how,
+            )
         made[f"cifar10-32x32-cond-{arch}-{short}precond"] = _published(
             "song_unet",
             options | cifar | dict(num_classes=10, augment_dims=9),
@@ -142,17 +146,26 @@ def edm() -> dict[str, Published]:
 
 
 def openai() -> dict[str, Published]:
-    """Nichol and Dhariwal 2021, tables 6 to 8; Dhariwal and Nichol 2021, table 13.
+    """The flags that both programs give for their files; Dhariwal and Nichol, table 11.
 
-    Those of the cosine chain were trained on its timesteps, scaled to 1,000 of them.
+    Those of improved-diffusion on the cosine chain know 4,000 steps, and were told them
+    as if there were 1,000, but for the one with classes, which was told them as such.
     """
     linear: dict[str, Any] = dict(precondition="chain", levels=LINEAR_CHAIN_LEVELS)
     cosine: dict[str, Any] = dict(precondition="iddpm", levels=COSINE_CHAIN_LEVELS)
+    chain: dict[str, Any] = dict(beta_schedule="cosine", num_train_timesteps=4000)
+    long: dict[str, Any] = dict(
+        precondition="chain",
+        levels=LONG_COSINE_CHAIN_LEVELS,
+        precondition_options=chain,
+    )
+    rescaled = long | dict(precondition_options=chain | dict(timestep_scale=0.25))
     both: dict[str, Any] = dict(
         min_group=1, learn_sigma=True, use_new_attention_order=False
     )
     guided: dict[str, Any] = both | dict(channels=256, blocks_per_level=2)
     at_256 = guided | dict(multipliers=(1, 1, 2, 2, 4, 4))
+    lsun = at_256 | dict(dropout=0.1)
     improved: dict[str, Any] = both | dict(
         channels=128,
         attention_resolutions=(16, 8),
@@ -160,6 +173,7 @@ def openai() -> dict[str, Published]:
         num_heads=4,
         resblock_updown=False,
     )
+    cifar = improved | dict(multipliers=(1, 2, 2, 2), dropout=0.3)
     classes = dict(num_classes=1000)
     kinds: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
         "guided-diffusion/64x64_diffusion": (
@@ -181,17 +195,18 @@ def openai() -> dict[str, Published]:
             guided | classes | dict(multipliers=(0.5, 1, 1, 2, 2, 4, 4)),
             linear,
         ),
-        "guided-diffusion/lsun_bedroom": (256, at_256 | dict(dropout=0.1), linear),
-        "improved-diffusion/cifar10_uncond_50M_500K": (
-            32,
-            improved | dict(multipliers=(1, 2, 2, 2), dropout=0.3),
-            cosine,
-        ),
-        "improved-diffusion/imagenet64_uncond_100M_1500K": (64, improved, cosine),
+        "guided-diffusion/lsun_bedroom": (256, lsun, linear),
+        "guided-diffusion/lsun_cat": (256, lsun, linear),
+        "guided-diffusion/lsun_horse": (256, lsun, linear),
+        "guided-diffusion/lsun_horse_nodropout": (256, at_256, linear),
+        "improved-diffusion/cifar10_uncond_50M_500K": (32, cifar, rescaled),
+        "improved-diffusion/cifar10_uncond_vlb_50M_500K": (32, cifar, rescaled),
+        "improved-diffusion/imagenet64_uncond_100M_1500K": (64, improved, rescaled),
+        "improved-diffusion/imagenet64_uncond_vlb_100M_1500K": (64, improved, rescaled),
         "improved-diffusion/imagenet64_cond_270M_250K": (
             64,
             improved | classes | dict(channels=192),
-            cosine,
+            long,
         ),
         "improved-diffusion/lsun_uncond_100M": (
             256,
@@ -206,9 +221,11 @@ def openai() -> dict[str, Published]:
             linear,
         ),
     }
+    # Of two runs, 1200K_bs128 and 2400K_bs64.
+    files = {"improved-diffusion/lsun_uncond_100M": "lsun_uncond_100M_*.pt"}
     made = {}
     for name, (side, options, process) in kinds.items():
-        file = f"{name.partition('/')[2]}.pt"
+        file = files.get(name, f"{name.partition('/')[2]}.pt")
         made[name] = _published(
             "adm", options, shape=(side, side, 3), file=file, **process
         )
@@ -223,5 +240,14 @@ def _published(
     precondition: str,
     levels: tuple[float, float],
     file: str = "",
+    precondition_options: Mapping[str, Any] = NO_OPTIONS,
 ) -> Published:
-    return Published(network, options, shape, precondition, *levels, file=file)
+    return Published(
+        network,
+        options,
+        shape,
+        precondition,
+        *levels,
+        precondition_options=precondition_options,
+        file=file,
+    )

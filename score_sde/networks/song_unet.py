@@ -12,64 +12,42 @@ from score_sde.networks import unet_tensors as names
 from score_sde.networks.embeddings import FourierFeatures, conditions, sine_embedding
 from score_sde.networks.resampling import filter_down, filter_for_strides, filter_up
 from score_sde.networks.tensors import CONV, POINTWISE, Tensor, linear, norm
-from score_sde.networks.unet_blocks import (
-    Layers,
-    Plan,
-    Step,
-    Style,
-    checkpointed,
-    plan,
-)
+from score_sde.networks.unet_blocks import Layers, Style, checkpointed
+from score_sde.networks.unet_plan import Plan, PlannedUNet, Step
 from score_sde.types import Array
 
-PROGRESSIVE_INPUTS = ("none", "residual", "input_skip")
+PROGRESSIVE_INPUTS = ("none", "residual", "strided_residual", "input_skip")
 PROGRESSIVES = ("none", "output_skip")
 
 
-class SongUNet(nn.Module):
+class SongUNet(PlannedUNet):
     """F(x, noise) for images in [-1, 1], [batch, height, width, channels].
 
     DDPM++ by its defaults; NCSN++ with embedding 'fourier', resample_filter
     (1, 3, 3, 1) and progressive_input 'residual'. The noise is what its preconditioning
     gives: 999 t or log(sigma) / 4 for 'positional', log(sigma / 2) for 'fourier'.
 
-    Args:
-        channels: at full resolution; times multipliers[i] after i halvings.
-        blocks_per_level: residual blocks on the way down; one more on the way up.
-        attention_resolutions: heights at which self-attention follows each block on
-            the way down, and the last one on the way up.
+    Args, beside those of `PlannedUNet`, whose attention here follows each block on the
+    way down, and the last one on the way up:
         embedding: of the noise, 'positional' or 'fourier', at fixed random frequencies.
         resample_filter: taps of the filter with which images are halved and doubled.
         progressive_input: how the image, halved, comes into the encoder: 'none',
-            'residual' (a sum through a 3x3 convolution, which becomes the image) or
-            'input_skip' (a 1x1 convolution of the image is added).
+            'residual' (a sum through a 3x3 convolution, which becomes the image),
+            'strided_residual' (the same without a filter, as score_sde has it without
+            `fir`) or 'input_skip' (a 1x1 convolution of the image is added).
         progressive: 'output_skip' for an output that is the sum of those of all levels.
         skip_rescale: whether residual sums are divided by sqrt(2).
-        num_classes: of cond["label"], where -1 stands for no class; 0 for a network
-            without classes.
         vector_dims: of cond["vector"]; augment_dims: of cond["augment"], which may be
             absent and is then zero; 0 for none.
-        dtype: of activations and products; "float32" for that of the input.
-        attention: implementation, 'xla' or 'cudnn'.
-        remat: whether the backward pass computes the inside of every block again.
     """
 
-    channels: int = 128
-    multipliers: tuple[int, ...] = (1, 2, 2, 2)
-    blocks_per_level: int = 4
-    attention_resolutions: tuple[int, ...] = (16,)
-    dropout: float = 0.1
     embedding: str = "positional"
     resample_filter: tuple[float, ...] = (1, 1)
     progressive_input: str = "none"
     progressive: str = "none"
     skip_rescale: bool = True
-    num_classes: int = 0
     vector_dims: int = 0
     augment_dims: int = 0
-    dtype: str = "float32"
-    attention: str = "xla"
-    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -109,10 +87,13 @@ class SongUNet(nn.Module):
         """h joined by the pyramid's next level, and that level."""
         style, width = self.style, h.shape[-1]
         at = f"enc_{_side(h)}"
-        if self.progressive_input == "residual":
-            filtered = filter_for_strides(pyramid, self.resample_filter)
+        if self.progressive_input in ("residual", "strided_residual"):
+            padding = "SAME"
+            if self.progressive_input == "residual":
+                pyramid = filter_for_strides(pyramid, self.resample_filter)
+                padding = "VALID"
             pyramid = style.layers.conv(
-                filtered, width, f"{at}_aux_residual", stride=2, padding="VALID"
+                pyramid, width, f"{at}_aux_residual", stride=2, padding=padding
             )
             h = pyramid = style.add(pyramid, h)
         elif self.progressive_input == "input_skip":
@@ -170,14 +151,7 @@ class SongUNet(nn.Module):
     @nn.nowrap
     def plan(self, height: int) -> Plan:
         """The blocks for images of this height."""
-        return plan(
-            height,
-            self.channels,
-            [self.channels * m for m in self.multipliers],
-            self.blocks_per_level,
-            self.attention_resolutions,
-            attend_in_every_block=False,
-        )
+        return self.planned(height, self.channels)
 
     @nn.nowrap
     def _ends_level(self, step: Step) -> bool:
@@ -190,7 +164,7 @@ def _side(h: Array) -> str:
 
 def edm_tensors(module: SongUNet, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
     """The entries of NVlabs/edm's SongUNet in its preconditioner; or none."""
-    if module.vector_dims:
+    if module.vector_dims or module.progressive_input == "strided_residual":
         return ()
     style, taps = module.style, module.resample_filter
     steps = module.plan(shape[0])
@@ -241,34 +215,32 @@ def song_tensors(module: SongUNet, shape: tuple[int, ...]) -> tuple[Tensor, ...]
         return ()
     style, steps = module.style, module.plan(shape[0])
     full = f"{shape[0]}x{shape[0]}"
-    modules: list[list[Tensor]] = []
-
-    def named(make: Any, *args: Any, **options: Any) -> None:
-        modules.append(make(f"all_modules.{len(modules)}", *args, **options))
-
+    modules = names.Numbered(shape)
     if module.embedding == "fourier":
-        named(lambda name: [Tensor(f"{name}.W", ("map_noise", "freqs"), frozen=True)])
-    named(linear, "map_layer0")
-    named(linear, "map_layer1")
-    named(linear, f"enc_{full}_conv", layout=CONV)
+        modules.add(
+            lambda name: [Tensor(f"{name}.W", ("map_noise", "freqs"), frozen=True)]
+        )
+    modules.add(linear, "map_layer0")
+    modules.add(linear, "map_layer1")
+    modules.add(linear, f"enc_{full}_conv", layout=CONV)
     for part, blocks in (("enc", steps.encoder), ("dec", steps.decoder)):
         for step in blocks:
             here, at = f"{part}_{step.name}", step.name.split("_")[0]
-            named(names.song_block, here, step, style, shortcut="Conv_2")
+            modules.add(names.song_block, here, step, style, shortcut="Conv_2")
             if step.attends:
-                named(names.song_attention, here)
-            if part == "enc" and step.resample:
-                if module.progressive_input == "residual":
-                    path = f"enc_{at}_aux_residual"
-                    named(lambda n, p: linear(f"{n}.Conv2d_0", p, layout=CONV), path)
-                elif module.progressive_input == "input_skip":
-                    path = f"enc_{at}_aux_skip"
-                    named(lambda n, p: linear(f"{n}.Conv_0", p, layout=POINTWISE), path)
+                modules.add(names.song_attention, here)
+            if part == "enc" and step.resample and module.progressive_input != "none":
+                modules.add(_song_pyramid, f"enc_{at}_aux", module.progressive_input)
             ends = part == "dec" and module._ends_level(step)
             if ends and (at == full or module.progressive != "none"):
-                named(norm, f"dec_{at}_aux_norm")
-                named(linear, f"dec_{at}_aux_conv", layout=CONV)
-    return (
-        names.song_levels(shape),
-        *(tensor for entry in modules for tensor in entry),
-    )
+                modules.add(norm, f"dec_{at}_aux_norm")
+                modules.add(linear, f"dec_{at}_aux_conv", layout=CONV)
+    return tuple(modules.entries)
+
+
+def _song_pyramid(there: str, here: str, kind: str) -> list[Tensor]:
+    """What brings the image into a level."""
+    if kind == "input_skip":
+        return linear(f"{there}.Conv_0", f"{here}_skip", layout=POINTWISE)
+    name = "Conv2d_0" if kind == "residual" else "Conv_0"
+    return linear(f"{there}.{name}", f"{here}_residual", layout=CONV)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from score_sde.networks.attention import attend
 from score_sde.networks.cross_unet import CrossUNet
+from score_sde.networks.layers import Dense
 from score_sde.networks.network import require_condition
 from score_sde.types import Array
 
@@ -32,12 +33,12 @@ class TextEncoder(nn.Module):
         init = nn.initializers.normal(0.02)
         h += self.param("position", init, shape, jnp.float32)
         for _ in range(self.depth):
-            own = nn.Dense(3 * self.width)(nn.LayerNorm()(h))
+            own = Dense(3 * self.width)(nn.LayerNorm()(h))
             heads = (3, self.num_heads, self.width // self.num_heads)
             q, k, v = jnp.moveaxis(own.reshape(*h.shape[:2], *heads), 2, 0)
-            h += nn.Dense(self.width)(attend(q, k, v).reshape(h.shape))
-            inner = nn.gelu(nn.Dense(4 * self.width)(nn.LayerNorm()(h)))
-            h += nn.Dense(self.width)(inner)
+            h += Dense(self.width)(attend(q, k, v).reshape(h.shape))
+            inner = nn.gelu(Dense(4 * self.width)(nn.LayerNorm()(h)))
+            h += Dense(self.width)(inner)
         return nn.LayerNorm()(h)
 
 

@@ -1,4 +1,4 @@
-"""The published convolutional U-Nets' common parts: layers, block and plan.
+"""The published convolutional U-Nets' common parts: layers and blocks.
 
 DDPM (Ho et al. 2020), DDPM++ and NCSN++ (Song et al. 2021), ADM (Dhariwal and Nichol
 2021) and their versions in EDM (Karras et al. 2022) are made of these. What is
@@ -8,42 +8,18 @@ initialised at zero or nearly so, the last layer of every branch, is marked `las
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from score_sde.networks.attention import attend, wide
+from score_sde.networks.attention import attend
 from score_sde.networks.blocks import Dropout, upsample
+from score_sde.networks.layers import Dense, GroupNorm
 from score_sde.networks.resampling import filter_down, filter_up
+from score_sde.networks.unet_plan import Step
 from score_sde.types import Array, Key
-
-
-class GroupNorm(nn.Module):
-    """Over positions and contiguous channels (Wu and He 2018), in float32 at least.
-
-    The variance is taken about the mean: the mean square less the squared mean, which
-    Flax takes, and in one type only, loses digits where the mean is large.
-    """
-
-    groups: int
-    eps: float
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        channels = x.shape[-1:]
-        scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
-        x = x.astype(wide(x.dtype))
-        scale, bias = (a.astype(x.dtype)[None, None, None] for a in (scale, bias))
-        h = x.reshape(*x.shape[:-1], self.groups, -1)
-        h = h - h.mean((1, 2, 4), keepdims=True)
-        variance = jnp.square(h).mean((1, 2, 4), keepdims=True)
-        h = h * jax.lax.rsqrt(variance + self.eps)
-        return h.reshape(x.shape) * scale + bias
 
 
 class Layers(NamedTuple):
@@ -104,7 +80,7 @@ class Layers(NamedTuple):
     ) -> Array:
         """Of the last axis: a 1x1 convolution for images. `gain` is on its init."""
         kernel_init, bias_init = self._inits(x.shape[-1], gain, last)
-        dense = nn.Dense(
+        dense = Dense(
             width,
             use_bias,
             dtype=self._dtype,
@@ -160,6 +136,10 @@ class Style(NamedTuple):
         """A residual's sum."""
         return (x + h) * math.sqrt(0.5) if self.skip_rescale else x + h
 
+    def projects(self, reads: int, width: int, resample: str) -> bool:
+        """Whether the shortcut of a block has a 1x1 convolution."""
+        return reads != width or (bool(resample) and self.project_resampled)
+
 
 class Block(nn.Module):
     """Norm, SiLU, 3x3 convolution twice, with a shortcut; then perhaps attention.
@@ -190,7 +170,7 @@ class Block(nn.Module):
             h = layers.norm(h + affine.astype(h.dtype), "norm1")
         h = Dropout(style.dropout)(nn.silu(h), deterministic)
         h = layers.conv(h, self.width, "conv1", last=True)
-        if x.shape[-1] != self.width or (self.resample and style.project_resampled):
+        if style.projects(x.shape[-1], self.width, self.resample):
             x = layers.dense(x, self.width, "skip", gain=style.skip_gain)
         x = style.add(x, h.astype(x.dtype))
         return style.add(x, self._attention(x)) if self.num_heads else x
@@ -215,91 +195,6 @@ class Block(nn.Module):
         q, k, v = jnp.moveaxis(qkv, 3 if style.by_head else 2, 0)
         h = attend(q, k, v, implementation=style.attention).reshape(x.shape)
         return layers.dense(h, channels, "proj", last=True).astype(x.dtype)
-
-
-class Step(NamedTuple):
-    """One block of a U-Net, under the name that EDM gave it."""
-
-    name: str
-    reads: int
-    """Channels of its input."""
-    width: int
-    """Channels of its output."""
-    attends: bool = False
-    resample: str = ""
-    joins: bool = False
-    """Whether it reads the output of an encoder block too."""
-
-    def changes(self, style: Style) -> bool:
-        """Whether its shortcut has a 1x1 convolution."""
-        resampled = bool(self.resample) and style.project_resampled
-        return self.reads != self.width or resampled
-
-
-class Plan(NamedTuple):
-    """The blocks of a U-Net, after the first convolution."""
-
-    encoder: list[Step]
-    decoder: list[Step]
-
-
-def plan(
-    height: int,
-    first: int,
-    widths: Sequence[int],
-    blocks_per_level: int,
-    attention_resolutions: Sequence[int],
-    *,
-    attend_in_every_block: bool,
-) -> Plan:
-    """Blocks at each height, halved between the widths, and back up.
-
-    There is attention at the lowest height in between, after the encoder's blocks at
-    the listed heights, and in the decoder there in every block or in the last.
-
-    Args: `first`, the width of the first convolution.
-    """
-    encoder, decoder = [], []
-    last, width = len(widths) - 1, first
-    skips = [first]
-    sides = [height >> level for level in range(len(widths))]
-    for level, (side, new) in enumerate(zip(sides, widths, strict=True)):
-        at, attends = f"{side}x{side}", side in attention_resolutions
-        if level:
-            encoder.append(Step(f"{at}_down", width, width, resample="down"))
-            skips.append(width)
-        for i in range(blocks_per_level):
-            encoder.append(Step(f"{at}_block{i}", width, new, attends))
-            skips.append(new)
-            width = new
-    for level, (side, new) in reversed(
-        list(enumerate(zip(sides, widths, strict=True)))
-    ):
-        at, attends = f"{side}x{side}", side in attention_resolutions
-        if level == last:
-            decoder.append(Step(f"{at}_in0", width, width, True))
-            decoder.append(Step(f"{at}_in1", width, width))
-        else:
-            decoder.append(Step(f"{at}_up", width, width, resample="up"))
-        for i in range(blocks_per_level + 1):
-            here = attends and (attend_in_every_block or i == blocks_per_level)
-            reads = width + skips.pop()
-            decoder.append(Step(f"{at}_block{i}", reads, new, here, joins=True))
-            width = new
-    return Plan(encoder, decoder)
-
-
-def follow(h: Array, steps: Plan, block: Callable[[Array, Step, str], Array]) -> Array:
-    """h after all blocks; block(h, step, name) is one of them."""
-    skips = [h]
-    for step in steps.encoder:
-        h = block(h, step, f"enc_{step.name}")
-        skips.append(h)
-    for step in steps.decoder:
-        if step.joins:
-            h = jnp.concatenate([h, skips.pop()], axis=-1)
-        h = block(h, step, f"dec_{step.name}")
-    return h
 
 
 def conv_resample(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from score_sde.networks.resampling import Taps, filter_matrix
@@ -15,7 +18,8 @@ from score_sde.networks.tensors import (
     linear,
     norm,
 )
-from score_sde.networks.unet_blocks import Step, Style
+from score_sde.networks.unet_blocks import Style
+from score_sde.networks.unet_plan import Step
 
 
 def song_levels(shape: tuple[int, ...]) -> Tensor:
@@ -27,6 +31,21 @@ def song_levels(shape: tuple[int, ...]) -> Tensor:
     largest, number = (50, 1000) if shape[0] < 256 else (348, 2000)
     levels = np.exp(np.linspace(np.log(largest), np.log(0.01), number))
     return Tensor("sigmas", (), value=levels, unused=True)
+
+
+class Numbered:
+    """The entries of a network of score_sde, whose modules are one numbered list."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.entries = [song_levels(shape)]
+        self.count = 0
+
+    def add(
+        self, make: Callable[..., list[Tensor]], *args: Any, **options: Any
+    ) -> None:
+        """The next module: make(name, *args, **options) gives its entries."""
+        self.entries += make(f"all_modules.{self.count}", *args, **options)
+        self.count += 1
 
 
 def edm_filter(name: str, taps: Taps) -> Tensor:
@@ -47,7 +66,7 @@ def edm_block(
         *norm(f"{there}.norm1", here, "norm1"),
         *linear(f"{there}.conv1", here, "conv1", layout=CONV),
     ]
-    if step.changes(style):
+    if style.projects(step.reads, step.width, step.resample):
         entries += linear(f"{there}.skip", here, "skip", layout=POINTWISE)
     entries += [edm_filter(f"{there}.skip", taps) for taps in filters]
     if step.attends:
@@ -67,7 +86,7 @@ def guided_block(there: str, here: str, step: Step, style: Style) -> list[Tensor
         *norm(f"{there}.out_layers.0", here, "norm1"),
         *linear(f"{there}.out_layers.3", here, "conv1", layout=CONV),
     ]
-    if step.changes(style):
+    if style.projects(step.reads, step.width, step.resample):
         entries += linear(f"{there}.skip_connection", here, "skip", layout=POINTWISE)
     return entries
 
@@ -92,7 +111,7 @@ def song_block(
         *norm(f"{there}.GroupNorm_1", here, "norm1"),
         *linear(f"{there}.Conv_1", here, "conv1", layout=CONV),
     ]
-    if step.changes(style):
+    if style.projects(step.reads, step.width, step.resample):
         if shortcut.startswith("NIN"):
             entries += _nin(f"{there}.{shortcut}", here, "skip")
         else:

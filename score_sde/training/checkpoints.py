@@ -17,6 +17,7 @@ import math
 import shutil
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -97,10 +98,14 @@ class Checkpoints:
                 MANIFEST: ocp.JsonCheckpointHandler(),
             },
             options=ocp.CheckpointManagerOptions(
-                create=create, cleanup_tmp_directories=create
+                create=create,
+                cleanup_tmp_directories=create,
+                enable_async_checkpointing=jax.process_count() > 1,
             ),
         )
         self._retention, self._writes = retention, create
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
         self._test_losses = {
             step: self._test_loss(step) if retention.best else math.inf
             for step in self.steps()
@@ -116,6 +121,7 @@ class Checkpoints:
             if kind is None:
                 raise
         finally:
+            self._writer.shutdown()
             self._manager.close()
 
     def save(
@@ -123,34 +129,50 @@ class Checkpoints:
     ) -> None:
         """Start writing the state under its step; a step that is there is left.
 
+        Returns as soon as the state is copied: the next step may overwrite it.
+
         Raises: SaveError if there is no space for it, or if the last one failed.
         """
-        step = int(state.step)
+        step, metrics = int(state.step), dict(metrics or {})
         if step in self._test_losses:
             return
         self.wait()
         self._require_space(state)
-        trees = _items(state)
+        if jax.process_count() == 1:
+            items = _items(_copied(state))
+            self._writing = self._writer.submit(self._write, step, items, metrics)
+        else:
+            # Orbax meets the other hosts by collectives, whose order among those of
+            # the step must be the same on all: it is called here, copies, and writes
+            # in a thread of its own.
+            try:
+                self._write(step, _items(state), metrics)
+            except Exception as error:  # orbax and its storage have many kinds
+                raise self._failed(error) from error
+        self._test_losses[step] = metrics.get("test_loss", math.inf)
+
+    def _write(
+        self, step: int, trees: dict[str, Tree], metrics: dict[str, float]
+    ) -> None:
         items = {name: ocp.args.StandardSave(a) for name, a in trees.items()}
         manifest = {
             "checksums": {name: checksums(a) for name, a in trees.items()},
-            "metrics": {n: v for n, v in (metrics or {}).items() if math.isfinite(v)},
+            "metrics": {n: v for n, v in metrics.items() if math.isfinite(v)},
         }
         items[MANIFEST] = ocp.args.JsonSave(manifest)
-        try:
-            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
-        except Exception as error:  # orbax and its storage have many kinds
-            raise self._failed(error) from error
-        self._test_losses[step] = (metrics or {}).get("test_loss", math.inf)
+        self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
     def wait(self) -> None:
         """Return when all that was saved is on disk.
 
         Raises: SaveError.
         """
+        writing, self._writing = self._writing, None
         try:
+            if writing:
+                writing.result()
             self._manager.wait_until_finished()
-        except Exception as error:
+        except Exception as error:  # orbax and its storage have many kinds
             there = self.steps()
             for step in self._test_losses.keys() - there:
                 del self._test_losses[step]
@@ -311,6 +333,11 @@ def _agreed(read: Callable[[], T]) -> T:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _copied(state: TrainState) -> TrainState:
+    """The state in memory that nobody else writes to, as that of a CPU's arrays is."""
+    return jax.tree.map(np.array, state)
 
 
 def _items(state: TrainState) -> dict[str, Tree]:

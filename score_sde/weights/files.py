@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,12 @@ from score_sde.types import UserError
 from score_sde.weights import torch_files
 
 FORMATS = (
-    "safetensors, npz, a PyTorch file, a pickle of EDM or EDM2, a Flax msgpack file"
+    "safetensors, npz, a PyTorch file, a pickle of EDM or EDM2, a Flax msgpack file, "
+    "or the .index.json of several"
 )
+
+INDEX = ".index.json"
+"""How the name of an index of several files ends."""
 
 OLD_PICKLES = (b"(", b"c", b"]", b"}")
 """How pickles began before they said their protocol."""
@@ -24,8 +29,12 @@ def read(path: Path) -> Any:
 
     Raises: FileNotFoundError; UserError that says what is wrong with the file.
     """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give a file in it.")
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}.")
+    if path.name.endswith(INDEX):
+        return _read_shards(path)
     with path.open("rb") as stream:
         start = stream.read(16)
     try:
@@ -43,7 +52,26 @@ def read(path: Path) -> Any:
     except Exception as error:  # whatever a damaged file makes its reader say
         kind = type(error).__name__
         raise UserError(f"{path} is damaged or cut off: {kind}, {error}.") from None
+    if start.startswith(b"version https://"):
+        raise UserError(f"{path} is a pointer to a file that git lfs has; fetch it.")
     raise UserError(f"{path} is no weight file that is known: {FORMATS}.")
+
+
+def _read_shards(path: Path) -> Any:
+    """All tensors of the files beside an index, which says which file has which."""
+    try:
+        files = sorted(set(json.loads(path.read_text())["weight_map"].values()))
+        if any(Path(name).name != name for name in files):
+            raise ValueError("a file in another folder")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path} is no index of files: {error}.") from None
+    content: dict[str, Any] = {}
+    for name in files:
+        part = read(path.with_name(name))
+        if not isinstance(part, dict):
+            raise UserError(f"{path.with_name(name)} holds no named tensors.")
+        content |= part
+    return content
 
 
 def _read_archive(path: Path) -> Any:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
 from score_sde.networks.tensors import Tensor, leaf_of, params_of
 from score_sde.types import UserError
-from score_sde.weights.state_dict import StateDict
+from score_sde.weights.state_dict import StateDict, array_of
 
-PREFIXES = ("model.", "unet.")
+WRAPPERS = ("model.", "unet.")
 """Of the preconditioned network around the one that has the weights."""
 
 SHOWN = 8
@@ -23,18 +24,11 @@ def fit(
 ) -> tuple[str, Any]:
     """(program, parameters shaped and typed as `like`) from the arrays of a file.
 
-    Args: `tables`, program -> the names that its files of this network use; that which
-    has the most names in common with the file is taken.
+    Args: `tables`, program -> the names that its files of this network use.
     Raises: UserError that lists all missing, unused, misshapen and unfit tensors.
     """
-    candidates = [
-        (program, table, named)
-        for program, table in tables.items()
-        for named in _renamed(state.named, {tensor.name for tensor in table})
-    ]
-    program, table, named = max(
-        candidates, key=lambda c: len(c[2].keys() & {tensor.name for tensor in c[1]})
-    )
+    program, named = _part_with_network(state, tables)
+    table = tables[program]
     problems: list[str] = []
     if state.unnamed:
         trained = [t.name for t in table if t.path and not t.frozen]
@@ -45,15 +39,20 @@ def fit(
             )
         named = named | dict(zip(trained, state.unnamed, strict=False))
     known = {tensor.name for tensor in table}
-    missing = [t.name for t in table if t.name not in named and not t.unused]
+    # Constants are known here, whether a file has them or not.
+    missing = [t.name for t in table if t.path and t.name not in named]
     problems += _listed("missing", missing)
-    problems += _listed("unused", [n for n in named if n not in known])
+    arrays_there = {n: array_of(n, a) for n, a in named.items()}
+    unused = [
+        n for n, a in arrays_there.items() if n not in known and not _is_counter(a)
+    ]
+    problems += _listed("unused", unused)
     misshapen, unfit = [], []
     arrays: list[tuple[Tensor, np.ndarray]] = []
     for tensor in table:
         if tensor.name not in named or tensor.unused:
             continue
-        array = named[tensor.name]
+        array = arrays_there[tensor.name]
         target = leaf_of(like, tensor)
         shape = _published_shape(tensor, target)
         if array.shape != shape:
@@ -81,18 +80,80 @@ def published_arrays(params: Any, table: Sequence[Tensor]) -> dict[str, np.ndarr
     return arrays
 
 
-def _renamed(
-    named: dict[str, np.ndarray], known: set[str]
-) -> list[dict[str, np.ndarray]]:
-    """The arrays under their own names, and without or with a wrapper's prefix."""
-    return [
-        named,
-        *({n.removeprefix(p): a for n, a in named.items()} for p in PREFIXES),
-        *(
-            {(n if n in known else p + n): a for n, a in named.items()}
-            for p in PREFIXES
-        ),
-    ]
+class _Part(NamedTuple):
+    """A part of a file in which names of a network were found."""
+
+    program: str
+    prefix: str
+    """What all names in this part begin with."""
+    wrapper: str
+    """What they lack, of those in WRAPPERS."""
+    found: int
+    """How many of the names."""
+
+    @property
+    def rank(self) -> tuple[bool, int, int]:
+        """The part that ranks highest is taken, of equal ones the first."""
+        return self.is_average, self.found, -self.prefix.count(".")
+
+    @property
+    def is_average(self) -> bool:
+        """As in "ema", "params_ema" or "ema_model"."""
+        return any("ema" in word.split("_") for word in self.prefix.split("."))
+
+
+def _part_with_network(
+    state: StateDict, tables: Mapping[str, Sequence[Tensor]]
+) -> tuple[str, dict[str, Any]]:
+    """(program, the tensors of the part that has this network, by its names).
+
+    An average is preferred to the parameters that were being trained. A part is what
+    has a prefix in common, such as "model.module." or "state_dict.", and half as many
+    names of the network as any other, so that an average that lacks some is not passed
+    over in silence.
+    """
+    parts = list(_parts(state.named, tables))
+    if not parts:  # then all that the file has is unused, or it has an average alone
+        trained = {
+            program: sum(bool(t.path) and not t.frozen for t in table)
+            for program, table in tables.items()
+        }
+        fits = [p for p, count in trained.items() if count == len(state.unnamed)]
+        return (fits or list(tables))[0], state.named
+    most = max(part.found for part in parts)
+    part = max((p for p in parts if 2 * p.found >= most), key=lambda p: p.rank)
+    own = {t.name.removeprefix(part.wrapper): t.name for t in tables[part.program]}
+    inside = {
+        name.removeprefix(part.prefix): tensor
+        for name, tensor in state.named.items()
+        if name.startswith(part.prefix)
+    }
+    return part.program, {own.get(n, n): tensor for n, tensor in inside.items()}
+
+
+def _parts(
+    named: Mapping[str, Any], tables: Mapping[str, Sequence[Tensor]]
+) -> Iterator[_Part]:
+    """Every prefix in front of names of a network, with and without its wrapper."""
+    for program, table in tables.items():
+        names = {tensor.name for tensor in table}
+        for wrapper in ("", *WRAPPERS):
+            known = {name.removeprefix(wrapper) for name in names}
+            if wrapper and known == names:
+                continue
+            counts: Counter[str] = Counter()
+            for name in named:
+                words = name.split(".")
+                for i in range(len(words)):
+                    if (end := ".".join(words[i:])) in known:
+                        counts[name.removesuffix(end)] += 1
+            for prefix, count in counts.items():
+                yield _Part(program, prefix, wrapper, count)
+
+
+def _is_counter(array: np.ndarray) -> bool:
+    """Such as the number of steps or of batches, beside the weights."""
+    return array.ndim == 0 and array.dtype.kind in "iub"
 
 
 def _published_shape(tensor: Tensor, target: Any) -> tuple[int, ...]:

@@ -286,9 +286,12 @@ def _persistent(meta: Any) -> Record:
 
 CONTAINERS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": lambda items=(): dict(items),
+    "collections.defaultdict": lambda *_: {},
     "dnnlib.util.EasyDict": lambda items=(): dict(items),
     "builtins.set": lambda items=(): set(items),
     "__builtin__.set": lambda items=(): set(items),
+    "builtins.frozenset": lambda items=(): frozenset(items),
+    "__builtin__.frozenset": lambda items=(): frozenset(items),
     "_codecs.encode": _latin1,
     "torch.Size": lambda items=(): tuple(items),
     "torch._utils._rebuild_tensor": _strided,
@@ -298,6 +301,9 @@ CONTAINERS: dict[str, Callable[..., Any]] = {
     "torch_utils.persistence._reconstruct_persistent_obj": _persistent,
 }
 """What is made of a call; each makes plain values of plain values."""
+
+BUILTINS, TYPES = ("builtins", "__builtin__"), ("dict", "float", "int", "list")
+PATHS = ("pathlib", "pathlib._local")
 
 INERT = frozenset(
     {
@@ -314,9 +320,15 @@ INERT = frozenset(
         "numpy._core.numeric._frombuffer",
         "numpy.ndarray",
         "argparse.Namespace",
+        "datetime.datetime",
+        *(f"{module}.{name}" for module in BUILTINS for name in TYPES),
+        *(f"{module}.{name}Path" for module in PATHS for name in ("Posix", "Windows")),
     }
 )
 """Names that may stand in a pickle and of which nothing is made but a record."""
+
+MODULES = ("torch.nn.modules.", "torch.nn.parallel.", "torch.optim.")
+"""Where classes are of which objects in a file are records, too."""
 
 TORCH_TYPES = frozenset(
     ["float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64"]
@@ -327,10 +339,10 @@ TORCH_TYPES = frozenset(
 def _permitted(name: Global) -> Global:
     text = str(name)
     storage = name.module == "torch" and name.name in (*DTYPES, *TORCH_TYPES)
-    module = name.module.startswith("torch.nn.modules.")
+    module = name.module.startswith(MODULES)
     if text in CONTAINERS or text in INERT or storage or module:
         return name
     raise UserError(
         f"refused: the file wants to import {text!r}, which is no part of a tensor. "
-        "Nothing was executed."
+        "Nothing was executed. A file of the state dict alone wants nothing else."
     )

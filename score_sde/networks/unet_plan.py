@@ -1,0 +1,150 @@
+"""The published U-Nets' common options, and the plan of their blocks.
+
+DDPM, DDPM++ and NCSN++, ADM and EDM2 have their blocks at the same places, under the
+names that EDM gave them; they differ in what a block is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from score_sde.types import Array
+
+
+class Step(NamedTuple):
+    """One block of a U-Net, under the name that EDM gave it."""
+
+    name: str
+    reads: int
+    """Channels of its input."""
+    width: int
+    """Channels of its output."""
+    attends: bool = False
+    resample: str = ""
+    joins: bool = False
+    """Whether it reads the output of an encoder block too."""
+
+
+class Plan(NamedTuple):
+    """The blocks of a U-Net, after the first convolution."""
+
+    encoder: list[Step]
+    decoder: list[Step]
+
+
+def plan(
+    height: int,
+    first: int,
+    widths: Sequence[int],
+    blocks_per_level: int,
+    attention_resolutions: Sequence[int],
+    *,
+    attend_in_every_block: bool,
+) -> Plan:
+    """Blocks at each height, halved between the widths, and back up.
+
+    There is attention at the lowest height in between, after the encoder's blocks at
+    the listed heights, and in the decoder there in every block or in the last.
+
+    Args: `first`, the width of the first convolution.
+    """
+    encoder, decoder = [], []
+    last, width = len(widths) - 1, first
+    skips = [first]
+    sides = [height >> level for level in range(len(widths))]
+    for level, (side, new) in enumerate(zip(sides, widths, strict=True)):
+        at, attends = f"{side}x{side}", side in attention_resolutions
+        if level:
+            encoder.append(Step(f"{at}_down", width, width, resample="down"))
+            skips.append(width)
+        for i in range(blocks_per_level):
+            encoder.append(Step(f"{at}_block{i}", width, new, attends))
+            skips.append(new)
+            width = new
+    for level, (side, new) in reversed(
+        list(enumerate(zip(sides, widths, strict=True)))
+    ):
+        at, attends = f"{side}x{side}", side in attention_resolutions
+        if level == last:
+            decoder.append(Step(f"{at}_in0", width, width, True))
+            decoder.append(Step(f"{at}_in1", width, width))
+        else:
+            decoder.append(Step(f"{at}_up", width, width, resample="up"))
+        for i in range(blocks_per_level + 1):
+            here = attends and (attend_in_every_block or i == blocks_per_level)
+            reads = width + skips.pop()
+            decoder.append(Step(f"{at}_block{i}", reads, new, here, joins=True))
+            width = new
+    return Plan(encoder, decoder)
+
+
+def concatenate(h: Array, skip: Array) -> Array:
+    """Both, the way up's first."""
+    return jnp.concatenate([h, skip], axis=-1)
+
+
+def follow(
+    h: Array,
+    steps: Plan,
+    block: Callable[[Array, Step, str], Array],
+    join: Callable[[Array, Array], Array] = concatenate,
+) -> Array:
+    """h after all blocks; block(h, step, name) is one of them."""
+    skips = [h]
+    for step in steps.encoder:
+        h = block(h, step, f"enc_{step.name}")
+        skips.append(h)
+    for step in steps.decoder:
+        if step.joins:
+            h = join(h, skips.pop())
+        h = block(h, step, f"dec_{step.name}")
+    return h
+
+
+class PlannedUNet(nn.Module):
+    """The options that the published U-Nets share.
+
+    Args:
+        channels: at full resolution; times multipliers[i] after i halvings.
+        blocks_per_level: residual blocks on the way down; one more on the way up.
+        attention_resolutions: heights at which there is self-attention.
+        dropout: of each channel of each position in a block, in training.
+        num_classes: of cond["label"], where -1 stands for no class; 0 for a network
+            without classes.
+        dtype: of activations and products; "float32" for that of the input.
+        attention: implementation, 'xla' or 'cudnn'.
+        remat: whether the backward pass computes the inside of every block again.
+    """
+
+    channels: int = 128
+    multipliers: tuple[float, ...] = (1, 2, 2, 2)
+    blocks_per_level: int = 4
+    attention_resolutions: tuple[int, ...] = (16,)
+    dropout: float = 0.1
+    num_classes: int = 0
+    dtype: str = "float32"
+    attention: str = "xla"
+    remat: bool = False
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels after each halving."""
+        return [int(self.channels * m) for m in self.multipliers]
+
+    @nn.nowrap
+    def planned(
+        self, height: int, first: int, *, attend_in_every_block: bool = False
+    ) -> Plan:
+        """The blocks for images of this height. Args as `plan`."""
+        return plan(
+            height,
+            first,
+            self.widths,
+            self.blocks_per_level,
+            self.attention_resolutions,
+            attend_in_every_block=attend_in_every_block,
+        )

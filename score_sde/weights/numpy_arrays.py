@@ -1,0 +1,38 @@
+"""Arrays as numpy pickles them, from the records that `unpickle` makes of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from score_sde.weights.unpickle import Record
+
+EMPTY = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
+"""An array that its state fills: version, shape, dtype, whether by columns, bytes."""
+FILLED = ("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer")
+"""An array of its arguments: bytes, dtype, shape, order."""
+
+
+def is_array(value: Any) -> bool:
+    """Whether it is the record of one."""
+    return isinstance(value, Record) and value.kind in (*EMPTY, *FILLED)
+
+
+def to_array(record: Record) -> np.ndarray:
+    """The array. Raises: ValueError if it is none of numbers."""
+    try:
+        if record.kind in EMPTY:
+            _, shape, dtype, by_columns, data = record.state
+            order = "F" if by_columns else "C"
+        else:
+            data, dtype, shape, order = record.arguments
+        array = np.frombuffer(data, _dtype_of(dtype))
+        return array.reshape(shape, order="F" if order == "F" else "C")
+    except (TypeError, ValueError, IndexError, AttributeError) as error:
+        raise ValueError(f"an array that can't be read ({error})") from None
+
+
+def _dtype_of(record: Record) -> np.dtype:
+    big = record.state[1] == ">"
+    return np.dtype(record.arguments[0]).newbyteorder(">" if big else "=")
