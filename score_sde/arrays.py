@@ -15,12 +15,21 @@ import numpy as np
 from score_sde.types import NO_LABEL, Array, Key, Scalar
 
 
+def as_float(a: Any) -> Array:
+    """An array of floats: their type stays, whole numbers get the default one.
+
+    NumPy's float64 become float32 without a warning where JAX holds no float64.
+    """
+    a = jnp.asarray(a)
+    return a if jnp.issubdtype(a.dtype, jnp.floating) else a.astype(float)
+
+
 def expand_like(a: Scalar, x: Array) -> Array:
     """`a`, a scalar or [batch], shaped and typed to multiply `x`, [batch, *dims].
 
     Raises: ValueError if `a` is neither.
     """
-    a = jnp.asarray(a, x.dtype)
+    a = jnp.asarray(a, jnp.result_type(x))
     if a.ndim == 0:
         return a
     if a.ndim != 1 or a.shape[0] != x.shape[0]:
@@ -81,15 +90,33 @@ def examples_of(batch: int) -> Examples:
     return part
 
 
+def typed_key(key: Any) -> Key:
+    """The key itself; of the words that `jax.random.PRNGKey` gives, the key they mean.
+
+    Raises: ValueError for what is no key.
+    """
+    dtype = getattr(key, "dtype", None)
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return key
+    if dtype == jnp.uint32 and key.ndim:
+        return jr.wrap_key_data(jnp.asarray(key))
+    raise ValueError(f"a key is made by jax.random.key(seed), got {key!r}.")
+
+
 def example_keys(key: Key, batch: int, *, first: int = 0) -> Key:
     """One key per example, a function of (key, index of the example) alone.
 
     So that a sample, or a training step, doesn't depend on how examples are cut
     into batches, devices or hosts. `first` is the index of the first example. Keys
     that are one per example already, shape (batch,), pass unchanged.
+
+    Raises: ValueError for what is no key, and for keys of another number of examples.
     """
-    if key.ndim == 1:
+    key = typed_key(key)
+    if key.shape == (batch,):
         return key
+    if key.ndim:
+        raise ValueError(f"{batch} examples need one key or {batch}, got {key.shape}.")
     numbers = first + examples_of(batch).numbers
     return jax.vmap(lambda i: jr.fold_in(key, i))(numbers)
 
@@ -97,6 +124,16 @@ def example_keys(key: Key, batch: int, *, first: int = 0) -> Key:
 def per_example(draw: Callable[..., Array], keys: Key, x: Array) -> Array:
     """`draw(key, dims, dtype)` for each example of `x`, [batch, *dims]."""
     return jax.vmap(lambda key: draw(key, x.shape[1:], x.dtype))(keys)
+
+
+def check_alike(name: str, value: Array, x: Array) -> Array:
+    """`value` itself, if it has the shape of x: nothing is broadcast unnoticed.
+
+    Raises: ValueError.
+    """
+    if value.shape != x.shape:
+        raise ValueError(f"{name} must be shaped like x, {x.shape}; got {value.shape}.")
+    return value
 
 
 def unbatched(function: Callable[..., Array]) -> Callable[..., Array]:

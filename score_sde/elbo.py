@@ -27,11 +27,13 @@ import jax.random as jr
 from jax.scipy.special import log_ndtr
 
 from score_sde.arrays import (
+    as_float,
     example_keys,
     expand_like,
     mean_over_data,
     per_example,
     sum_over_data,
+    typed_key,
 )
 from score_sde.types import Array, Denoise, Key, Scalar
 
@@ -212,6 +214,7 @@ def chain_bound(
     """
     if key is None and noise is None:
         raise ValueError("chain_bound needs a key, or the noise itself.")
+    x0 = as_float(x0)
     sigmas = jnp.asarray(sigmas, x0.dtype)
 
     def one(_: None, index: Array) -> tuple[None, tuple[Array, Array]]:
@@ -269,6 +272,7 @@ def hybrid_loss(
     The second, in bits/dim, trains the variance alone: its mean has no gradient.
     """
     key_index, key_eps = jr.split(key)
+    x0 = as_float(x0)
     keys = example_keys(key_index, x0.shape[0])
     index = jax.vmap(lambda k: jr.randint(k, (), 0, len(sigmas)))(keys)
     eps = per_example(jr.normal, example_keys(key_eps, x0.shape[0]), x0)
@@ -334,6 +338,7 @@ def continuous_bound(
     The integral is unbiased: one draw of log sigma in each of num_draws equal strata.
     Its importance sampling is that of Song et al. 2021b for the likelihood weighting.
     """
+    x0, key = as_float(x0), typed_key(key)
     low = jnp.log(jnp.asarray(sigma_min, x0.dtype))
     high = jnp.log(jnp.asarray(sigma_max, x0.dtype))
     step = (high - low) / num_draws

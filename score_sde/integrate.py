@@ -6,12 +6,15 @@ its own and no device waits for another inside the loop.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from score_sde.sde import SDE
 from score_sde.types import Array, Scalar
 
 if TYPE_CHECKING:
@@ -52,9 +55,14 @@ def integrate(
             is small by chance (17 times the median error of the log-density, measured).
 
     An unfinished solve returns a plausible state: `Stats.success` decides.
+
+    Raises: ValueError for tolerances that are no tolerances.
     """
     import diffrax
 
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if isinstance(value, (int, float)) and not 0 <= value < math.inf:
+            raise ValueError(f"{name} is {value}; it must be 0 or more.")
     once, per_step = evals(solver)
     controller: diffrax.AbstractStepSizeController
     if adaptive:
@@ -98,6 +106,28 @@ def integrate(
         num_rejected=solution.stats["num_rejected_steps"],
         success=finite & (solution.result == diffrax.RESULTS.successful),
     )
+
+
+def check_times(times: Any, sde: SDE) -> None:
+    """Refuse a grid of t that turns round, or leaves the times of the SDE above 0.
+
+    Raises: ValueError. What is traced has no values to check and passes.
+    """
+    if any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves((times, sde))):
+        return
+    values = np.asarray(times, np.float64)
+    if values.ndim != 1 or len(values) < 2:
+        raise ValueError(
+            f"times must be one row of at least two, got shape {values.shape}."
+        )
+    steps = np.diff(values)
+    if not ((steps > 0).all() or (steps < 0).all()):
+        raise ValueError(f"times must increase or decrease, got {values}.")
+    # t_max may have been rounded to float32.
+    if not 0 < values.min() < values.max() <= sde.t_max * (1 + 1e-6):
+        raise ValueError(
+            f"times must be above 0 and at most t_max = {sde.t_max}, got {values}."
+        )
 
 
 def evals(solver: diffrax.AbstractSolver) -> tuple[int, int]:

@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from score_sde.arrays import (
+    as_float,
+    check_alike,
     example_keys,
     expand_like,
     mean_over_data,
@@ -58,10 +60,12 @@ def denoising_loss(
             noise levels contribute alike (Karras et al. 2024, eq. 21).
     """
     key_sigma, key_eps = jr.split(key)
+    x0 = as_float(x0)
     batch = x0.shape[0]
     sigma = noise_levels.draw(key_sigma, batch).astype(x0.dtype)
     eps = per_example(jr.normal, example_keys(key_eps, batch), x0)
-    error = denoise(x0 + expand_like(sigma, x0) * eps, sigma, cond) - x0
+    denoised = denoise(x0 + expand_like(sigma, x0) * eps, sigma, cond)
+    error = check_alike("the denoised data", denoised, x0) - x0
     loss = weight(sigma) * mean_over_data(error**2)
     if reference is not None:
         loss = loss * reference.density(sigma) / noise_levels.density(sigma)
@@ -85,6 +89,7 @@ def classification_loss(
     (Dhariwal and Nichol 2021, sec. 4).
     """
     key_sigma, key_eps = jr.split(key)
+    x0 = as_float(x0)
     sigma = noise_levels.draw(key_sigma, len(x0)).astype(x0.dtype)
     eps = per_example(jr.normal, example_keys(key_eps, len(x0)), x0)
     log_probs = jax.nn.log_softmax(logits(x0 + expand_like(sigma, x0) * eps, sigma))

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from score_sde.arrays import expand_like
+from score_sde.arrays import as_float, expand_like
 from score_sde.sde import SDE
 from score_sde.types import NO_LABEL, Array, Key, Scalar, pytree
 
@@ -48,6 +48,7 @@ class GaussianMixture:
     ) -> Array:
         """Gradient of log p_t at xt; without an SDE, alpha = 1 and t = sigma."""
         del cond
+        xt = as_float(xt)
         solved, log_joint = self._solve(xt, *_alpha_std(t, sde, xt))
         return _average(log_joint, -solved)
 
@@ -57,35 +58,38 @@ class GaussianMixture:
 
     def log_joint(self, xt: Array, t: Scalar, *, sde: SDE | None = None) -> Array:
         """Log-density of xt and each component: [batch, components]."""
+        xt = as_float(xt)
         return self._solve(xt, *_alpha_std(t, sde, xt))[1]
 
     def sample(self, key: Key, num_samples: int) -> Array:
         """Independent draws of x0, [num_samples, dims]."""
         key_component, key_noise = jr.split(key)
-        means, weights = jnp.asarray(self.means), self._normalised_weights()
+        means, weights = as_float(self.means), self._normalised_weights()
         shape = (num_samples,)
         component = jr.choice(key_component, len(weights), shape, p=weights)
-        values, vectors = jnp.linalg.eigh(jnp.asarray(self.covariances))
+        values, vectors = jnp.linalg.eigh(as_float(self.covariances))
         roots = vectors * jnp.sqrt(values.clip(0))[:, None, :]
         eps = jr.normal(key_noise, (num_samples, means.shape[1]), means.dtype)
         return means[component] + jnp.einsum("nij,nj->ni", roots[component], eps)
 
     def mean(self) -> Array:
         """Mean of x0, [dims]."""
-        return self._normalised_weights() @ jnp.asarray(self.means)
+        return self._normalised_weights() @ as_float(self.means)
 
     def covariance(self) -> Array:
         """Covariance of x0, [dims, dims]."""
-        weights, centred = self._normalised_weights(), self.means - self.mean()[None]
-        within = jnp.einsum("k,kij->ij", weights, jnp.asarray(self.covariances))
+        weights = self._normalised_weights()
+        centred = as_float(self.means) - self.mean()[None]
+        within = jnp.einsum("k,kij->ij", weights, as_float(self.covariances))
         return within + jnp.einsum("k,ki,kj->ij", weights, centred, centred)
 
     def _normalised_weights(self) -> Array:
-        weights = jnp.asarray(self.weights)
+        weights = as_float(self.weights)
         return weights / weights.sum()
 
     def _posterior(self, x: Array, sigma: Scalar) -> tuple[Array, Array]:
         """The log-joint of x and each component, and E[x0 given both]."""
+        x = as_float(x)
         solved, log_joint = self._solve(x, *_alpha_std(sigma, None, x))
         covariances, means = (
             jnp.asarray(a, x.dtype) for a in (self.covariances, self.means)
@@ -151,6 +155,11 @@ def _average(log_joint: Array, values: Array) -> Array:
 
 
 def _alpha_std(t: Scalar, sde: SDE | None, x: Array) -> tuple[Array, Array]:
+    """(alpha, std) at t, each a scalar or [batch].
+
+    Raises: ValueError for t of another shape.
+    """
+    expand_like(t, x)
     if sde is None:
         return jnp.ones((), x.dtype), jnp.asarray(t, x.dtype)
     return jnp.asarray(sde.alpha(t), x.dtype), jnp.asarray(sde.std(t), x.dtype)
@@ -199,9 +208,9 @@ class Gaussian(GaussianMixture):
     """One Gaussian: `mean` [dims], `covariance` [dims, dims]. Its flow is known too."""
 
     def __init__(self, mean: Array, covariance: Array):
-        mean = jnp.asarray(mean)
+        mean = as_float(mean)
         super().__init__(
-            mean[None], jnp.asarray(covariance)[None], jnp.ones(1, mean.dtype)
+            mean[None], as_float(covariance)[None], jnp.ones(1, mean.dtype)
         )
 
     def flow(self, x: Array, sigma: Scalar, sigma_next: Scalar) -> Array:
@@ -210,6 +219,7 @@ class Gaussian(GaussianMixture):
         Along each eigenvector of the covariance, with eigenvalue c, the distance to
         the mean scales by sqrt((c + sigma_next^2) / (c + sigma^2)).
         """
+        x = as_float(x)
         values, vectors = jnp.linalg.eigh(jnp.asarray(self.covariances[0], x.dtype))
         mean = jnp.asarray(self.means, x.dtype)
         level, level_next = (
@@ -245,10 +255,9 @@ class PointMasses:
     def denoise(self, x: Array, sigma: Scalar, cond: Any = None) -> Array:
         """E[x0 given x0 + sigma eps = x], an average of points; `cond` is ignored."""
         del cond
-        one = jnp.ones((), x.dtype)
-        posterior = jax.nn.softmax(
-            self._log_joint(x, one, jnp.asarray(sigma, x.dtype)), axis=1
-        )
+        x = as_float(x)
+        log_joint = self._log_joint(x, *_alpha_std(sigma, None, x))
+        posterior = jax.nn.softmax(log_joint, axis=1)
         flat = jnp.asarray(self.points, x.dtype).reshape(len(self.points), -1)
         return (posterior @ flat).reshape(x.shape)
 
@@ -256,12 +265,14 @@ class PointMasses:
         self, xt: Array, t: Scalar, cond: Any = None, *, sde: SDE | None = None
     ) -> Array:
         """Gradient of log p_t at xt; without an SDE, alpha = 1 and t = sigma."""
+        xt = as_float(xt)
         alpha, std = (expand_like(a, xt) for a in _alpha_std(t, sde, xt))
         sigma = t if sde is None else sde.sigma(t)
         return (alpha * self.denoise(xt / alpha, sigma, cond) - xt) / std**2
 
     def log_prob(self, xt: Array, t: Scalar, *, sde: SDE | None = None) -> Array:
         """Log-density of xt at time t in nats, [batch]; without an SDE, t = sigma."""
+        xt = as_float(xt)
         log_joint = self._log_joint(xt, *_alpha_std(t, sde, xt))
         return jax.nn.logsumexp(log_joint, axis=1)
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_sde import schedules
-from score_sde.arrays import expand_like
+from score_sde.arrays import as_float, check_alike, expand_like
 from score_sde.sde import SDE, VP, SubVP
 from score_sde.types import Array, Denoise, Scalar, Score
 
@@ -37,6 +37,7 @@ Precondition = Callable[[Array], Preconditioner]
 
 def edm(sigma: Scalar, *, sigma_data: float = 0.5) -> Preconditioner:
     """Unit-variance inputs and targets at every noise level (Karras 2022, sec. 5)."""
+    sigma = as_float(sigma)
     total = jnp.hypot(sigma, jnp.full_like(sigma, sigma_data))
     return Preconditioner(
         skip=(sigma_data / total) ** 2,
@@ -73,7 +74,7 @@ def subvp(
 
 def ve(sigma: Scalar) -> Preconditioner:
     """Noise prediction, up to its sign, of a VE network fed with x itself."""
-    sigma = jnp.asarray(sigma)
+    sigma = as_float(sigma)
     one = jnp.ones_like(sigma)
     return Preconditioner(one, sigma, one, jnp.log(sigma / 2))
 
@@ -90,7 +91,7 @@ def ve_ladder(
     Geometric, the largest the first (Song et al. 2021, app. B); of those next to sigma,
     the nearer in log sigma.
     """
-    sigma = jnp.asarray(sigma)
+    sigma = as_float(sigma)
     place = jnp.log(sigma_max / sigma) / np.log(sigma_max / sigma_min)
     index = jnp.round(jnp.clip(place, 0, 1) * (num_steps - 1))
     return ve(sigma)._replace(noise=index)
@@ -104,8 +105,9 @@ def iddpm(
     The noise condition is the index of the level nearest to sigma, counted so that it
     grows with noise up to num_steps - 1; a sigma nearest to no noise at all has -1.
     """
+    sigma = as_float(sigma)
     known = schedules.iddpm_levels(num_steps, c_1, c_2)
-    levels = jnp.asarray(known, jnp.asarray(sigma).dtype)
+    levels = jnp.asarray(known, sigma.dtype)
     ascending = levels[::-1]
     middles = 0.5 * (ascending[1:] + ascending[:-1])
     index = jnp.searchsorted(middles, sigma) - 1
@@ -130,7 +132,7 @@ def chain(
     levels = schedules.chain_levels(
         beta_schedule, num_train_timesteps, beta_start, beta_end
     )
-    sigma = jnp.asarray(sigma)
+    sigma = as_float(sigma)
     known = jnp.asarray(np.log(levels), sigma.dtype)
     steps = timestep_scale * jnp.arange(num_train_timesteps, dtype=sigma.dtype)
     return noise(sigma)._replace(noise=jnp.interp(jnp.log(sigma), known, steps))
@@ -138,26 +140,27 @@ def chain(
 
 def noise(sigma: Scalar) -> Preconditioner:
     """F predicts the noise: D = x - sigma F (Ho et al. 2020)."""
-    sigma = jnp.asarray(sigma)
+    sigma = as_float(sigma)
     scale = 1 / jnp.hypot(sigma, jnp.ones_like(sigma))
     return Preconditioner(jnp.ones_like(sigma), -sigma, scale, jnp.log(sigma) / 4)
 
 
 def x0(sigma: Scalar) -> Preconditioner:
     """F predicts the clean data: D = F."""
+    sigma = as_float(sigma)
     return noise(sigma)._replace(skip=jnp.zeros_like(sigma), out=jnp.ones_like(sigma))
 
 
 def v(sigma: Scalar) -> Preconditioner:
     """F predicts v = alpha eps - std x0 (Salimans and Ho 2022)."""
-    sigma = jnp.asarray(sigma)
+    sigma = as_float(sigma)
     scale = noise(sigma).in_
     return Preconditioner(scale**2, -sigma * scale, scale, jnp.log(sigma) / 4)
 
 
 def velocity(sigma: Scalar) -> Preconditioner:
     """F predicts eps - x0 along the straight line (Lipman et al. 2022)."""
-    sigma = jnp.asarray(sigma)
+    sigma = as_float(sigma)
     scale = 1 / (1 + sigma)
     return Preconditioner(scale, -sigma * scale, scale, jnp.log(sigma) / 4)
 
@@ -185,14 +188,14 @@ def make_denoiser(
     Args: `precondition`, one of the functions above with its options bound, as in
     `functools.partial(edm, sigma_data=0.5)`. Channels of the network's output beyond
     those of x, which predict variances, have no part in D.
+    Raises: ValueError, when called, for an output of another shape.
     """
 
     def denoise(x: Array, sigma: Scalar, cond: Any = None) -> Array:
-        sigma = jnp.broadcast_to(jnp.asarray(sigma, x.dtype), x.shape[:1])
-        c = precondition(sigma)
+        x, c = _coefficients(precondition, x, sigma)
         skip, out, in_ = (expand_like(a, x) for a in (c.skip, c.out, c.in_))
-        raw = network_fn(in_ * x, c.noise.astype(x.dtype), cond)
-        return skip * x + out * raw[..., : x.shape[-1]]
+        raw = network_fn(in_ * x, c.noise, cond)[..., : x.shape[-1]]
+        return skip * x + out * check_alike("the network's output", raw, x)
 
     return denoise
 
@@ -207,9 +210,8 @@ def make_variance(
     """
 
     def variance(x: Array, sigma: Scalar, cond: Any = None) -> Array:
-        sigma = jnp.broadcast_to(jnp.asarray(sigma, x.dtype), x.shape[:1])
-        c = precondition(sigma)
-        raw = network_fn(expand_like(c.in_, x) * x, c.noise.astype(x.dtype), cond)
+        x, c = _coefficients(precondition, x, sigma)
+        raw = network_fn(expand_like(c.in_, x) * x, c.noise, cond)
         return raw[..., x.shape[-1] :]
 
     return variance
@@ -221,11 +223,21 @@ def make_classifier(
     """Logits(x, sigma), [batch, classes], of `network_fn(in_ x, noise)`."""
 
     def logits(x: Array, sigma: Scalar) -> Array:
-        sigma = jnp.broadcast_to(jnp.asarray(sigma, x.dtype), x.shape[:1])
-        c = precondition(sigma)
-        return network_fn(expand_like(c.in_, x) * x, c.noise.astype(x.dtype))
+        x, c = _coefficients(precondition, x, sigma)
+        return network_fn(expand_like(c.in_, x) * x, c.noise)
 
     return logits
+
+
+def _coefficients(
+    precondition: Precondition, x: Array, sigma: Scalar
+) -> tuple[Array, Preconditioner]:
+    """x, and the coefficients at the level of each example, of the type of x."""
+    x = as_float(x)
+    sigma = jnp.asarray(sigma, x.dtype)
+    expand_like(sigma, x)  # refuses what is neither a scalar nor [batch]
+    c = precondition(jnp.broadcast_to(sigma, x.shape[:1]))
+    return x, c._replace(noise=c.noise.astype(x.dtype))
 
 
 def make_score(denoise: Denoise, sde: SDE) -> Score:
@@ -235,6 +247,7 @@ def make_score(denoise: Denoise, sde: SDE) -> Score:
     """
 
     def score(xt: Array, t: Scalar, cond: Any = None) -> Array:
+        xt = as_float(xt)
         alpha, std = expand_like(sde.alpha(t), xt), expand_like(sde.std(t), xt)
         x0 = denoise(xt / alpha, sde.sigma(t), cond)
         return (alpha * x0 - xt) / std**2

@@ -24,7 +24,14 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from score_sde.arrays import example_keys, expand_like, per_example, sum_over_data
+from score_sde.arrays import (
+    as_float,
+    check_alike,
+    example_keys,
+    expand_like,
+    per_example,
+    sum_over_data,
+)
 from score_sde.types import Array, Key, Scalar, Score, pytree, require
 
 TIMES = ("0 < t_min < t_max", lambda sde: 0 < sde.t_min < sde.t_max < math.inf)
@@ -52,7 +59,7 @@ class SDE:
 
         Found by bisecting log t; the SDEs below give a closed form instead.
         """
-        sigma = jnp.asarray(sigma)
+        sigma = as_float(sigma)
         low = jnp.full_like(sigma, jnp.log(self.t_min))
         high = jnp.full_like(sigma, jnp.log(self.t_max))
 
@@ -83,12 +90,15 @@ class SDE:
         return _derivative(self.log_alpha, t)
 
     def diffusion_squared(self, t: Scalar) -> Array:
-        """g(t)^2 = alpha^2 d(sigma^2)/dt."""
+        """g(t)^2 = alpha^2 d(sigma^2)/dt; at t = 0 the limit from above."""
+        t = as_float(t)
+        # There sigma may have no derivative, like the root of VP; sqrt(tiny) is 1e-19.
+        t = jnp.maximum(t, math.sqrt(jnp.finfo(t.dtype).tiny))
         return self.alpha(t) ** 2 * _derivative(lambda t: self.sigma(t) ** 2, t)
 
 
 def _derivative(function: Callable[[Array], Array], t: Scalar) -> Array:
-    t = jnp.asarray(t)
+    t = as_float(t)
     return jax.jvp(function, (t,), (jnp.ones_like(t),))[1]
 
 
@@ -108,7 +118,7 @@ class VP(SDE):
 
     def integral_beta(self, t: Scalar) -> Array:
         """B(t): the integral of beta from 0 to t."""
-        t = jnp.asarray(t)
+        t = as_float(t)
         return self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t**2
 
     def log_alpha(self, t: Scalar) -> Array:
@@ -118,7 +128,7 @@ class VP(SDE):
         return jnp.sqrt(jnp.expm1(self.integral_beta(t)))
 
     def t_from_sigma(self, sigma: Scalar) -> Array:
-        return self.t_from_integral_beta(jnp.log1p(sigma**2))
+        return self.t_from_integral_beta(jnp.log1p(as_float(sigma) ** 2))
 
     def t_from_integral_beta(self, integral: Array) -> Array:
         """The root of integral_beta(t) = integral, in the form that can't cancel."""
@@ -139,7 +149,7 @@ class SubVP(VP):
         return 2 * jnp.sinh(0.5 * self.integral_beta(t))
 
     def t_from_sigma(self, sigma: Scalar) -> Array:
-        return self.t_from_integral_beta(2 * jnp.arcsinh(0.5 * sigma))
+        return self.t_from_integral_beta(2 * jnp.arcsinh(0.5 * as_float(sigma)))
 
 
 @pytree
@@ -160,15 +170,15 @@ class VE(SDE):
         )
 
     def log_alpha(self, t: Scalar) -> Array:
-        return jnp.zeros_like(t)
+        return jnp.zeros_like(as_float(t))
 
     def sigma(self, t: Scalar) -> Array:
         # A power, since exp(t log ratio) doubles the error of g^2 in float32.
-        return self.sigma_min * jnp.power(self.sigma_max / self.sigma_min, t)
+        return self.sigma_min * jnp.power(self.sigma_max / self.sigma_min, as_float(t))
 
     def t_from_sigma(self, sigma: Scalar) -> Array:
         log_ratio = jnp.log(self.sigma_max / self.sigma_min)
-        return jnp.log(sigma / self.sigma_min) / log_ratio
+        return jnp.log(as_float(sigma) / self.sigma_min) / log_ratio
 
 
 def _sigmas_in_order(sde: VE) -> bool:
@@ -186,13 +196,13 @@ class EDM(SDE):
         require(self, TIMES)
 
     def log_alpha(self, t: Scalar) -> Array:
-        return jnp.zeros_like(t)
+        return jnp.zeros_like(as_float(t))
 
     def sigma(self, t: Scalar) -> Array:
-        return jnp.asarray(t)
+        return as_float(t)
 
     def t_from_sigma(self, sigma: Scalar) -> Array:
-        return jnp.asarray(sigma)
+        return as_float(sigma)
 
 
 @pytree
@@ -213,10 +223,11 @@ class CosineVP(SDE):
         return -0.5 * jnp.log1p(self.sigma(t) ** 2)
 
     def sigma(self, t: Scalar) -> Array:
+        t = as_float(t)
         return jnp.sin(0.5 * jnp.pi * t) / jnp.sin(0.5 * jnp.pi * (1 - t))
 
     def t_from_sigma(self, sigma: Scalar) -> Array:
-        return jnp.arctan(jnp.asarray(sigma)) / (0.5 * jnp.pi)
+        return jnp.arctan(as_float(sigma)) / (0.5 * jnp.pi)
 
 
 @pytree
@@ -229,19 +240,21 @@ class StraightLine(SDE):
         require(self, TIMES_BELOW_1)
 
     def log_alpha(self, t: Scalar) -> Array:
-        return jnp.log1p(-t)
+        return jnp.log1p(-as_float(t))
 
     def sigma(self, t: Scalar) -> Array:
-        t = jnp.asarray(t)
+        t = as_float(t)
         return t / (1 - t)
 
     def t_from_sigma(self, sigma: Scalar) -> Array:
-        sigma = jnp.asarray(sigma)
+        sigma = as_float(sigma)
         return sigma / (1 + sigma)
 
 
 def perturb(x0: Array, eps: Array, t: Scalar, *, sde: SDE) -> Array:
     """Xt = alpha x0 + std eps, for t a scalar or [batch]."""
+    x0, eps = as_float(x0), as_float(eps)
+    check_alike("eps", eps, x0)
     return expand_like(sde.alpha(t), x0) * x0 + expand_like(sde.std(t), x0) * eps
 
 
@@ -277,7 +290,8 @@ def rescaled_flow(
     """
     t = sde.t_from_sigma(jnp.exp(log_sigma))
     alpha = expand_like(sde.alpha(t), x)
-    return -alpha * expand_like(sde.sigma(t), x) ** 2 * score(alpha * x, t, cond)
+    found = check_alike("the score", score(alpha * x, t, cond), x)
+    return -alpha * expand_like(sde.sigma(t), x) ** 2 * found
 
 
 def prior_sample(
@@ -294,6 +308,7 @@ def prior_sample(
 
 def prior_log_prob(x: Array, *, sde: SDE) -> Array:
     """Log-density of N(0, std(t_max)^2) in nats: [batch, *dims] -> [batch]."""
+    x = as_float(x)
     log_std = jnp.log(jnp.asarray(sde.std(sde.t_max), x.dtype))
     z = x * jnp.exp(-log_std)
     return sum_over_data(-0.5 * z**2 - 0.5 * math.log(2 * math.pi) - log_std)

@@ -194,6 +194,19 @@ def test_bad_input_is_answered_before_any_solve():
         ss.solve_ode(
             score_of(ss.VP()), ss.VP(), x, t0=1.0, times=jnp.asarray([1.0, 0.5])
         )
+    solve = partial(ss.solve_ode, score_of(ss.VP()), ss.VP(), x)
+    with pytest.raises(
+        ValueError, match=r"above 0 and at most t_max = 1.0, got \[1. 0"
+    ):
+        solve(t1=0.0)
+    with pytest.raises(ValueError, match=r"at most t_max = 1.0, got \[1.5"):
+        solve(t0=1.5)
+    with pytest.raises(ValueError, match="times must increase or decrease"):
+        solve(times=[1.0, 0.5, 0.7])
+    with pytest.raises(ValueError, match="rtol is -1.0; it must be 0 or more"):
+        solve(rtol=-1.0)
+    with pytest.raises(ValueError, match="num_steps is 0; it must be at least 1"):
+        ss.solve_sde(jr.key(0), score_of(ss.VP()), ss.VP(), x, num_steps=0)
     with pytest.raises(
         ValueError, match="Kvaerno3 is implicit; use an explicit solver"
     ):

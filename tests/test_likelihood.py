@@ -473,6 +473,12 @@ def test_bad_input_is_answered_before_any_solve():
         solve(divergence="trace")
     with pytest.raises(ValueError, match="a random divergence needs a key"):
         solve()
+    # Each would give a number that is no log-density.
+    for times in ([1.0, 0.5], [1e-5, 0.5]):
+        with pytest.raises(ValueError, match="times must increase to t_max = 1.0"):
+            solve(divergence="exact", times=times)
+    with pytest.raises(ValueError, match="got 3 and 1"):
+        ss.bits_per_dim(0.0, 3, num_levels=1)
 
 
 def test_one_trace_serves_many_calls(key):

@@ -50,6 +50,20 @@ def test_drift_and_diffusion_are_the_published_ones(sde):
 
 
 @sweep
+def test_the_formulas_hold_at_0_and_at_whole_times(sde):
+    """Where the derivative of VP's sigma is infinite, and time may be an int."""
+    drift_rate, diffusion_squared = PUBLISHED[name_of(sde)]
+    for start in (0.0, 0):
+        assert sde.drift_rate(start) == pytest.approx(drift_rate(0.0), abs=1e-15)
+        # Not below 1e-19 of a time: g^2 is smooth.
+        g_squared = sde.diffusion_squared(start)
+        assert g_squared == pytest.approx(diffusion_squared(0.0), abs=1e-15)
+        assert sde.alpha(start) == 1
+        assert jnp.issubdtype(sde.sigma(start).dtype, jnp.floating)
+    np.testing.assert_array_equal(sde.std([0.1, 0.2]), sde.std(np.asarray([0.1, 0.2])))
+
+
+@sweep
 def test_moments_solve_the_equations_of_the_sde(sde):
     """d mean/dt = f mean and d var/dt = 2 f var + g^2 (Sarkka and Solin 2019, 6.2)."""
     t = jnp.linspace(sde.t_min, sde.t_max, 101)

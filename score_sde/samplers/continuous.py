@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from score_sde.arrays import example_keys, expand_like, unbatched
-from score_sde.integrate import Stats, integrate
+from score_sde.arrays import as_float, example_keys, expand_like, unbatched
+from score_sde.integrate import Stats, check_times, integrate
 from score_sde.sde import SDE, rescaled_flow
 from score_sde.types import Array, Key, Scalar, Score
 
@@ -60,6 +60,7 @@ def solve_ode(
     """
     import diffrax
 
+    x = as_float(x)
     ends = _times(sde, t0, t1, times, x.dtype)
     log_sigmas = jnp.log(sde.sigma(ends))
 
@@ -119,7 +120,10 @@ def solve_sde(
     import diffrax
     import lineax as lx
 
+    if num_steps < 1:
+        raise ValueError(f"num_steps is {num_steps}; it must be at least 1.")
     solver = diffrax.Euler() if solver is None else solver
+    x = as_float(x)
     ends = _times(sde, t0, t1, times, x.dtype)
     log_sigmas = jnp.log(sde.sigma(ends))
     if times is None and not adaptive:
@@ -173,11 +177,16 @@ def solve_sde(
 def _times(
     sde: SDE, t0: Scalar | None, t1: Scalar | None, times: Array | None, dtype: Any
 ) -> Array:
-    """The grid of t, or its two ends."""
+    """The grid of t, or its two ends.
+
+    Raises: ValueError for times that the SDE lacks, or given twice.
+    """
     if times is None:
         t0 = sde.t_max if t0 is None else t0
         t1 = sde.t_min if t1 is None else t1
+        check_times((t0, t1), sde)
         return jnp.stack([jnp.asarray(t, dtype) for t in (t0, t1)])
     if t0 is not None or t1 is not None:
         raise ValueError("give either times, or t0 and t1, not both.")
+    check_times(times, sde)
     return jnp.asarray(times, dtype)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from score_sde import schedules
+from score_sde.arrays import as_float
 from score_sde.sde import SDE, VP
 from score_sde.types import Array, Scalar
 
@@ -16,8 +19,10 @@ def karras(
     num_steps: int, *, sigma_min: Scalar, sigma_max: Scalar, rho: Scalar = 7.0
 ) -> Array:
     """Evenly spaced in sigma^(1/rho) (Karras et al. 2022, eq. 5)."""
-    ends = jnp.stack([jnp.power(sigma_max, 1 / rho), jnp.power(sigma_min, 1 / rho)])
-    return _with_zero(jnp.power(jnp.linspace(ends[0], ends[1], num_steps), rho))
+    _check_ends(num_steps, sigma_min, sigma_max)
+    high, low = (jnp.power(as_float(s), 1 / rho) for s in (sigma_max, sigma_min))
+    sigmas = jnp.power(jnp.linspace(high, low, num_steps), rho)
+    return _with_zero(sigmas, first=sigma_max)
 
 
 def exponential(num_steps: int, *, sigma_min: Scalar, sigma_max: Scalar) -> Array:
@@ -29,14 +34,15 @@ def polyexponential(
     num_steps: int, *, sigma_min: Scalar, sigma_max: Scalar, rho: Scalar = 1.0
 ) -> Array:
     """log sigma falls as a polynomial of degree rho; 1 is `exponential`."""
-    ramp = jnp.power(jnp.linspace(1.0, 0.0, num_steps), rho)
-    return _with_zero(
-        jnp.exp(ramp * (jnp.log(sigma_max) - jnp.log(sigma_min)) + jnp.log(sigma_min))
-    )
+    _check_ends(num_steps, sigma_min, sigma_max)
+    high, low = (jnp.log(as_float(s)) for s in (sigma_max, sigma_min))
+    ramp = jnp.power(jnp.linspace(1.0, 0.0, num_steps, dtype=high.dtype), rho)
+    return _with_zero(jnp.exp(ramp * (high - low) + low), first=sigma_max)
 
 
 def uniform_time(num_steps: int, *, sde: SDE) -> Array:
     """sigma at times evenly spaced from t_max to t_min: the grid of any SDE."""
+    _check_count(num_steps)
     return _with_zero(sde.sigma(jnp.linspace(sde.t_max, sde.t_min, num_steps)))
 
 
@@ -89,8 +95,27 @@ def ddpm(
     return _with_zero(jnp.asarray(levels[timesteps]))
 
 
-def _with_zero(sigmas: Array) -> Array:
+def _with_zero(sigmas: Array, first: Scalar | None = None) -> Array:
+    """The grid; `first`, what rounding may have moved, is the level to begin with."""
+    if first is not None:
+        sigmas = sigmas.at[0].set(first)
     return jnp.append(sigmas, jnp.zeros_like(sigmas[:1]))
+
+
+def _check_count(num_steps: int) -> None:
+    if num_steps < 1:
+        raise ValueError(f"num_steps is {num_steps}; a grid has at least 1.")
+
+
+def _check_ends(num_steps: int, sigma_min: Scalar, sigma_max: Scalar) -> None:
+    _check_count(num_steps)
+    if any(isinstance(s, jax.core.Tracer) for s in (sigma_min, sigma_max)):
+        return
+    low, high = float(sigma_min), float(sigma_max)
+    if not 0 < low < high < math.inf:
+        raise ValueError(
+            f"a grid needs 0 < sigma_min < sigma_max, got {low} and {high}."
+        )
 
 
 def _named(field: str, value: str, choices: dict[str, Any]) -> Any:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from score_sde.arrays import as_float, check_alike
 from score_sde.samplers.adaptive_sde import AdaptiveSDE
 from score_sde.samplers.ancestral import EulerAncestral
 from score_sde.samplers.ddim import DDIM
@@ -97,16 +98,16 @@ def sample(
         progress: called on the host as progress(levels passed, levels);
             `progress_bar` draws a bar.
     Raises: ValueError for an unknown name, a grid that does not decrease or begins
-        above the Brownian path, noise of another shape than x, and a stochastic
-        sampler without key or noise.
+        above the Brownian path, noise or a denoiser's result of another shape than x,
+        and a stochastic sampler without key or noise.
     """
-    sampler = _named(sampler)
+    sampler, x = _named(sampler), as_float(x)
     sigmas = _checked(sigmas, x)
     if sampler.stochastic and key is None and noise is None:
         raise ValueError(f"{sampler} adds noise: give it a key, or the noise itself.")
 
     def model(x: Array, sigma: Scalar) -> Array:
-        return denoise(x, sigma, cond)
+        return check_alike("the denoised data", denoise(x, sigma, cond), x)
 
     draw = _draws(sampler, key, noise, x, sigmas)
     if progress is None:
