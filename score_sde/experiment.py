@@ -30,7 +30,7 @@ from score_sde.precondition import (
     Precondition,
     make_classifier,
     make_denoiser,
-    make_variance,
+    make_denoiser_with_variance,
 )
 from score_sde.samplers.steps import Sampler
 from score_sde.settings import Data, Loss, NoisyClassifier, Told
@@ -121,17 +121,14 @@ def denoiser(
     return make_denoiser(network_fn, experiment.precondition)
 
 
-def learned_variance(
-    experiment: Experiment,
-    params: Params,
-    cond: Any,
-    *,
-    dropout_key: Key | None = None,
-) -> elbo.Variance:
-    """The variance of the chain's steps that the network predicts."""
+def reverse_chain(
+    experiment: Experiment, params: Params, *, dropout_key: Key | None = None
+) -> elbo.Reverse:
+    """The steps of the discrete chain, of a network that predicts their variances."""
     network_fn = _network_fn(experiment, params, dropout_key)
-    v = make_variance(network_fn, experiment.precondition)
-    return elbo.learned_range(lambda x, sigma: 0.5 * (v(x, sigma, cond) + 1))
+    return elbo.with_learned_variance(
+        make_denoiser_with_variance(network_fn, experiment.precondition)
+    )
 
 
 def guided_denoiser(experiment: Experiment, params: Params) -> Denoise:

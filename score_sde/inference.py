@@ -19,7 +19,7 @@ from score_sde.experiment import (
     denoiser,
     dequantised,
     guided_denoiser,
-    learned_variance,
+    reverse_chain,
 )
 from score_sde.likelihood import DIVERGENCES, LogProb, exact, log_prob
 from score_sde.precondition import make_score
@@ -150,11 +150,10 @@ def bound_examples(
     if of_chain:
         return elbo.chain_bound(
             keys_noise,
-            denoiser(experiment, params),
+            reverse_chain(experiment, params),
             points.x,
             sigmas=jnp.asarray(experiment.chain, points.x.dtype),
             decoder=decode,
-            variance=learned_variance(experiment, params, cond),
             cond=cond,
         )
     bound = elbo.continuous_bound(
