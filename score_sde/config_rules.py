@@ -72,6 +72,7 @@ RULES: dict[str, tuple[str, Holds]] = {
         ("from 0 to 1", lambda v: 0 <= v <= 1),
     ),
     "weight": ("finite", math.isfinite),
+    "weights": ("finite numbers", lambda v: all(map(math.isfinite, v))),
     "negative_label": (">= -1", lambda v: v >= NO_LABEL),
     "rescale": ("from 0 to 1", lambda v: 0 <= v <= 1),
     "sigma_low": COUNT,
