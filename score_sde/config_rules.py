@@ -204,9 +204,15 @@ def fit_data(
             f"data.points is 'variational'; it is for images of levels, not for "
             f"{dataset.name}"
         )
-    if built["loss"].bound_weight and not getattr(network_of, "learn_sigma", False):
+    has_variance = getattr(network_of, "learn_sigma", False)
+    if built["loss"].bound_weight and not has_variance:
         problems.append(
             "loss.bound_weight needs network.learn_sigma True, of a network that has it"
+        )
+    if sections["sampler"].get("variance") == "learned" and not has_variance:
+        problems.append(
+            "sampler.variance is 'learned'; it needs network.learn_sigma True, of a "
+            "network that has it"
         )
     if built["editing"].task == "colourise" and shape[-1] != 3:
         problems.append(

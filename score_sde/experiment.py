@@ -7,6 +7,7 @@ likelihoods. Each is pure, to be compiled once by whoever calls it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ from score_sde.precondition import (
     make_denoiser,
     make_denoiser_with_variance,
 )
+from score_sde.samplers.ddpm import DDPM
 from score_sde.samplers.steps import Sampler
 from score_sde.settings import Data, Loss, NoisyClassifier, Told
 from score_sde.training.loop import Training
@@ -128,6 +130,21 @@ def reverse_chain(
     network_fn = _network_fn(experiment, params, dropout_key)
     return elbo.with_learned_variance(
         make_denoiser_with_variance(network_fn, experiment.precondition)
+    )
+
+
+def bound_sampler(experiment: Experiment, params: Params, cond: Any) -> Sampler:
+    """The sampler, told the variances if it needs those that the network predicts.
+
+    Under guidance they are those of the condition, for an evaluation more.
+    """
+    sampler = experiment.sampler
+    if not (isinstance(sampler, DDPM) and sampler.variance == "learned"):
+        return sampler
+    network_fn = _network_fn(experiment, params, None)
+    predict = make_denoiser_with_variance(network_fn, experiment.precondition)
+    return dataclasses.replace(
+        sampler, learned=lambda x, sigma: predict(x, sigma, cond)[1]
     )
 
 

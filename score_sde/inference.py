@@ -15,6 +15,7 @@ from score_sde.arrays import example_keys, per_example
 from score_sde.dequantisation import DEQUANTISERS, Dequantised
 from score_sde.experiment import (
     Experiment,
+    bound_sampler,
     decoder,
     denoiser,
     dequantised,
@@ -49,7 +50,7 @@ def draw_samples(
     keys_start, keys_path = jax.vmap(jr.split, out_axes=1)(keys)
     start = sigmas[0].astype(like.dtype) * per_example(jr.normal, keys_start, like)
     result = sample(
-        experiment.sampler,
+        bound_sampler(experiment, params, cond),
         guided_denoiser(experiment, params),
         start,
         sigmas,
