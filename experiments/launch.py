@@ -17,8 +17,8 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib.util
-import json
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -165,7 +165,9 @@ def load_config(file: str | None, workdir: Path) -> dict[str, Any]:
             raise ValueError(
                 f"no config: give --config=FILE, or a --workdir with {path}."
             )
-        return _tuples(json.loads(path.read_text()))
+        from score_sde.training.run import read_json
+
+        return _tuples(read_json(path))
     path = Path(file)
     if not path.is_file():
         raise ValueError(f"--config: no file {file!r}.")
@@ -173,11 +175,27 @@ def load_config(file: str | None, workdir: Path) -> dict[str, Any]:
     if spec is None or spec.loader is None:
         raise ValueError(f"--config: {file!r} is not a Python file.")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise ValueError(f"--config: {file!r} has no function get_config().")
-    config = module.get_config()
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise ValueError(f"--config: {file!r} has no function get_config().")
+        config = module.get_config()
+    except (SyntaxError, ImportError, AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"--config: {file!r}{_line(error, path)}: {error}") from None
+    if isinstance(config, dict):
+        return config
+    if not hasattr(config, "to_dict"):
+        raise ValueError(f"--config: get_config() of {file!r} gave {config!r}.")
     return config.to_dict()
+
+
+def _line(error: Exception, path: Path) -> str:
+    """Where in a config file it went wrong."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    if isinstance(error, SyntaxError):
+        lines = [error.lineno]
+    return f", line {lines[-1]}" if lines else ""
 
 
 def _override(config: dict[str, Any], overrides: dict[str, str]) -> dict[str, Any]:
@@ -185,6 +203,7 @@ def _override(config: dict[str, Any], overrides: dict[str, str]) -> dict[str, An
     from ml_collections import ConfigDict
 
     from score_sde.build import NAMED, complete, rename
+    from score_sde.types import choices_text
 
     for field, text in overrides.items():
         section, _, name = field.partition(".")
@@ -193,15 +212,21 @@ def _override(config: dict[str, Any], overrides: dict[str, str]) -> dict[str, An
             config[section] = rename(current, text, section)
     full = ConfigDict(complete(config)).lock()
     for field, text in overrides.items():
-        *path, name = field.split(".")
+        holder: Any = None
+        value: Any = full
+        for part in field.split("."):
+            known = value if isinstance(value, ConfigDict) else {}
+            if part not in known:
+                hint = choices_text(part, known)
+                raise ValueError(f"--config.{field}={text}: there is no {part!r}{hint}")
+            holder, value = value, value[part]
+        if isinstance(value, ConfigDict):
+            raise ValueError(f"--config.{field}={text}: it is a section of fields.")
         try:
-            section = full
-            for part in path:
-                section = section[part]
-            section[name] = _literal(text, like=section[name])
-        except (AttributeError, KeyError, TypeError) as error:
-            reason = str(error.args[0]) if error.args else str(error)
-            raise ValueError(f"--config.{field}={text}: {reason}") from None
+            holder[part] = _literal(text, like=value)
+        except TypeError:
+            kind = type(value).__name__
+            raise ValueError(f"--config.{field}={text}: it must be {kind}.") from None
     return full.to_dict()
 
 

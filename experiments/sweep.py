@@ -25,7 +25,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from score_sde.training.status import Status
 
 
 class Run(NamedTuple):
@@ -167,7 +170,8 @@ def _finish(
         if code:
             print(f"{run.workdir}: {program} failed, see {log.name}", file=sys.stderr)
             return 1
-    print(f"{run.workdir}: {_state(run)}", flush=True)
+    status = _status(run)
+    print(f"{run.workdir}: {status.state() if status else NOT_STARTED}", flush=True)
     return 0
 
 
@@ -195,24 +199,26 @@ def _interruptible() -> Iterator[set[subprocess.Popen[bytes]]]:
             signal.signal(number, handler)
 
 
-def _state(run: Run) -> str:
+NOT_STARTED = "not started"
+
+
+def _status(run: Run) -> Status | None:
+    """Of a run, None before its folder describes it."""
     from score_sde.training.status import read_status
     from score_sde.types import UserError
 
     try:
-        return read_status(run.workdir).state()
+        return read_status(run.workdir)
     except UserError:
-        return "not started"
+        return None
 
 
 def _row(run: Run) -> dict[str, Any]:
     """What the table says of a run."""
-    from score_sde.training.status import read_status
-
-    row: dict[str, Any] = {**run.values, "state": _state(run)}
-    if row["state"] != "not started":
-        status = read_status(run.workdir)
-        row["step"] = status.step
+    status = _status(run)
+    row: dict[str, Any] = {**run.values, "state": NOT_STARTED}
+    if status is not None:
+        row |= {"state": status.state(), "step": status.step}
         for name in ("loss", "test_loss"):
             known = [r[name] for r in status.rows if r.get(name) is not None]
             row[name] = known[-1] if known else None

@@ -6,7 +6,9 @@ Then --config.guidance.name=classifier draws samples that it guides.
 
 from __future__ import annotations
 
+import json
 from functools import partial
+from typing import Any
 
 from experiments import launch
 
@@ -31,6 +33,9 @@ def main(command: launch.Command) -> None:
     experiment = build(command.config)
     if not experiment.dataset.num_classes:
         raise UserError(f"{experiment.dataset.name} has no classes to tell apart.")
+    if command.dry_run:
+        print_dry_run(command.config, experiment)
+        return
     folder = command.workdir / "classifier"
     with locked(folder):
         start_devices()
@@ -64,6 +69,19 @@ def main(command: launch.Command) -> None:
             workdir=folder,
             evaluate=lambda _: {},
         )
+
+
+def print_dry_run(config: dict[str, Any], experiment: Any) -> None:
+    """The settings of the classifier, and its parameters."""
+    import jax
+
+    from score_sde.experiment import classifier_network
+    from score_sde.networks import count_parameters
+
+    network = classifier_network(experiment)
+    params = jax.eval_shape(lambda: network.init(jax.random.key(0)))
+    print(json.dumps(config["classifier"], indent=2))
+    print(f"parameters: {count_parameters(params):,}")
 
 
 if __name__ == "__main__":

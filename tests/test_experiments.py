@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import launch
+from experiments import launch, train_classifier
 from score_sde import edits
 from score_sde.build import build
 from score_sde.data import DATASETS
+from score_sde.training.status import read_status
 from score_sde.types import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -323,6 +324,68 @@ def test_files_to_edit_are_checked_before_any_device_work(pictures, fields, mess
         edits.read(build(config))
 
 
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("sde.nam=vp", "there is no 'nam'; did you mean 'name'"),
+        ("sd.name=vp", "there is no 'sd'; did you mean 'sde'"),
+        ("seed.x=1", "there is no 'x'"),
+        ("train=3", "--config.train=3: it is a section"),
+        ("train.num_steps=1.5", "--config.train.num_steps=1.5: it must be int"),
+    ],
+)
+def test_a_field_that_is_none_is_answered_by_one_line(field, message, tmp_path, capsys):
+    words = [
+        f"--config={ROOT / 'configs/digits.py'}",
+        f"--workdir={tmp_path}",
+        f"--config.{field}",
+    ]
+    with pytest.raises(SystemExit) as stop:
+        launch.parse("", words)
+    out = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert message in out
+    assert out.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config(:", "line 1: invalid syntax"),
+        ("import nothing_of_that_name", "line 1: No module named"),
+        ("x = 1\n\ndef get_config():\n    return x.y", "line 4: 'int' object has no"),
+        ("def get_config(): pass", r"get_config\(\) of .* gave None"),
+        ("x = 1", r"has no function get_config\(\)"),
+    ],
+)
+def test_a_config_file_that_fails_is_named_with_the_line(text, message, tmp_path):
+    file = tmp_path / "config.py"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        launch.load_config(str(file), tmp_path)
+
+
+@pytest.mark.parametrize("text", ['{"train": {"num', "[]"])
+def test_a_damaged_config_of_a_run_is_named(text, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    for read in (
+        lambda: launch.load_config(None, tmp_path),
+        lambda: read_status(tmp_path),
+    ):
+        with pytest.raises(UserError, match="config.json is damaged"):
+            read()
+
+
+def test_a_dry_run_of_a_classifier_trains_none(tmp_path, capsys):
+    config = f"--config={ROOT / 'configs/digits_class.py'}"
+    workdir = tmp_path / "none"
+    train_classifier.main(
+        launch.parse("", [config, f"--workdir={workdir}", "--dry_run"])
+    )
+    assert "parameters: " in capsys.readouterr().out
+    assert not workdir.exists()
+
+
 def test_a_dry_run_prints_and_writes_nothing(tmp_path):
     workdir = tmp_path / "none"
     out = program(
@@ -426,7 +489,7 @@ def test_overrides_are_typed_and_names_reset_their_section(tmp_path):
 
 
 def test_naming_other_data_keeps_how_they_are_fed(tmp_path):
-    words = ["--config=configs/digits.py", f"--workdir={tmp_path}"]
+    words = [f"--config={ROOT / 'configs/digits.py'}", f"--workdir={tmp_path}"]
     data = launch.parse("", [*words, "--config.data.name=patches"]).config["data"]
     assert (data["name"], data["batch_size"], data["sigma_data"]) == (
         "patches",

@@ -23,6 +23,17 @@ def write_json(path: Path, content: Any) -> None:
     partial.rename(path)
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """What `write_json` wrote. Raises: UserError if that is not what is there."""
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged: it holds no object.")
+    return content
+
+
 def describe_run(
     workdir: Path,
     config: dict[str, Any],
@@ -40,7 +51,7 @@ def describe_run(
     """
     path = workdir / "config.json"
     if path.exists():
-        rows = _changes(complete(json.loads(path.read_text())), config)
+        rows = _changes(complete(read_json(path)), config)
         table = "\n".join(rows)
         if rows and not allow_change:
             raise UserError(

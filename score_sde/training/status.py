@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from score_sde.training.goodput import duration
+from score_sde.training.run import read_json
 from score_sde.types import UserError
 
 Row = dict[str, float | None]
@@ -68,7 +69,10 @@ class Status(NamedTuple):
 
 
 def read_status(workdir: Path) -> Status:
-    """The state of the run in a folder. Raises: UserError if there is none."""
+    """The state of the run in a folder.
+
+    Raises: UserError if there is none, or its config is damaged.
+    """
     config = workdir / "config.json"
     if not config.is_file():
         raise UserError(f"--workdir: no run in {workdir}: there is no {config}.")
@@ -81,7 +85,7 @@ def read_status(workdir: Path) -> Status:
     names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
     return Status(
         workdir,
-        json.loads(config.read_text())["train"]["num_steps"],
+        read_json(config)["train"]["num_steps"],
         rows,
         sorted(int(name) for name in names if name.isdecimal()),
         [name for name in names if name.endswith(".corrupt")],
