@@ -486,6 +486,61 @@ def test_a_gradient_that_is_much_longer_than_usual_is_reported(capsys):
         "the gradient was 150 long at step 33, where 1.15 is usual.",
     ]
     assert means["gradient_norm"] == pytest.approx((2 + 150 + 150) / 3)
+    assert watch.spiked
+    watch.means([row(np.float32(1.0))], last_step=34)
+    assert not watch.spiked
+
+
+def test_a_loss_that_is_far_above_the_usual_is_reported(capsys):
+    """In distances that are usual, so that losses around zero have none by chance."""
+    watch = Watch(max_skipped=3, spike_factor=10.0)
+
+    def rows(losses):
+        return [{"loss": x, "gradient_norm": 1.0, "skipped": False} for x in losses]
+
+    watch.means(rows([-0.1, 0.1] * 15), last_step=30)
+    watch.means(rows([-5.0, 0.9]), last_step=32)  # better, and within 10 times 0.1
+    assert not watch.spiked
+    watch.means(rows([3.0]), last_step=33)  # the mean distance is 0.28 now
+    assert capsys.readouterr().err == "the loss was 3 at step 33, where 0 is usual.\n"
+
+
+def test_a_spike_takes_the_state_back_if_asked(tmp_path, capsys):
+    """Training goes on with the batches behind it, from what the checkpoint has."""
+
+    def spiked(key, params, batch):
+        return quadratic(key, params, batch) * batch["factor"]
+
+    def batch_at(step):
+        factor = np.full(8, 1e6 if step == 32 else 1.0, np.float32)
+        return batch_of(step) | {"factor": factor}
+
+    def trained(workdir, num_steps, **settings):
+        state, step, mesh = prepared(spiked)
+        return train(
+            state,
+            compile_train_step(step, state, DEVICES, mesh),
+            batches_from(batch_at),
+            settings=Training(
+                num_steps=num_steps, log_every=5, checkpoint_every=30, **settings
+            ),
+            mesh=mesh,
+            workdir=workdir,
+            evaluate=lambda state: {},
+        )
+
+    good = trained(tmp_path / "good", 30)
+    state = trained(tmp_path / "run", 35, rollback=True)
+    # The last step logs the spike, and ends with the state before it.
+    assert int(state.step) == 35
+    np.testing.assert_array_equal(state.params["w"], good.params["w"])
+    assert "until step 30" in capsys.readouterr().out
+    # What is saved then is what was gone back to, and training goes on.
+    again = trained(tmp_path / "run", 36, rollback=True)
+    expected, _ = jax.jit(prepared(spiked)[1])(
+        good._replace(step=state.step), batch_at(35)
+    )
+    np.testing.assert_allclose(again.params["w"], expected.params["w"], rtol=1e-6)
 
 
 def test_weights_and_biases_get_the_same_rows_if_asked(tmp_path, monkeypatch):

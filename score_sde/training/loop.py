@@ -48,7 +48,9 @@ class Training:
     max_skipped: updates in a row whose loss or gradient is not finite, and which are
         therefore left out, before training gives up.
     spike_factor: a gradient as many times longer than the median of those before is
-        reported.
+        reported, and a loss as many times further above theirs than is usual.
+    rollback: whether training then goes on from the newest checkpoint, with the batches
+        behind those of the spike.
     profile_steps: how many steps are traced into workdir/profile, soon after the start.
     power_ema_stds: relative widths of averages that are stored every snapshot_every
         steps, from which `experiments.reconstruct_ema` makes those of other widths.
@@ -66,6 +68,7 @@ class Training:
     on_failed_save: str = "stop"
     max_skipped: int = 10
     spike_factor: float = 100.0
+    rollback: bool = False
     profile_steps: int = 0
     power_ema_stds: tuple[float, ...] = ()
     snapshot_every: int = 1000
@@ -176,6 +179,8 @@ def train(
                 if saving or evaluating or due(settings.log_every):
                     values |= watch.means(unread, last_step=step)
                     unread = []
+                    if settings.rollback and watch.spiked:
+                        state = _rolled_back(checkpoints, state)
                     if evaluating:
                         with goodput.spent("evaluate"):
                             values |= evaluate(state)
@@ -254,6 +259,21 @@ def _save(
         if on_failure == "stop":
             raise
         print(error, file=sys.stderr)
+
+
+def _rolled_back(checkpoints: Checkpoints, state: TrainState) -> TrainState:
+    """The newest checkpoint, at the step of the state, or the state if there is none.
+
+    The steps in between are passed over with their batches, which would lead to the
+    same again: both are functions of the number of the step.
+    """
+    checkpoints.wait()
+    if checkpoints.newest_step() is None:
+        _say("there is no checkpoint yet to go back to.")
+        return state
+    good = checkpoints.restore(state)
+    _say(f"went back to what was learned until step {int(good.step):,}")
+    return good._replace(step=state.step)
 
 
 def _say(text: str) -> None:

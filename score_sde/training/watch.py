@@ -12,7 +12,9 @@ import jax
 import numpy as np
 
 REMEMBERED = 200
-"""Steps whose gradients tell what is usual."""
+"""Steps that tell what is usual."""
+NEEDED = 20
+"""Steps before which nothing is unusual."""
 
 
 class NonFiniteLossError(Exception):
@@ -20,13 +22,20 @@ class NonFiniteLossError(Exception):
 
 
 class Watch:
-    """Counts updates that were left out, and reports gradients of unusual length."""
+    """Counts updates that were left out, and reports what is unusual.
+
+    A gradient spike_factor times longer than the median of those before, and a loss as
+    many times further above the median than losses are on average from it. `spiked`
+    says whether there was one in the last `means`.
+    """
 
     def __init__(self, max_skipped: int, spike_factor: float):
         self._max_skipped = max_skipped
         self._spike_factor = spike_factor
         self._in_row = 0
         self._norms: deque[float] = deque(maxlen=REMEMBERED)
+        self._losses: deque[float] = deque(maxlen=REMEMBERED)
+        self.spiked = False
 
     def means(
         self, rows: Sequence[Mapping[str, Any]], *, last_step: int
@@ -42,7 +51,7 @@ class Watch:
             for name in ("loss", "gradient_norm", "skipped")
         }
         skipped = columns.pop("skipped").astype(bool)
-        first_step = last_step + 1 - len(skipped)
+        first_step, self.spiked = last_step + 1 - len(skipped), False
         for i, was_skipped in enumerate(skipped):
             if was_skipped:
                 self._report_skipped(
@@ -50,7 +59,8 @@ class Watch:
                 )
             else:
                 self._in_row = 0
-                self._report_spike(columns["gradient_norm"][i], first_step + i)
+                self._look_at_norm(float(columns["gradient_norm"][i]), first_step + i)
+                self._look_at_loss(float(columns["loss"][i]), first_step + i)
         taken = {
             name: float(column[~skipped].mean(dtype=np.float64))
             for name, column in columns.items()
@@ -71,12 +81,25 @@ class Watch:
                 "updates; the batch of a step is a function of seed and step."
             )
 
-    def _report_spike(self, norm: float, step: int) -> None:
-        usual = float(np.median(self._norms)) if len(self._norms) >= 20 else math.inf
+    def _look_at_norm(self, norm: float, step: int) -> None:
+        usual = _median(self._norms)
         if norm > self._spike_factor * usual:
-            print(
-                f"the gradient was {norm:.3g} long at step {step:,}, where "
-                f"{usual:.3g} is usual.",
-                file=sys.stderr,
-            )
-        self._norms.append(float(norm))
+            self._report_spike(f"the gradient was {norm:.3g} long", step, usual)
+        self._norms.append(norm)
+
+    def _look_at_loss(self, loss: float, step: int) -> None:
+        # Not a multiple of the median: a loss may be negative.
+        usual = _median(self._losses)
+        distance = sum(abs(x - usual) for x in self._losses) / max(1, len(self._losses))
+        if loss - usual > self._spike_factor * distance:
+            self._report_spike(f"the loss was {loss:.3g}", step, usual)
+        self._losses.append(loss)
+
+    def _report_spike(self, what: str, step: int, usual: float) -> None:
+        self.spiked = True
+        print(f"{what} at step {step:,}, where {usual:.3g} is usual.", file=sys.stderr)
+
+
+def _median(numbers: deque[float]) -> float:
+    """Infinite of too few to tell."""
+    return float(np.median(numbers)) if len(numbers) >= NEEDED else math.inf
