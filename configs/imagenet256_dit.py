@@ -54,7 +54,7 @@ def get_config() -> ConfigDict:
                 "sample_every": 50_000,
                 "checkpoint_every": 10_000,
             },
-            "sampler": {"name": "ddpm"},
+            "sampler": {"name": "ddpm", "variance": "learned"},
             "grid": {
                 "name": "ddpm",
                 "num_steps": 250,

@@ -4,9 +4,8 @@
 
 Published (tables 5 and 11): FID 2.07 by 250 steps, without guidance; 295.9 million
 parameters, 540,000 steps of 2,048 images, 1,106 million in all. The cosine chain of
-1,000 steps with learned variances, by the hybrid loss; published samples are drawn with
-these variances, those of experiments.sample with the posterior's. The data are the
-archive of EDM's dataset tool; all of them train.
+1,000 steps with learned variances, by the hybrid loss; samples are drawn with these
+variances. The data are the archive of EDM's dataset tool; all of them train.
 """
 
 from ml_collections import ConfigDict
@@ -59,7 +58,7 @@ def get_config() -> ConfigDict:
                 "sample_every": 10_000,
                 "checkpoint_every": 10_000,
             },
-            "sampler": {"name": "ddpm"},
+            "sampler": {"name": "ddpm", "variance": "learned"},
             "grid": {
                 "name": "ddpm",
                 "num_steps": 250,

@@ -51,21 +51,22 @@ def print_dry_run(config: dict[str, Any], experiment: Any) -> None:
     import jax
 
     from score_sde.experiment import init_params
-    from score_sde.jobs import memory_estimate, training_flops
+    from score_sde.jobs import training_cost
     from score_sde.networks import count_parameters
 
     params = jax.eval_shape(lambda: init_params(experiment))
-    state, kept = memory_estimate(experiment, params)
+    cost = training_cost(experiment, params)
+    batch = 3 * cost.flops * experiment.data.batch_size
+    state, kept = (n / 2**20 for n in (cost.state_bytes, cost.kept_bytes))
     print(json.dumps(config, indent=2))
     print(f"parameters: {count_parameters(params):,}")
-    flops = training_flops(experiment, params)
     print(
-        f"operations: {flops / 3e9:,.3g} GFLOP for an example forwards, and about "
-        f"{flops * experiment.data.batch_size / 1e9:,.3g} to train on a batch"
+        f"operations: {cost.flops / 1e9:,.3g} GFLOP for an example forwards, and about "
+        f"{batch / 1e9:,.3g} to train on a batch"
     )
     print(
-        f"memory to train: {state / 2**20:,.0f} MiB of state on each device, and at "
-        f"most {kept / 2**20:,.0f} MiB of activations over all of them"
+        f"memory to train: {state:,.0f} MiB of state on each device, and at most "
+        f"{kept:,.0f} MiB of activations over all of them"
     )
 
 

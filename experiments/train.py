@@ -13,7 +13,7 @@ def main(command: launch.Command) -> None:
     """Train from the newest checkpoint, or from the start, to the last step."""
     from score_sde.build import build, complete
     from score_sde.experiment import init_params, project_params
-    from score_sde.jobs import make_evaluate, training_batches, training_flops
+    from score_sde.jobs import make_evaluate, training_batches, training_cost
     from score_sde.objective import batch_loss
     from score_sde.training.compile import compile_train_step, gradient_on
     from score_sde.training.lock import locked
@@ -73,7 +73,7 @@ def main(command: launch.Command) -> None:
             workdir=command.workdir,
             evaluate=make_evaluate(experiment, command.workdir, mesh),
             steps_per_call=devices.steps_per_call,
-            flops_per_image=training_flops(experiment, params),
+            flops_per_image=3 * training_cost(experiment, params).flops,
         )
 
 

@@ -149,7 +149,7 @@ def _fit_uses(
             "guidance.name is 'classifier'; it is for a network that is told labels, "
             "not for one that reads"
         )
-    problems += _fit_negative(guidance, built["network"], num_classes)
+    problems += _fit_named(guidance, built["network"], num_classes)
     return problems + [
         f"sampling.labels has {label}; choose from 0 to {num_classes - 1}, or -1 for "
         "none"
@@ -158,31 +158,42 @@ def _fit_uses(
     ]
 
 
-def _fit_negative(
+def _fit_named(
     guidance: Mapping[str, Any], network: Any, num_classes: int
 ) -> list[str]:
-    """Rules of what guidance goes away from."""
-    label = guidance.get("negative_label", NO_LABEL)
-    caption = guidance.get("negative_caption", "")
+    """Rules of the labels and captions that guidance goes to, or away from."""
+    labels = [("negative_label", guidance.get("negative_label", NO_LABEL))]
+    labels += [("labels", label) for label in guidance.get("labels", ())]
+    texts = [("negative_caption", guidance.get("negative_caption", ""))]
+    texts += [("captions", caption) for caption in guidance.get("captions", ())]
     reads, problems = isinstance(network, TextUNet), []
-    if caption and not reads:
-        problems.append(
-            f"guidance.negative_caption is {caption!r}; it is for a network that "
-            "reads: network.name 'text_unet'"
-        )
-    elif caption:
-        problems += _unreadable("guidance.negative_caption", caption)
-    if label != NO_LABEL and reads:
-        problems.append(
-            f"guidance.negative_label is {label}; of a network that reads, give "
-            "guidance.negative_caption"
-        )
-    elif not NO_LABEL <= label < num_classes:
-        choices = f"choose from 0 to {num_classes - 1}, or -1 for none"
-        problems.append(
-            f"guidance.negative_label is {label}; "
-            + (choices if num_classes else "the network has no classes")
-        )
+    for field, caption in texts:
+        if caption and not reads:
+            problems.append(
+                f"guidance.{field} is {caption!r}; it is for a network that reads: "
+                "network.name 'text_unet'"
+            )
+        elif caption:
+            problems += _unreadable(f"guidance.{field}", caption)
+    for field, label in labels:
+        if label != NO_LABEL and reads:
+            problems.append(
+                f"guidance.{field} is {label}; of a network that reads, give "
+                f"guidance.{field.replace('label', 'caption')}"
+            )
+        elif not NO_LABEL <= label < num_classes:
+            choices = f"choose from 0 to {num_classes - 1}, or -1 for none"
+            problems.append(
+                f"guidance.{field} is {label}; "
+                + (choices if num_classes else "the network has no classes")
+            )
+    if guidance["name"] == "composed":
+        given, weights = len(labels) + len(texts) - 2, guidance.get("weights", ())
+        if len(weights) != given:
+            problems.append(
+                f"guidance.weights is {weights}; it needs one number for each of "
+                f"guidance.labels and guidance.captions, {given}"
+            )
     return problems
 
 

@@ -72,6 +72,7 @@ RULES: dict[str, tuple[str, Holds]] = {
         ("from 0 to 1", lambda v: 0 <= v <= 1),
     ),
     "weight": ("finite", math.isfinite),
+    "weights": ("finite numbers", lambda v: all(map(math.isfinite, v))),
     "negative_label": (">= -1", lambda v: v >= NO_LABEL),
     "rescale": ("from 0 to 1", lambda v: 0 <= v <= 1),
     "sigma_low": COUNT,
@@ -203,9 +204,15 @@ def fit_data(
             f"data.points is 'variational'; it is for images of levels, not for "
             f"{dataset.name}"
         )
-    if built["loss"].bound_weight and not getattr(network_of, "learn_sigma", False):
+    has_variance = getattr(network_of, "learn_sigma", False)
+    if built["loss"].bound_weight and not has_variance:
         problems.append(
             "loss.bound_weight needs network.learn_sigma True, of a network that has it"
+        )
+    if sections["sampler"].get("variance") == "learned" and not has_variance:
+        problems.append(
+            "sampler.variance is 'learned'; it needs network.learn_sigma True, of a "
+            "network that has it"
         )
     if built["editing"].task == "colourise" and shape[-1] != 3:
         problems.append(

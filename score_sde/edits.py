@@ -13,7 +13,7 @@ import numpy as np
 from score_sde import conditions, data, editing
 from score_sde.evaluation.pictures import read_picture
 from score_sde.evaluation.settings import Editing
-from score_sde.experiment import Experiment, guided_denoiser
+from score_sde.experiment import Experiment, bound_sampler, guided_denoiser
 from score_sde.guidance import null_condition
 from score_sde.inference import sample_keys
 from score_sde.measurements import (
@@ -150,7 +150,7 @@ def draw_edits(
         sigmas=sigmas,
     )
     x = sample(
-        experiment.sampler,
+        bound_sampler(experiment, params, cond),
         denoise,
         editing.noised(keys_start, origin, sigmas[0]),
         sigmas,

@@ -126,25 +126,46 @@ def fixed_large(x: Array, sigmas: Array, index: Array) -> Array:
     )
 
 
-def learned_range(fraction: Callable[[Array, Array], Array]) -> Variance:
-    """Between the two, in the logarithm (Nichol and Dhariwal 2021, eq. 15).
-
-    Args: `fraction(x, sigma)`, shaped like x: 0 gives the variance of q, 1 gives beta.
-    A network that predicts v in [-1, 1] has (v + 1) / 2.
-    """
-
-    def log_variance(x: Array, sigmas: Array, index: Array) -> Array:
-        share = fraction(x, sigmas[index])
-        small = expand_like(fixed_small(x, sigmas, index), x)
-        return share * expand_like(_log_beta(sigmas, index), x) + (1 - share) * small
-
-    return log_variance
-
-
 VARIANCES: dict[str, Variance] = {
     "fixed_small": fixed_small,
     "fixed_large": fixed_large,
 }
+
+Reverse = Callable[[Array, Array, Array, Any], tuple[Array, Array]]
+"""(x, sigmas, index, cond) -> D, and the log variance of step `index` in p."""
+
+
+def with_fixed_variance(denoise: Denoise, variance: Variance = fixed_small) -> Reverse:
+    """Steps of a denoiser, whose variance is a function of the levels."""
+
+    def reverse(
+        x: Array, sigmas: Array, index: Array, cond: Any
+    ) -> tuple[Array, Array]:
+        return denoise(x, sigmas[index], cond), variance(x, sigmas, index)
+
+    return reverse
+
+
+def with_learned_variance(
+    predict: Callable[[Array, Array, Any], tuple[Array, Array]],
+) -> Reverse:
+    """Between the two, in the logarithm (Nichol and Dhariwal 2021, eq. 15).
+
+    Args: `predict(x, sigma, cond)` gives D and v, shaped like x: v = -1 for the
+    variance of q, 1 for beta. Both at once, since two calls of one network are computed
+    twice, with all their gradients.
+    """
+
+    def reverse(
+        x: Array, sigmas: Array, index: Array, cond: Any
+    ) -> tuple[Array, Array]:
+        denoised, v = predict(x, sigmas[index], cond)
+        share = 0.5 * (v + 1)
+        small = expand_like(fixed_small(x, sigmas, index), x)
+        large = expand_like(_log_beta(sigmas, index), x)
+        return denoised, share * large + (1 - share) * small
+
+    return reverse
 
 
 def _below(sigmas: Array, index: Array) -> Array:
@@ -162,13 +183,12 @@ def _log_beta(sigmas: Array, index: Array) -> Array:
 
 
 def chain_term(
-    denoise: Denoise,
+    reverse: Reverse,
     x0: Array,
     eps: Array,
     index: Array,
     *,
     sigmas: Array,
-    variance: Variance,
     decoder: Decoder,
     cond: Any = None,
 ) -> tuple[Array, Array]:
@@ -177,11 +197,23 @@ def chain_term(
     KL(q || p) of the step, or for index 0 the decoder's negative log-likelihood, at
     x0 + sigmas[index] eps. Args: `index`, a scalar or [batch].
     """
+    x = x0 + expand_like(sigmas[index], x0) * eps
+    denoised, log_p = reverse(x, sigmas, index, cond)
+    nats = _chain_nats(denoised, log_p, x0, index, sigmas=sigmas, decoder=decoder)
+    return nats, mean_over_data((x0 - denoised) ** 2)
+
+
+def _chain_nats(
+    denoised: Array,
+    log_p: Array,
+    x0: Array,
+    index: Array,
+    *,
+    sigmas: Array,
+    decoder: Decoder,
+) -> Array:
     s, t = _below(sigmas, index), sigmas[index]
-    x = x0 + expand_like(t, x0) * eps
-    denoised = denoise(x, t, cond)
     # From xt to x = xt / alpha, whose variance is 1 / alpha^2 = 1 + s^2 times as large.
-    log_p = variance(x, sigmas, index)
     log_p = log_p if log_p.ndim == x0.ndim else expand_like(log_p, x0)
     log_p = log_p + expand_like(jnp.log1p(s**2), x0)
     # Step 0 has no q: any positive number keeps its unused branch finite.
@@ -190,18 +222,16 @@ def chain_term(
     ratio = (true + gap**2) * jnp.exp(-log_p)
     step = sum_over_data(0.5 * (log_p - jnp.log(true) + ratio - 1))
     first = decoder(x0, denoised, jnp.exp(0.5 * log_p))
-    error = mean_over_data((x0 - denoised) ** 2)
-    return jnp.where(index == 0, first, step), error
+    return jnp.where(index == 0, first, step)
 
 
 def chain_bound(
     key: Key | None,
-    denoise: Denoise,
+    reverse: Reverse,
     x0: Array,
     *,
     sigmas: Array,
     decoder: Decoder,
-    variance: Variance = fixed_small,
     noise: Array | None = None,
     cond: Any = None,
 ) -> Bound:
@@ -220,14 +250,7 @@ def chain_bound(
     def one(_: None, index: Array) -> tuple[None, tuple[Array, Array]]:
         eps = _noise_at(key, index, x0) if noise is None else noise[index]
         term = chain_term(
-            denoise,
-            x0,
-            eps,
-            index,
-            sigmas=sigmas,
-            variance=variance,
-            decoder=decoder,
-            cond=cond,
+            reverse, x0, eps, index, sigmas=sigmas, decoder=decoder, cond=cond
         )
         return None, term
 
@@ -258,11 +281,10 @@ def _noise_at(key: Key | None, index: Array, x: Array) -> Array:
 
 def hybrid_loss(
     key: Key,
-    denoise: Denoise,
+    reverse: Reverse,
     x0: Array,
     *,
     sigmas: Array,
-    variance: Variance,
     decoder: Decoder,
     bound_weight: float = 1e-3,
     cond: Any = None,
@@ -276,43 +298,29 @@ def hybrid_loss(
     keys = example_keys(key_index, x0.shape[0])
     index = jax.vmap(lambda k: jr.randint(k, (), 0, len(sigmas)))(keys)
     eps = per_example(jr.normal, example_keys(key_eps, x0.shape[0]), x0)
+    sigmas = jnp.asarray(sigmas, x0.dtype)
     simple, bound = hybrid_terms(
-        denoise,
-        x0,
-        eps,
-        index,
-        sigmas=jnp.asarray(sigmas, x0.dtype),
-        variance=variance,
-        decoder=decoder,
-        cond=cond,
+        reverse, x0, eps, index, sigmas=sigmas, decoder=decoder, cond=cond
     )
     return simple + bound_weight * len(sigmas) * bound
 
 
 def hybrid_terms(
-    denoise: Denoise,
+    reverse: Reverse,
     x0: Array,
     eps: Array,
     index: Array,
     *,
     sigmas: Array,
-    variance: Variance,
     decoder: Decoder,
     cond: Any = None,
 ) -> tuple[Array, Array]:
     """(mean squared error of the noise, term of the bound in bits/dim), [batch]."""
     sigma = expand_like(sigmas[index], x0)
-    denoised = denoise(x0 + sigma * eps, sigmas[index], cond)
+    denoised, log_p = reverse(x0 + sigma * eps, sigmas, index, cond)
     simple = mean_over_data(((x0 - denoised) / sigma) ** 2)
-    nats, _ = chain_term(
-        lambda *_: jax.lax.stop_gradient(denoised),
-        x0,
-        eps,
-        index,
-        sigmas=sigmas,
-        variance=variance,
-        decoder=decoder,
-    )
+    mean = jax.lax.stop_gradient(denoised)
+    nats = _chain_nats(mean, log_p, x0, index, sigmas=sigmas, decoder=decoder)
     return simple, nats / (math.prod(x0.shape[1:]) * math.log(2))
 
 

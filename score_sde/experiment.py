@@ -7,6 +7,7 @@ likelihoods. Each is pure, to be compiled once by whoever calls it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -30,8 +31,9 @@ from score_sde.precondition import (
     Precondition,
     make_classifier,
     make_denoiser,
-    make_variance,
+    make_denoiser_with_variance,
 )
+from score_sde.samplers.ddpm import DDPM
 from score_sde.samplers.steps import Sampler
 from score_sde.settings import Data, Loss, NoisyClassifier, Told
 from score_sde.training.loop import Training
@@ -121,17 +123,29 @@ def denoiser(
     return make_denoiser(network_fn, experiment.precondition)
 
 
-def learned_variance(
-    experiment: Experiment,
-    params: Params,
-    cond: Any,
-    *,
-    dropout_key: Key | None = None,
-) -> elbo.Variance:
-    """The variance of the chain's steps that the network predicts."""
+def reverse_chain(
+    experiment: Experiment, params: Params, *, dropout_key: Key | None = None
+) -> elbo.Reverse:
+    """The steps of the discrete chain, of a network that predicts their variances."""
     network_fn = _network_fn(experiment, params, dropout_key)
-    v = make_variance(network_fn, experiment.precondition)
-    return elbo.learned_range(lambda x, sigma: 0.5 * (v(x, sigma, cond) + 1))
+    return elbo.with_learned_variance(
+        make_denoiser_with_variance(network_fn, experiment.precondition)
+    )
+
+
+def bound_sampler(experiment: Experiment, params: Params, cond: Any) -> Sampler:
+    """The sampler, told the variances if it needs those that the network predicts.
+
+    Under guidance they are those of the condition, for an evaluation more.
+    """
+    sampler = experiment.sampler
+    if not (isinstance(sampler, DDPM) and sampler.variance == "learned"):
+        return sampler
+    network_fn = _network_fn(experiment, params, None)
+    predict = make_denoiser_with_variance(network_fn, experiment.precondition)
+    return dataclasses.replace(
+        sampler, learned=lambda x, sigma: predict(x, sigma, cond)[1]
+    )
 
 
 def guided_denoiser(experiment: Experiment, params: Params) -> Denoise:

@@ -15,11 +15,12 @@ from score_sde.arrays import example_keys, per_example
 from score_sde.dequantisation import DEQUANTISERS, Dequantised
 from score_sde.experiment import (
     Experiment,
+    bound_sampler,
     decoder,
     denoiser,
     dequantised,
     guided_denoiser,
-    learned_variance,
+    reverse_chain,
 )
 from score_sde.likelihood import DIVERGENCES, LogProb, exact, log_prob
 from score_sde.precondition import make_score
@@ -49,7 +50,7 @@ def draw_samples(
     keys_start, keys_path = jax.vmap(jr.split, out_axes=1)(keys)
     start = sigmas[0].astype(like.dtype) * per_example(jr.normal, keys_start, like)
     result = sample(
-        experiment.sampler,
+        bound_sampler(experiment, params, cond),
         guided_denoiser(experiment, params),
         start,
         sigmas,
@@ -150,11 +151,10 @@ def bound_examples(
     if of_chain:
         return elbo.chain_bound(
             keys_noise,
-            denoiser(experiment, params),
+            reverse_chain(experiment, params),
             points.x,
             sigmas=jnp.asarray(experiment.chain, points.x.dtype),
             decoder=decode,
-            variance=learned_variance(experiment, params, cond),
             cond=cond,
         )
     bound = elbo.continuous_bound(

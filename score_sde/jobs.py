@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -27,7 +27,7 @@ from score_sde.evaluation.pictures import save_losses, save_samples
 from score_sde.experiment import Experiment
 from score_sde.guidance import GUIDANCES
 from score_sde.inference import draw_samples, sample_keys
-from score_sde.networks.flops import forward_flops
+from score_sde.networks.flops import flops_of
 from score_sde.objective import batch_loss, loss_by_level, middle_levels
 from score_sde.training.mesh import (
     DATA_AXIS,
@@ -154,38 +154,43 @@ def training_batches(experiment: Experiment) -> Callable[[int], Iterator[Rows]]:
     )
 
 
-def training_flops(experiment: Experiment, params: Params) -> float:
-    """Operations of the network to train on one example: three forward passes."""
-    shape = experiment.dataset.shape
-    cond = conditions.of_blank(experiment.conditions, shape)
-    return 3 * forward_flops(experiment.network, params["network"], shape, cond)
+class Cost(NamedTuple):
+    """What training takes, as `training_cost` finds it."""
+
+    flops: int
+    """Of the network and all else that is trained, for one example, forwards."""
+    state_bytes: int
+    """Parameters, average, gradient and two moments."""
+    kept_bytes: int
+    """What the loss of a batch keeps for the backward pass, at most: the compiler
+    undercuts it by computing cheap parts again."""
 
 
-def memory_estimate(experiment: Experiment, params: Params) -> tuple[int, int]:
-    """Bytes of the training state, and of what the loss of a batch keeps for backward.
-
-    From shapes alone: the state is parameters, average, gradient and two moments; the
-    second is an upper bound, which the compiler undercuts by recomputing cheap parts.
-    """
-    batch = {
-        "values": jax.ShapeDtypeStruct(
-            (experiment.data.batch_size, *experiment.dataset.shape),
-            np.uint8 if experiment.dataset.num_levels else np.float32,
-        )
-    }
+def training_cost(experiment: Experiment, params: Params) -> Cost:
+    """From shapes alone: nothing is compiled or run."""
+    size = experiment.data.batch_size
+    values = (size, *experiment.dataset.shape)
+    kind = np.uint8 if experiment.dataset.num_levels else np.float32
+    batch = {"values": jax.ShapeDtypeStruct(values, kind)}
     if experiment.dataset.num_classes:
-        shape = (experiment.data.batch_size,)
-        batch["label"] = jax.ShapeDtypeStruct(shape, np.int32)
+        batch["label"] = jax.ShapeDtypeStruct((size,), np.int32)
 
-    def kept(params: Params, batch: dict[str, Array]) -> Any:
+    def forwards(params: Params, batch: dict[str, Array]) -> Any:
         key = jax.random.key(0)
-        return jax.vjp(lambda p: batch_loss(experiment, key, p, batch).mean(), params)[
-            1
-        ]
+        _, backwards = jax.vjp(
+            lambda p: batch_loss(experiment, key, p, batch).mean(), params
+        )
+        return backwards
 
-    state = 5 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
-    residuals = jax.tree.leaves(jax.eval_shape(kept, params, batch))
-    return state, sum(leaf.size * leaf.dtype.itemsize for leaf in residuals)
+    program = jax.make_jaxpr(forwards)(params, batch)
+    state = jax.tree.leaves(params)
+    return Cost(
+        flops_of(program.jaxpr) // size, 5 * _bytes(state), _bytes(program.out_avals)
+    )
+
+
+def _bytes(arrays: Sequence[Any]) -> int:
+    return sum(a.size * a.dtype.itemsize for a in arrays)
 
 
 def make_evaluate(

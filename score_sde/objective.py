@@ -19,8 +19,8 @@ from score_sde.experiment import (
     decoder,
     denoiser,
     dequantised,
-    learned_variance,
     log_variance,
+    reverse_chain,
 )
 from score_sde.guidance import drop_condition
 from score_sde.noise_levels import Learned, LikelihoodImportance
@@ -52,12 +52,9 @@ def batch_loss(experiment: Experiment, key: Key, params: Params, batch: Any) -> 
     if experiment.loss.bound_weight:
         return elbo.hybrid_loss(
             key_loss,
-            denoiser(experiment, params, dropout_key=key_dropout),
+            reverse_chain(experiment, params, dropout_key=key_dropout),
             x0,
             sigmas=jnp.asarray(experiment.chain, x0.dtype),
-            variance=learned_variance(
-                experiment, params, cond, dropout_key=key_dropout
-            ),
             decoder=decoder(experiment),
             bound_weight=experiment.loss.bound_weight,
             cond=cond,

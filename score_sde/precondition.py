@@ -190,31 +190,27 @@ def make_denoiser(
     those of x, which predict variances, have no part in D.
     Raises: ValueError, when called, for an output of another shape.
     """
-
-    def denoise(x: Array, sigma: Scalar, cond: Any = None) -> Array:
-        x, c = _coefficients(precondition, x, sigma)
-        skip, out, in_ = (expand_like(a, x) for a in (c.skip, c.out, c.in_))
-        raw = network_fn(in_ * x, c.noise, cond)[..., : x.shape[-1]]
-        return skip * x + out * check_alike("the network's output", raw, x)
-
-    return denoise
+    predict = make_denoiser_with_variance(network_fn, precondition)
+    return lambda x, sigma, cond=None: predict(x, sigma, cond)[0]
 
 
-def make_variance(
+def make_denoiser_with_variance(
     network_fn: Callable[..., Array], precondition: Precondition
-) -> Callable[..., Array]:
-    """v(x, sigma, cond), the network's channels beyond those of x, shaped like x.
+) -> Callable[..., tuple[Array, Array]]:
+    """(x, sigma, cond) -> D, and v, the network's channels beyond those of x.
 
-    Of a network that predicts variances, [-1, 1] in training (Nichol and Dhariwal
-    2021). The compiler evaluates it once where D of the same x is taken too.
+    Of a network that predicts variances v is shaped like x, and [-1, 1] in training
+    (Nichol and Dhariwal 2021).
     """
 
-    def variance(x: Array, sigma: Scalar, cond: Any = None) -> Array:
+    def predict(x: Array, sigma: Scalar, cond: Any = None) -> tuple[Array, Array]:
         x, c = _coefficients(precondition, x, sigma)
-        raw = network_fn(expand_like(c.in_, x) * x, c.noise, cond)
-        return raw[..., x.shape[-1] :]
+        skip, out, in_ = (expand_like(a, x) for a in (c.skip, c.out, c.in_))
+        raw = network_fn(in_ * x, c.noise, cond)
+        raw, v = raw[..., : x.shape[-1]], raw[..., x.shape[-1] :]
+        return skip * x + out * check_alike("the network's output", raw, x), v
 
-    return variance
+    return predict
 
 
 def make_classifier(

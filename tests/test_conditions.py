@@ -318,6 +318,29 @@ def test_one_program_trains_the_classifier(tmp_path):
         ),
         (
             "class",
+            {"guidance__name": "composed", "guidance__labels": (3, 10)}
+            | {"guidance__weights": (1.0, 1.0)},
+            "guidance.labels is 10; choose from 0 to 9",
+        ),
+        (
+            "class",
+            {"guidance__name": "composed", "guidance__labels": (3, 4)},
+            r"guidance.weights is \(\); it needs one number for each .*captions, 2",
+        ),
+        (
+            "text",
+            {"guidance__name": "composed", "guidance__labels": (3,)}
+            | {"guidance__weights": (1.0,)},
+            "guidance.labels is 3; of a network that reads, give guidance.captions",
+        ),
+        (
+            "text",
+            {"guidance__name": "composed", "guidance__captions": ("a horse",)}
+            | {"guidance__weights": (1.0,)},
+            "guidance.captions: unknown word 'horse'",
+        ),
+        (
+            "class",
             {"threshold__name": "temperature", "threshold__tau": 0.0},
             "threshold.tau is 0.0; it must be > 0",
         ),

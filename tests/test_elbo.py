@@ -37,14 +37,14 @@ def denoiser_of(case):
     return denoise
 
 
-def variance_of(case):
-    kind = case["in"]["var_type"].lower()
+def reverse_of(case):
+    denoise, kind = denoiser_of(case), case["in"]["var_type"].lower()
     if kind == "learned_range":
-        v = jnp.asarray(ARRAYS["var_values"])
-        return elbo.learned_range(
-            lambda x, sigma: jnp.broadcast_to((v[None] + 1) / 2, x.shape)
+        v = jnp.asarray(ARRAYS["var_values"])[None]
+        return elbo.with_learned_variance(
+            lambda x, sigma, cond: (denoise(x, sigma), jnp.broadcast_to(v, x.shape))
         )
-    return elbo.VARIANCES[kind]
+    return elbo.with_fixed_variance(denoise, elbo.VARIANCES[kind])
 
 
 def in_bits(nats, num_dims=4):
@@ -107,12 +107,11 @@ def test_terms_of_the_chain_are_those_of_the_peer(case):
     x0, eps = (jnp.asarray(ARRAYS[k]) for k in ("x_start", "noise"))
     index = jnp.asarray(ARRAYS[given["t"][1:]])
     nats, _ = elbo.chain_term(
-        denoiser_of(case),
+        reverse_of(case),
         x0,
         eps,
         index,
         sigmas=sigmas,
-        variance=variance_of(case),
         decoder=PEER,
     )
     expected = ARRAYS[case["out"]["vb"][1:]]
@@ -133,10 +132,9 @@ def test_the_bound_of_a_chain_is_that_of_the_peer(case):
     tape = jnp.asarray(ARRAYS[given["noise_tape"][1:]], jnp.float64)[::-1]
     bound = elbo.chain_bound(
         None,
-        denoiser_of(case),
+        reverse_of(case),
         jnp.asarray(ARRAYS["x_start"]),
         sigmas=sigmas,
-        variance=variance_of(case),
         decoder=PEER,
         noise=tape,
     )
@@ -156,12 +154,11 @@ def test_the_hybrid_loss_is_that_of_the_peer(case):
     index = jnp.asarray(ARRAYS[given["t"][1:]])
     x0, eps = (jnp.asarray(ARRAYS[k]) for k in ("x_start", "noise"))
     simple, bound = elbo.hybrid_terms(
-        denoiser_of(case),
+        reverse_of(case),
         x0,
         eps,
         index,
         sigmas=sigmas,
-        variance=variance_of(case),
         decoder=PEER,
     )
     kind, later = given["loss_type"], np.asarray(index) > 0
@@ -192,10 +189,14 @@ def test_the_hybrid_loss_trains_the_variance_by_the_bound_alone(key):
         shift, share = parameters
         return elbo.hybrid_loss(
             jr.key(1),
-            lambda x, sigma, cond=None: GAUSSIAN.denoise(x, sigma) + shift,
+            elbo.with_learned_variance(
+                lambda x, sigma, cond: (
+                    GAUSSIAN.denoise(x, sigma) + shift,
+                    jnp.full_like(x, share),
+                )
+            ),
             x0,
             sigmas=sigmas,
-            variance=elbo.learned_range(lambda x, sigma: jnp.full_like(x, share)),
             decoder=elbo.gaussian_decoder,
             bound_weight=weight,
         ).mean()
@@ -261,7 +262,7 @@ def test_the_chain_approaches_the_continuous_bound_at_first_order(key):
         x0 = GAUSSIAN.sample(key, 1_000)
         bound = elbo.chain_bound(
             jr.key(1),
-            GAUSSIAN.denoise,
+            elbo.with_fixed_variance(GAUSSIAN.denoise),
             x0,
             sigmas=jnp.asarray(sigmas),
             decoder=elbo.gaussian_decoder,
@@ -332,19 +333,19 @@ def test_the_bound_of_levels_is_above_their_entropy(key):
 @pytest.mark.slow
 def test_an_examples_bound_does_not_depend_on_its_batch(key):
     x0 = GAUSSIAN.sample(key, 6)
-    for solve in (
-        partial(elbo.continuous_bound, sigma_min=0.1, sigma_max=20.0, num_draws=4),
-        partial(
-            elbo.chain_bound,
-            sigmas=jnp.geomspace(0.1, 20.0, 4),
-            decoder=elbo.gaussian_decoder,
-        ),
-    ):
-        whole = solve(key, GAUSSIAN.denoise, x0).nats
-        np.testing.assert_allclose(
-            solve(key, GAUSSIAN.denoise, x0[:2]).nats, whole[:2], rtol=1e-9
-        )
-        x32 = solve(key, GAUSSIAN.denoise, x0.astype(jnp.float32)).nats
+    continuous = partial(
+        elbo.continuous_bound, sigma_min=0.1, sigma_max=20.0, num_draws=4
+    )
+    chain = partial(
+        elbo.chain_bound,
+        sigmas=jnp.geomspace(0.1, 20.0, 4),
+        decoder=elbo.gaussian_decoder,
+    )
+    reverse = elbo.with_fixed_variance(GAUSSIAN.denoise)
+    for solve, model in ((continuous, GAUSSIAN.denoise), (chain, reverse)):
+        whole = solve(key, model, x0).nats
+        np.testing.assert_allclose(solve(key, model, x0[:2]).nats, whole[:2], rtol=1e-9)
+        x32 = solve(key, model, x0.astype(jnp.float32)).nats
         assert x32.dtype == jnp.float32
         assert np.isfinite(x32).all()
 
@@ -353,7 +354,7 @@ def test_a_chain_without_randomness_is_refused():
     with pytest.raises(ValueError, match="needs a key, or the noise"):
         elbo.chain_bound(
             None,
-            GAUSSIAN.denoise,
+            elbo.with_fixed_variance(GAUSSIAN.denoise),
             jnp.ones((1, 4)),
             sigmas=jnp.ones(2),
             decoder=elbo.gaussian_decoder,

@@ -373,6 +373,18 @@ def test_negative_weights_and_nests_compose():
     )
 
 
+def test_a_config_composes_the_samples_own_condition_with_others():
+    x, own = points(), {"label": jnp.asarray([0, 1, 2, 1, 0])}
+    composed = guidance.GUIDANCES["composed"]
+    named = composed(smooth, weight=2.0, labels=(1,), weights=(-0.5,))
+    other = {"label": jnp.full(5, 1)}
+    expected = guidance.compose(smooth, [2.0, -0.5])(x, 0.5, [own, other])
+    np.testing.assert_array_equal(named(x, 0.5, own), expected)
+    assert guidance.network_evals(named, 0.5) == 3
+    with pytest.raises(ValueError, match="needs a condition"):
+        named(x, 0.5)
+
+
 def test_thresholds_are_those_computed_directly():
     x0 = 2 * np.asarray(jr.normal(jr.key(5), (4, 3, 5)))
     given = lambda x, sigma, cond=None: jnp.asarray(x0)  # noqa: E731

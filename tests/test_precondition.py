@@ -223,8 +223,9 @@ def test_channels_beyond_those_of_the_data_are_the_variance(key):
     chain = partial(ss.precondition.chain, num_train_timesteps=50)
     sigma, x = jnp.asarray([0.5, 2.0]), jr.normal(key, (2, 3))
     c = chain(sigma)
-    denoised = ss.make_denoiser(network, chain)(x, sigma)
+    predict = ss.precondition.make_denoiser_with_variance(network, chain)
+    denoised, v = predict(x, sigma)
+    np.testing.assert_array_equal(ss.make_denoiser(network, chain)(x, sigma), denoised)
     scaled = c.in_[:, None] * x
     np.testing.assert_allclose(denoised, x - sigma[:, None] * 2 * scaled, rtol=1e-12)
-    v = ss.precondition.make_variance(network, chain)(x, sigma)
     np.testing.assert_allclose(v, c.noise[:, None] * np.ones((2, 3)), rtol=1e-12)

@@ -1,18 +1,22 @@
 """The configs of published runs: their networks, and that they train."""
 
+import copy
 import json
 from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 import pytest
 from cases import GOLDEN, unless
 
 from experiments import launch, runs
-from score_sde import build, experiment, networks, objective
+from score_sde import build, experiment, inference, networks, objective
 from score_sde.networks.network import FROZEN
 from score_sde.networks.published import PUBLISHED
+from score_sde.samplers import SAMPLERS
 from score_sde.training.optimizer import make_optimizer
 from score_sde.training.step import init_state, make_train_step, of_whole_batch
 
@@ -154,3 +158,37 @@ def test_a_run_takes_two_steps_on_data_of_its_format(stem):
             state, metrics = step(state, batch)
             assert np.isfinite(metrics["loss"])
             assert 0 < metrics["gradient_norm"] < np.inf
+
+
+def test_samples_of_a_config_have_the_variances_that_the_network_predicts():
+    config = copy.deepcopy(config_of("digits_hybrid"))
+    config["network"] |= {
+        "channels": 32,
+        "multipliers": (1,),
+        "attention_resolutions": (),
+    }
+    config["sampler"]["variance"] = "learned"
+    config["grid"]["num_steps"] = 3
+    made = build.build(config)
+    noise = iter(jr.split(jr.key(3), 1000))
+    params = jax.tree.map(  # the last layers begin at zero
+        lambda a: a + 0.1 * jr.normal(next(noise), a.shape, a.dtype),
+        experiment.init_params(made),
+    )
+    keys = inference.sample_keys(0, 0, 2)
+    found = inference.draw_samples(made, params, keys, None)
+
+    def v(x, sigma):
+        c = made.precondition(jnp.broadcast_to(sigma, 2))
+        raw = made.network.apply(
+            params["network"], c.in_[:, None, None, None] * x, c.noise.astype(x.dtype)
+        )
+        return raw[..., 1:]
+
+    by_hand = SAMPLERS["ddpm"](variance="learned", learned=v)
+    expected, fixed = (
+        inference.draw_samples(made._replace(sampler=s), params, keys, None).levels
+        for s in (by_hand, SAMPLERS["ddpm"]())
+    )
+    np.testing.assert_array_equal(found.levels, expected)
+    assert (np.asarray(found.levels) != np.asarray(fixed)).mean() > 0.1

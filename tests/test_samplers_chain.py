@@ -747,7 +747,14 @@ def test_a_network_of_one_sde_is_sampled_under_any_other(sde, key):
     [
         lambda: SAMPLERS["ddim"](eta=1.5),
         lambda: SAMPLERS["ddpm"](variance="large"),
-        lambda: SAMPLERS["ddpm"](variance="learned"),
+        lambda: SAMPLERS["ddpm"](learned=lambda x, sigma: x),
+        lambda: ss.sample(
+            SAMPLERS["ddpm"](variance="learned"),
+            lambda x, sigma, cond=None: x,
+            jnp.ones((1, 2)),
+            jnp.asarray([1.0, 0.5, 0.0]),
+            key=jr.key(0),
+        ),
         lambda: SAMPLERS["unipc"](order=4),
         lambda: SAMPLERS["unipc"](solver_type="heun"),
         lambda: SAMPLERS["deis"](order=0),

@@ -93,12 +93,12 @@ def classifier_free(
         return denoise(x, sigma, _negative(negative, cond, len(x)))
 
     def pair(x: Array, sigma: Scalar, cond: Any) -> tuple[Array, Array]:
-        conds = [_present(cond), _negative(negative, cond, len(x))]
+        conds = [present(cond), _negative(negative, cond, len(x))]
         there, here = under_each(denoise, x, sigma, conds, one_call=one_call)
         return there, here
 
     def aim(x: Array, sigma: Scalar, cond: Any = None) -> Array:
-        return denoise(x, sigma, _present(cond))
+        return denoise(x, sigma, present(cond))
 
     def finish(mixed: Array, there: Array) -> Array:
         if rescale == 0:
@@ -126,7 +126,7 @@ def compose(
     weights = [checked(w) for w in weights]
 
     def guided(x: Array, sigma: Scalar, cond: Any = None) -> Array:
-        conds = list(_present(cond))
+        conds = list(present(cond))
         if len(conds) != len(weights):
             raise ValueError(
                 f"{len(weights)} weights need as many conditions, got {len(conds)}."
@@ -164,7 +164,7 @@ def classifier(denoise: Denoise, log_prob: LogProb, weight: Weight) -> Guided:
             scale = expand_like(weight_at(weight, sigma), x)
             return scale * expand_like(sigma, x) ** 2 * slope
 
-        cond = _present(cond)
+        cond = present(cond)
         x0 = denoise(x, sigma, cond)
         if not callable(weight):
             return x0 + step()
@@ -208,7 +208,11 @@ def _side_by_side(*leaves: Array) -> Array:
     return stacked.reshape(-1, *stacked.shape[2:])
 
 
-def _present(cond: Any) -> Any:
+def present(cond: Any) -> Any:
+    """The condition, if there is one.
+
+    Raises: ValueError.
+    """
     if cond is None:
         raise ValueError("guidance needs a condition, but cond is None.")
     return cond
@@ -217,7 +221,7 @@ def _present(cond: Any) -> Any:
 def _negative(negative: Any, cond: Any, batch: int) -> Any:
     """The negative condition in the shape of the condition."""
     if callable(negative):
-        return negative(_present(cond))
+        return negative(present(cond))
     parts, given = (str(jax.tree.structure(c)) for c in (cond, negative))
     if parts != given:
         raise ValueError(

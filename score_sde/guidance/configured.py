@@ -9,12 +9,14 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde.data import captions
+from score_sde.data import captions as words
 from score_sde.guidance.conditional import (
     LogProb,
     classifier,
     classifier_free,
+    compose,
     null_condition,
+    present,
 )
 from score_sde.guidance.corrections import (
     dynamic_threshold,
@@ -29,7 +31,7 @@ from score_sde.guidance.guided import (
     interval,
     network_evals,
 )
-from score_sde.types import NO_LABEL, Denoise
+from score_sde.types import NO_LABEL, Array, Denoise, Scalar
 
 
 def plain(denoise: Denoise) -> Denoise:
@@ -76,6 +78,31 @@ def away_by_schedule(
         negative=_negative(negative_label, negative_caption),
         rescale=rescale,
     )
+
+
+def composed(
+    denoise: Denoise,
+    *,
+    weight: float = 1.0,
+    labels: tuple[int, ...] = (),
+    captions: tuple[str, ...] = (),
+    weights: tuple[float, ...] = (),
+) -> Denoise:
+    """`compose` of what each sample is told, and of others that all are told too.
+
+    weight: of the sample's own condition.
+    labels, captions: the others, of a network with classes and of one that reads.
+    weights: one of each; a negative one leads away.
+    """
+    others = [_with("label", np.asarray(label, np.int32)) for label in labels]
+    others += [_with("words", words.tokens(caption)) for caption in captions]
+    whole = compose(denoise, [weight, *weights])
+
+    def guided(x: Array, sigma: Scalar, cond: Any = None) -> Array:
+        told = [present(cond), *(other(cond) for other in others)]
+        return whole(x, sigma, told)
+
+    return Guided(guided, whole.evals)
 
 
 def by_classifier(
@@ -128,21 +155,27 @@ def _negative(label: int, caption: str) -> Callable[[Any], Any]:
     if label == NO_LABEL and not caption:
         return null_condition
     if caption:
-        name, value = "words", captions.tokens(caption)
-    else:
-        name, value = "label", np.asarray(label, np.int32)
+        return _with("words", words.tokens(caption))
+    return _with("label", np.asarray(label, np.int32))
 
-    def negative(cond: Any) -> Any:
+
+def _with(name: str, value: np.ndarray) -> Callable[[Any], Any]:
+    """The condition with one entry of this value for all examples."""
+
+    def other(cond: Any) -> Any:
         told = jnp.asarray(cond[name])
-        return cond | {name: jnp.broadcast_to(jnp.asarray(value), told.shape)}
+        return cond | {
+            name: jnp.broadcast_to(jnp.asarray(value, told.dtype), told.shape)
+        }
 
-    return negative
+    return other
 
 
 GUIDANCES: dict[str, Callable[..., Denoise]] = {
     "none": plain,
     "classifier_free": away,
     "scheduled": away_by_schedule,
+    "composed": composed,
     "classifier": by_classifier,
     "auto": away_from_worse,
 }

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax.extend import core
 
-from score_sde.networks.layers import group_mean
+from score_sde.networks.layers import normalise_groups
 
 
 def count_flops(function: Callable[..., Any], *args: Any) -> int:
@@ -19,7 +19,7 @@ def count_flops(function: Callable[..., Any], *args: Any) -> int:
     shapes. A convolution counts every place of its kernel, those on the padding too. A
     loop of unknown length counts as one pass, a branch as the dearest.
     """
-    return _total(jax.make_jaxpr(function)(*args).jaxpr)
+    return flops_of(jax.make_jaxpr(function)(*args).jaxpr)
 
 
 def forward_flops(
@@ -31,7 +31,8 @@ def forward_flops(
     return count_flops(network.apply, params, x, noise, cond)
 
 
-def _total(jaxpr: core.Jaxpr) -> int:
+def flops_of(jaxpr: core.Jaxpr) -> int:
+    """Operations of a traced program, as `count_flops` counts."""
     return sum(_of_equation(equation) for equation in jaxpr.eqns)
 
 
@@ -39,8 +40,8 @@ def _of_equation(equation: core.JaxprEqn) -> int:
     name = equation.primitive.name
     operands: list[Any] = [v.aval for v in equation.invars]
     results: list[Any] = [v.aval for v in equation.outvars]
-    if equation.params.get("name") == group_mean.__name__:
-        return 0  # a norm, like all sums and element-wise operations
+    if equation.params.get("name") == normalise_groups.__name__:
+        return 0  # as sums and element-wise operations
     if name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
         depth = math.prod(operands[0].shape[axis] for axis in contracted)
@@ -51,8 +52,8 @@ def _of_equation(equation: core.JaxprEqn) -> int:
         kernel = operands[1].size // operands[1].shape[axis]
         return 2 * results[0].size * kernel
     if name == "cond":
-        return max(_total(branch.jaxpr) for branch in equation.params["branches"])
-    inner = sum(_total(jaxpr) for jaxpr in _inside(equation.params))
+        return max(flops_of(branch.jaxpr) for branch in equation.params["branches"])
+    inner = sum(flops_of(jaxpr) for jaxpr in _inside(equation.params))
     return inner * equation.params["length"] if name == "scan" else inner
 
 

@@ -26,7 +26,9 @@ class DDPM(Sampler):
         learned: for "learned", (x, sigma) -> v in [-1, 1], shaped to multiply x, with
             log variance = (v + 1)/2 log large + (1 - v)/2 log small (Nichol and
             Dhariwal 2021, eq. 15). If v comes from the network that denoises, and from
-            the same inputs, the compiler evaluates that network once.
+            the same inputs, the compiler evaluates that network once. It may be bound
+            later, by `dataclasses.replace`, where the parameters are known.
+    Raises: ValueError, when drawing, for "learned" without that function.
     """
 
     variance: str = static(default="fixed_small")
@@ -41,7 +43,7 @@ class DDPM(Sampler):
             (f"variance in {list(choices)}", lambda s: s.variance in choices),
             (
                 "a function `learned` with variance 'learned' alone",
-                lambda s: (s.learned is not None) == (s.variance == "learned"),
+                lambda s: s.learned is None or s.variance == "learned",
             ),
         )
 
@@ -65,7 +67,10 @@ class DDPM(Sampler):
         elif self.variance == "fixed_large":
             std = large
         else:
-            assert self.learned is not None
+            if self.learned is None:
+                raise ValueError(
+                    "DDPM's variance 'learned' needs a function `learned`."
+                )
             share = 0.5 * (self.learned(x, at.sigma) + 1)
             std = jnp.exp(share * jnp.log(large) + (1 - share) * jnp.log(small))
         return jnp.where(last, 0.0, std)
