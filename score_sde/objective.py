@@ -33,9 +33,7 @@ Params = Any
 def batch_loss(experiment: Experiment, key: Key, params: Params, batch: Any) -> Array:
     """One loss per example of a batch of `data.batch_at`."""
     key_data, key_flip, key_loss, key_dropout = jr.split(key, 4)
-    values = batch["values"]
-    if experiment.data.random_flip:
-        values = data.flip_at_random(key_flip, values)
+    values = _flipped(experiment, key_flip, batch["values"])
     if experiment.data.points == "variational":
         x0, cost = _learned_points(experiment, key_data, params, values)
     else:
@@ -111,6 +109,12 @@ def middle_levels(experiment: Experiment, num_levels: int) -> Array:
     return experiment.noise_levels.quantile(u)
 
 
+def _flipped(experiment: Experiment, key: Key, values: Array) -> Array:
+    if not experiment.data.random_flip:
+        return values
+    return data.flip_at_random(key, values)
+
+
 def _training_points(experiment: Experiment, key: Key, values: Array) -> Array:
     levels = experiment.dataset.num_levels
     if experiment.data.points == "centres":
@@ -137,9 +141,7 @@ def classifier_loss(
     Where the model learns its points, the classifier sees uniform ones.
     """
     key_data, key_flip, key_loss, key_dropout = jr.split(key, 4)
-    values = batch["values"]
-    if experiment.data.random_flip:
-        values = data.flip_at_random(key_flip, values)
+    values = _flipped(experiment, key_flip, batch["values"])
     apply = classifier_network(experiment).apply
     return losses.classification_loss(
         key_loss,
