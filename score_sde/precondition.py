@@ -11,6 +11,7 @@ log(sigma)/4, and its output is the noise, x0, v or velocity of `predictions.py`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -43,7 +44,7 @@ def edm(sigma: Scalar, *, sigma_data: float = 0.5) -> Preconditioner:
         skip=(sigma_data / total) ** 2,
         out=sigma * (sigma_data / total),
         in_=1 / total,
-        noise=jnp.log(sigma) / 4,
+        noise=_log(sigma) / 4,
     )
 
 
@@ -76,7 +77,7 @@ def ve(sigma: Scalar) -> Preconditioner:
     """Noise prediction, up to its sign, of a VE network fed with x itself."""
     sigma = as_float(sigma)
     one = jnp.ones_like(sigma)
-    return Preconditioner(one, sigma, one, jnp.log(sigma / 2))
+    return Preconditioner(one, sigma, one, _log(sigma) - math.log(2))
 
 
 def ve_ladder(
@@ -92,7 +93,7 @@ def ve_ladder(
     the nearer in log sigma.
     """
     sigma = as_float(sigma)
-    place = jnp.log(sigma_max / sigma) / np.log(sigma_max / sigma_min)
+    place = (math.log(sigma_max) - _log(sigma)) / math.log(sigma_max / sigma_min)
     index = jnp.round(jnp.clip(place, 0, 1) * (num_steps - 1))
     return ve(sigma)._replace(noise=index)
 
@@ -135,14 +136,14 @@ def chain(
     sigma = as_float(sigma)
     known = jnp.asarray(np.log(levels), sigma.dtype)
     steps = timestep_scale * jnp.arange(num_train_timesteps, dtype=sigma.dtype)
-    return noise(sigma)._replace(noise=jnp.interp(jnp.log(sigma), known, steps))
+    return noise(sigma)._replace(noise=jnp.interp(_log(sigma), known, steps))
 
 
 def noise(sigma: Scalar) -> Preconditioner:
     """F predicts the noise: D = x - sigma F (Ho et al. 2020)."""
     sigma = as_float(sigma)
     scale = 1 / jnp.hypot(sigma, jnp.ones_like(sigma))
-    return Preconditioner(jnp.ones_like(sigma), -sigma, scale, jnp.log(sigma) / 4)
+    return Preconditioner(jnp.ones_like(sigma), -sigma, scale, _log(sigma) / 4)
 
 
 def x0(sigma: Scalar) -> Preconditioner:
@@ -155,14 +156,19 @@ def v(sigma: Scalar) -> Preconditioner:
     """F predicts v = alpha eps - std x0 (Salimans and Ho 2022)."""
     sigma = as_float(sigma)
     scale = noise(sigma).in_
-    return Preconditioner(scale**2, -sigma * scale, scale, jnp.log(sigma) / 4)
+    return Preconditioner(scale**2, -sigma * scale, scale, _log(sigma) / 4)
 
 
 def velocity(sigma: Scalar) -> Preconditioner:
     """F predicts eps - x0 along the straight line (Lipman et al. 2022)."""
     sigma = as_float(sigma)
     scale = 1 / (1 + sigma)
-    return Preconditioner(scale, -sigma * scale, scale, jnp.log(sigma) / 4)
+    return Preconditioner(scale, -sigma * scale, scale, _log(sigma) / 4)
+
+
+def _log(sigma: Array) -> Array:
+    """Finite at 0 too, where no network can be told -inf and D(x, 0) is x."""
+    return jnp.log(jnp.maximum(sigma, jnp.finfo(sigma.dtype).tiny))
 
 
 PRECONDITIONERS: dict[str, Callable[..., Preconditioner]] = {

@@ -91,8 +91,12 @@ def test_the_perfect_network_makes_the_perfect_denoiser(name, key):
 @pytest.mark.parametrize("name", [n for n in PRECONDITIONERS if n != "x0"])
 def test_the_denoiser_is_the_identity_without_noise(name):
     x = jnp.ones((2, 3))
-    denoise = ss.make_denoiser(lambda x, noise, cond: 0 * x + 1, PRECONDITIONERS[name])
-    np.testing.assert_allclose(denoise(x, 1e-7), x, atol=1e-6)
+    # A network that would be NaN if it were told -inf.
+    denoise = ss.make_denoiser(
+        lambda x, noise, cond: 0 * x + jnp.sin(noise)[:, None], PRECONDITIONERS[name]
+    )
+    for sigma in (0.0, 1e-7):
+        np.testing.assert_allclose(denoise(x, sigma), x, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde.arrays import expand_like
+from score_sde.arrays import as_float, expand_like
 from score_sde.types import Array, Denoise, Scalar
 
 Schedule = Callable[[Array], Array]
@@ -35,8 +35,8 @@ class Guided:
     """sigma -> evaluations of one call there, in the shape of sigma. Two conditions
     that share one call of the network count as two: that call has twice the batch."""
 
-    def __call__(self, x: Array, sigma: Scalar, cond: Any = None, /) -> Array:
-        return self.function(x, sigma, cond)
+    def __call__(self, x: Array, sigma: Scalar, cond: Any = None) -> Array:
+        return self.function(as_float(x), sigma, cond)
 
 
 def network_evals(denoise: Denoise, sigma: Scalar) -> Array:
