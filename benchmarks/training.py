@@ -43,7 +43,7 @@ from score_sde.experiment import init_params
 from score_sde.jobs import training_batches
 from score_sde.objective import batch_loss
 from score_sde.training import checkpoints as saving
-from score_sde.training.compile import compile_train_step, gradient_on
+from score_sde.training.compile import prepare_training
 from score_sde.training.loop import Training, train
 from score_sde.training.mesh import (
     Devices,
@@ -52,8 +52,7 @@ from score_sde.training.mesh import (
     put_state,
     start_devices,
 )
-from score_sde.training.optimizer import make_optimizer
-from score_sde.training.step import init_state, make_train_step
+from score_sde.training.step import init_state
 
 REPEATS = 7
 
@@ -139,18 +138,17 @@ def prepared(config: str) -> tuple[Any, Any, Any, jax.sharding.Mesh]:
     experiment = build(load_config(config, Path()))
     devices, settings = experiment.devices, experiment.train
     mesh = make_mesh(devices)
-    optimizer = make_optimizer(experiment.optimizer, num_steps=settings.num_steps)
-    step = make_train_step(
-        gradient_on(devices, mesh, partial(batch_loss, experiment)),
-        optimizer,
-        seed=0,
-        ema_halflife_steps=settings.ema_halflife_steps,
-        ema_rampup_ratio=settings.ema_rampup_ratio,
+    step, state = prepare_training(
+        partial(batch_loss, experiment),
+        init_params(experiment),
+        experiment.optimizer,
+        settings,
+        devices,
+        mesh,
+        seed=experiment.seed,
     )
-    state = init_state(init_params(experiment), optimizer)
-    compiled = compile_train_step(step, state, devices, mesh)
     batch = next(training_batches(experiment)(0))
-    return compiled, put_state(state, mesh), batch, mesh
+    return step, state, batch, mesh
 
 
 def loop_row(config: str, num_steps: int) -> float:

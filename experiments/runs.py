@@ -26,6 +26,23 @@ def require_frozen(command: Command) -> None:
 
 
 @contextlib.contextmanager
+def writing(folder: Path, hosts: dict[str, Any] | None) -> Iterator[None]:
+    """With the devices started, while no other program writes to the folder.
+
+    On one host the lock comes first, so that a refusal takes no devices.
+    """
+    from score_sde.training.lock import locked
+    from score_sde.training.mesh import start_devices
+
+    if hosts is not None:
+        start_devices(hosts)
+    with locked(folder):
+        if hosts is None:
+            start_devices()
+        yield
+
+
+@contextlib.contextmanager
 def new_run(workdir: Path) -> Iterator[Path]:
     """A folder to be filled, which becomes workdir if nothing goes wrong meanwhile.
 

@@ -15,19 +15,10 @@ def main(command: launch.Command) -> None:
     from score_sde.experiment import init_params, project_params
     from score_sde.jobs import make_evaluate, training_batches, training_cost
     from score_sde.objective import batch_loss
-    from score_sde.training.compile import compile_train_step, gradient_on
-    from score_sde.training.lock import locked
+    from score_sde.training.compile import prepare_training
     from score_sde.training.loop import train
-    from score_sde.training.mesh import (
-        is_main_host,
-        make_mesh,
-        put_state,
-        start_devices,
-        wait_for_hosts,
-    )
-    from score_sde.training.optimizer import make_optimizer
+    from score_sde.training.mesh import is_main_host, make_mesh, wait_for_hosts
     from score_sde.training.run import describe_run
-    from score_sde.training.step import init_state, make_train_step
 
     experiment = build(command.config)
     if command.dry_run:
@@ -35,11 +26,7 @@ def main(command: launch.Command) -> None:
         return
     experiment.dataset.split("train")  # opened: what is wrong there shows first
     runs.require_frozen(command)
-    if command.hosts is not None:
-        start_devices(command.hosts)
-    with locked(command.workdir):
-        if command.hosts is None:
-            start_devices()
+    with runs.writing(command.workdir, command.hosts):
         if is_main_host():
             describe_run(
                 command.workdir,
@@ -50,23 +37,20 @@ def main(command: launch.Command) -> None:
         wait_for_hosts("described")
         settings, devices = experiment.train, experiment.devices
         mesh = make_mesh(devices)
-        optimizer = make_optimizer(experiment.optimizer, num_steps=settings.num_steps)
-        train_step = make_train_step(
-            gradient_on(devices, mesh, partial(batch_loss, experiment)),
-            optimizer,
-            seed=experiment.seed,
-            ema_halflife_steps=settings.ema_halflife_steps,
-            ema_rampup_ratio=settings.ema_rampup_ratio,
-            project=partial(project_params, experiment),
-            power_ema_stds=settings.power_ema_stds,
-        )
         params = init_params(experiment)
-        num_averages = len(settings.power_ema_stds)
-        state = init_state(params, optimizer, num_power_emas=num_averages)
-
+        train_step, state = prepare_training(
+            partial(batch_loss, experiment),
+            params,
+            experiment.optimizer,
+            settings,
+            devices,
+            mesh,
+            seed=experiment.seed,
+            project=partial(project_params, experiment),
+        )
         train(
-            put_state(state, mesh),
-            compile_train_step(train_step, state, devices, mesh),
+            state,
+            train_step,
             training_batches(experiment),
             settings=settings,
             mesh=mesh,

@@ -10,7 +10,7 @@ import json
 from functools import partial
 from typing import Any
 
-from experiments import launch
+from experiments import launch, runs
 
 
 def main(command: launch.Command) -> None:
@@ -21,13 +21,11 @@ def main(command: launch.Command) -> None:
     from score_sde.experiment import classifier_network
     from score_sde.jobs import training_batches
     from score_sde.objective import classifier_loss
-    from score_sde.training.compile import compile_train_step, gradient_on
-    from score_sde.training.lock import locked
+    from score_sde.training.compile import prepare_training
     from score_sde.training.loop import Training, train
-    from score_sde.training.mesh import Devices, make_mesh, put_state, start_devices
-    from score_sde.training.optimizer import Optimizer, make_optimizer
+    from score_sde.training.mesh import Devices, is_main_host, make_mesh
+    from score_sde.training.optimizer import Optimizer
     from score_sde.training.run import write_json
-    from score_sde.training.step import init_state, make_train_step
     from score_sde.types import UserError
 
     experiment = build(command.config)
@@ -37,32 +35,27 @@ def main(command: launch.Command) -> None:
         print_dry_run(command.config, experiment)
         return
     folder = command.workdir / "classifier"
-    with locked(folder):
-        start_devices()
-        chosen, devices = experiment.classifier, Devices()
+    chosen, devices = experiment.classifier, Devices()
+    with runs.writing(folder, command.hosts):
         mesh = make_mesh(devices)
         settings = Training(chosen.num_steps, checkpoint_every=chosen.num_steps)
-        optimizer = make_optimizer(
-            Optimizer(
-                learning_rate=chosen.learning_rate,
-                schedule="cosine",
-                weight_decay=0.01,
-            ),
-            num_steps=chosen.num_steps,
+        optimizer = Optimizer(
+            learning_rate=chosen.learning_rate, schedule="cosine", weight_decay=0.01
         )
-        train_step = make_train_step(
-            gradient_on(devices, mesh, partial(classifier_loss, experiment)),
+        if is_main_host():
+            write_json(folder / "config.json", command.config["classifier"])
+        train_step, state = prepare_training(
+            partial(classifier_loss, experiment),
+            classifier_network(experiment).init(jax.random.key(experiment.seed)),
             optimizer,
+            settings,
+            devices,
+            mesh,
             seed=experiment.seed,
-            ema_halflife_steps=settings.ema_halflife_steps,
-            ema_rampup_ratio=settings.ema_rampup_ratio,
         )
-        write_json(folder / "config.json", command.config["classifier"])
-        params = classifier_network(experiment).init(jax.random.key(experiment.seed))
-        state = init_state(params, optimizer)
         train(
-            put_state(state, mesh),
-            compile_train_step(train_step, state, devices, mesh),
+            state,
+            train_step,
             training_batches(experiment),
             settings=settings,
             mesh=mesh,

@@ -1,4 +1,4 @@
-"""The training step, compiled for devices as the config lays them out."""
+"""The training step of a loss, compiled for devices as the config lays them out."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh
 
+from score_sde.training.loop import Training
 from score_sde.training.mesh import (
     DATA_AXIS,
     Devices,
     batch_sharding,
     batch_shares,
+    put_state,
     replicated,
     state_shardings,
 )
+from score_sde.training.optimizer import Optimizer, make_optimizer
 from score_sde.training.step import (
     Batch,
     Gradient,
@@ -23,6 +26,8 @@ from score_sde.training.step import (
     Metrics,
     TrainState,
     TrainStep,
+    init_state,
+    make_train_step,
     of_parts,
     of_whole_batch,
     over_axis,
@@ -103,3 +108,30 @@ def _pmapped(several: TrainStep, axis: int, num_devices: int) -> TrainStep:
     return lambda state, batch: compiled(
         jax.device_put(state, replicated(row)), jax.tree.map(cut, batch)
     )
+
+
+def prepare_training(
+    loss: LossFn,
+    params: Params,
+    optimizer_settings: Optimizer,
+    settings: Training,
+    devices: Devices,
+    mesh: Mesh,
+    *,
+    seed: int,
+    project: Callable[[Params], Params] = lambda params: params,
+) -> tuple[TrainStep, TrainState]:
+    """The compiled step of these settings, and the state before the first, placed."""
+    optimizer = make_optimizer(optimizer_settings, num_steps=settings.num_steps)
+    step = make_train_step(
+        gradient_on(devices, mesh, loss),
+        optimizer,
+        seed=seed,
+        ema_halflife_steps=settings.ema_halflife_steps,
+        ema_rampup_ratio=settings.ema_rampup_ratio,
+        project=project,
+        power_ema_stds=settings.power_ema_stds,
+    )
+    num_averages = len(settings.power_ema_stds)
+    state = init_state(params, optimizer, num_power_emas=num_averages)
+    return compile_train_step(step, state, devices, mesh), put_state(state, mesh)
