@@ -48,6 +48,7 @@ from score_sde.networks import Network, SongUNet, from_linen
 from score_sde.networks.flops import forward_flops
 from score_sde.networks.song_unet import edm_tensors
 from score_sde.noise_levels import LogNormal
+from score_sde.training.memory import keep_freed_memory
 from score_sde.training.optimizer import Optimizer, make_optimizer
 from score_sde.training.step import (
     TrainState,
@@ -68,6 +69,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     ),
 }
 LEARNING_RATE, CLIP_NORM, HALFLIFE_STEPS = 1e-3, 1.0, 1000
+keep_freed_memory()  # as programs do; PyTorch is as fast with it
 ON_GPU = jax.default_backend() == "gpu"
 Run = Callable[[], Any]
 """Does the work, and waits for the end of it."""

@@ -3,7 +3,12 @@
 import dataclasses
 import functools
 import itertools
+import platform
+import resource
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -219,3 +224,29 @@ def test_checksums_are_those_of_the_formula_on_host_and_device(array):
     assert checksums({"a": array}) == {"a": expected}
     on_device = _sums_on_device(jnp.asarray(array))
     assert "".join(f"{int(word):08x}" for word in on_device) == expected
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an option of glibc")
+def test_a_programs_memory_is_its_own_from_step_to_step():
+    """Or the system would fill 64 MB with zeros, page by page, in every call."""
+    code = """
+import resource
+from score_sde.training.mesh import start_devices
+start_devices()
+import jax, jax.numpy as jnp
+call = jax.jit(lambda x: jnp.cumsum(jnp.sin(x))[::7].max())
+x = jnp.ones(2**24, jnp.float32)
+for _ in range(8):  # until the heap has found its size
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    call(x).block_until_ready()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    root = Path(__file__).parents[1]
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=root,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert int(out) < 2**26 / resource.getpagesize() / 10

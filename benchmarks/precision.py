@@ -1,0 +1,121 @@
+"""What bfloat16 products do to training: the loss beside that in float32.
+
+    python -m benchmarks.precision [--num_steps=500] [--json=FILE]
+
+EDM's network, small, on the digits, with the same parameters, batches, noise and noise
+levels. The loss of a step is that of one batch; means over WINDOW steps are compared,
+and the loss of all held-out digits under the moving average at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.launch import load_config
+from score_sde.build import build
+from score_sde.experiment import Experiment, init_params
+from score_sde.inference import sample_keys
+from score_sde.jobs import training_batches
+from score_sde.objective import batch_loss, loss_by_level
+from score_sde.training.compile import prepare_training
+from score_sde.training.mesh import make_mesh, put_batch, start_devices
+
+WINDOW = 50
+NETWORK = {
+    "name": "song_unet",
+    "channels": 32,
+    "multipliers": (1, 2),
+    "blocks_per_level": 1,
+    "attention_resolutions": (4,),
+    "dropout": 0.0,
+}
+
+
+def experiment_in(dtype: str) -> Experiment:
+    config = load_config("configs/digits.py", Path())
+    config["network"] = NETWORK | {"dtype": dtype}
+    config["data"]["batch_size"] = 64
+    return build(config)
+
+
+def trained(dtype: str, num_steps: int) -> dict[str, Any]:
+    """Losses of the steps, the held-out loss, and seconds per step."""
+    experiment = experiment_in(dtype)
+    mesh = make_mesh(experiment.devices)
+    step, state = prepare_training(
+        partial(batch_loss, experiment),
+        init_params(experiment),
+        experiment.optimizer,
+        experiment.train,
+        experiment.devices,
+        mesh,
+        seed=experiment.seed,
+    )
+    losses, began = [], time.perf_counter()
+    for number, rows in zip(
+        range(num_steps), training_batches(experiment)(0), strict=False
+    ):
+        state, metrics = step(state, put_batch(rows, mesh))
+        losses.append(metrics["loss"])
+        if number == 0:
+            jax.block_until_ready(metrics)
+            began = time.perf_counter()
+    losses = np.asarray(jax.device_get(losses), np.float64)
+    seconds = (time.perf_counter() - began) / (num_steps - 1)
+    rows = experiment.dataset.test[np.arange(len(experiment.dataset.test))]
+    # In float32, so that the parameters alone differ.
+    score = jax.jit(partial(loss_by_level, experiment_in("float32"), num_levels=16))
+    keys = sample_keys(experiment.seed, 0, len(rows["values"]))
+    held_out = score(state.ema_params, keys, jnp.asarray(rows["values"]), None)
+    return {
+        "losses": losses,
+        "held_out": float(np.asarray(held_out, np.float64).mean()),
+        "seconds": seconds,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--num_steps", type=int, default=500)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    start_devices()
+    sides = {d: trained(d, given.num_steps) for d in ("float32", "bfloat16")}
+    smooth = {
+        name: side["losses"].reshape(-1, WINDOW).mean(1) for name, side in sides.items()
+    }
+    relative = np.abs(smooth["bfloat16"] / smooth["float32"] - 1)
+    rows = {
+        "num_steps": given.num_steps,
+        "largest_relative_difference": float(relative.max()),
+        "last_relative_difference": float(relative[-1]),
+        "held_out": {name: side["held_out"] for name, side in sides.items()},
+        "seconds_per_step": {name: side["seconds"] for name, side in sides.items()},
+        "loss_float32": smooth["float32"].tolist(),
+        "loss_bfloat16": smooth["bfloat16"].tolist(),
+    }
+    print(json.dumps(rows, indent=1))
+    if given.json:
+        about = {
+            "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+            "device": jax.devices()[0].device_kind,
+            "date": time.strftime("%Y-%m-%d"),
+            **{n: importlib.metadata.version(n) for n in ("jax", "flax", "optax")},
+        }
+        given.json.write_text(json.dumps(about | rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
