@@ -11,6 +11,7 @@ import scipy.integrate
 from cases import ALL_SDES, GAUSSIAN, MIXTURE, close, golden, name_of, problems
 
 import score_sde as ss
+from score_sde.arrays import expand_like
 from score_sde.samplers import SAMPLERS, langevin, multistep, schedules
 from score_sde.samplers import predictor_corrector as pc
 
@@ -713,6 +714,25 @@ def test_an_example_that_fails_leaves_the_others_alone(key):
     hurried = adaptive(SAMPLERS["adaptive_sde"](max_steps=3), x, sigmas)
     assert not hurried.success.any()
     assert np.isnan(hurried.x).all()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_adaptive_steps_do_not_depend_on_the_batch(dtype, key):
+    """Though its norms round otherwise, and the path is rough."""
+    sigmas = jnp.asarray([10.0, 0.1], dtype)
+
+    def denoise(x, sigma, cond=None):
+        return jnp.tanh(x) / (1 + expand_like(sigma, x))
+
+    x, keys = sigmas[0] * jr.normal(key, (16, 6), dtype), jr.split(key, 16)
+    draw = jax.jit(
+        lambda x, keys: ss.sample("adaptive_sde", denoise, x, sigmas, key=keys)
+    )
+    whole, alone = draw(x, keys), draw(x[3:4], keys[3:4])
+    assert alone.num_evals[0] == whole.num_evals[3]
+    # A hundred steps of rounding.
+    tolerance = 1e3 * jnp.finfo(dtype).eps
+    np.testing.assert_allclose(alone.x[0], whole.x[3], rtol=tolerance, atol=tolerance)
 
 
 # Conversions.

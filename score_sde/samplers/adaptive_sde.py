@@ -148,6 +148,9 @@ class AdaptiveSDE(Sampler):
         took = going & (error <= 1)
         left = jnp.where(took, now.left - now.h, now.left)
         factor = jnp.minimum(self.max_factor, self.safety * error**-self.exponent)
+        # The path is rough: times that differ by rounding, as batches of other sizes
+        # have them, are far apart on it. Steps of few digits are the same.
+        factor = jax.lax.reduce_precision(factor, exponent_bits=8, mantissa_bits=3)
         h_next = jnp.minimum(left, factor * now.h)
         return Progress(
             x=where_example(took, improved, x),
