@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from importlib.metadata import entry_points
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, entry_points, version
 
 SETTINGS = {
     "M_ARENA_MAX": (-8, 1),
@@ -22,8 +21,15 @@ def keep_freed_memory() -> None:
     with zeros: a quarter of the time of a step, for networks of more than digits.
     To be called before JAX starts its threads, each of which has a heap otherwise.
     """
-    accelerated = entry_points(group="jax_plugins") or find_spec("libtpu")
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt and not accelerated:
+    if mallopt and not _has_accelerator():
         for number, value in SETTINGS.values():
             mallopt(number, value)
+
+
+def _has_accelerator() -> bool:
+    """Whether JAX could find one, without starting it: GPUs are plugins of it."""
+    try:
+        return bool(entry_points(group="jax_plugins") or version("libtpu"))
+    except PackageNotFoundError:
+        return False
