@@ -236,10 +236,12 @@ start_devices()
 import jax, jax.numpy as jnp
 call = jax.jit(lambda x: jnp.cumsum(jnp.sin(x))[::7].max())
 x = jnp.ones(2**24, jnp.float32)
-for _ in range(8):  # until the heap has found its size
+found = []
+for _ in range(12):  # until the heap has found its size
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     call(x).block_until_ready()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(found))
 """
     root = Path(__file__).parents[1]
     out = subprocess.run(
