@@ -226,6 +226,7 @@ def test_checksums_are_those_of_the_formula_on_host_and_device(array):
     assert "".join(f"{int(word):08x}" for word in on_device) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an option of glibc")
 def test_a_programs_memory_is_its_own_from_step_to_step():
     """Or the system would fill 64 MB with zeros, page by page, in every call."""
