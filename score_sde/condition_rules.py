@@ -162,21 +162,23 @@ def _fit_named(
     guidance: Mapping[str, Any], network: Any, num_classes: int
 ) -> list[str]:
     """Rules of the labels and captions that guidance goes to, or away from."""
-    labels = [("negative_label", guidance.get("negative_label", NO_LABEL))]
-    labels += [("labels", label) for label in guidance.get("labels", ())]
-    texts = [("negative_caption", guidance.get("negative_caption", ""))]
-    texts += [("captions", caption) for caption in guidance.get("captions", ())]
-    reads, problems = isinstance(network, TextUNet), []
+    labels = [("labels", label) for label in guidance.get("labels", ())]
+    texts = [("captions", caption) for caption in guidance.get("captions", ())]
+    given, reads, problems = len(labels) + len(texts), isinstance(network, TextUNet), []
+    if guidance.get("negative_label", NO_LABEL) != NO_LABEL:
+        labels.append(("negative_label", guidance["negative_label"]))
+    if guidance.get("negative_caption"):
+        texts.append(("negative_caption", guidance["negative_caption"]))
     for field, caption in texts:
-        if caption and not reads:
+        if not reads:
             problems.append(
                 f"guidance.{field} is {caption!r}; it is for a network that reads: "
                 "network.name 'text_unet'"
             )
-        elif caption:
+        else:
             problems += _unreadable(f"guidance.{field}", caption)
     for field, label in labels:
-        if label != NO_LABEL and reads:
+        if reads:
             problems.append(
                 f"guidance.{field} is {label}; of a network that reads, give "
                 f"guidance.{field.replace('label', 'caption')}"
@@ -188,7 +190,7 @@ def _fit_named(
                 + (choices if num_classes else "the network has no classes")
             )
     if guidance["name"] == "composed":
-        given, weights = len(labels) + len(texts) - 2, guidance.get("weights", ())
+        weights = guidance.get("weights", ())
         if len(weights) != given:
             problems.append(
                 f"guidance.weights is {weights}; it needs one number for each of "

@@ -123,13 +123,19 @@ def denoiser(
     return make_denoiser(network_fn, experiment.precondition)
 
 
+def _denoiser_with_variance(
+    experiment: Experiment, params: Params, dropout_key: Key | None
+) -> Callable[..., tuple[Array, Array]]:
+    network_fn = _network_fn(experiment, params, dropout_key)
+    return make_denoiser_with_variance(network_fn, experiment.precondition)
+
+
 def reverse_chain(
     experiment: Experiment, params: Params, *, dropout_key: Key | None = None
 ) -> elbo.Reverse:
     """The steps of the discrete chain, of a network that predicts their variances."""
-    network_fn = _network_fn(experiment, params, dropout_key)
     return elbo.with_learned_variance(
-        make_denoiser_with_variance(network_fn, experiment.precondition)
+        _denoiser_with_variance(experiment, params, dropout_key)
     )
 
 
@@ -141,8 +147,7 @@ def bound_sampler(experiment: Experiment, params: Params, cond: Any) -> Sampler:
     sampler = experiment.sampler
     if not (isinstance(sampler, DDPM) and sampler.variance == "learned"):
         return sampler
-    network_fn = _network_fn(experiment, params, None)
-    predict = make_denoiser_with_variance(network_fn, experiment.precondition)
+    predict = _denoiser_with_variance(experiment, params, None)
     return dataclasses.replace(
         sampler, learned=lambda x, sigma: predict(x, sigma, cond)[1]
     )

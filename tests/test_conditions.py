@@ -341,6 +341,18 @@ def test_one_program_trains_the_classifier(tmp_path):
         ),
         (
             "class",
+            {"guidance__name": "composed", "guidance__captions": ("",)}
+            | {"guidance__weights": (1.0,)},
+            "guidance.captions is ''; it is for a network that reads",
+        ),
+        (
+            "text",
+            {"guidance__name": "composed", "guidance__labels": (-1,)}
+            | {"guidance__weights": (1.0,)},
+            "guidance.labels is -1; of a network that reads, give guidance.captions",
+        ),
+        (
+            "class",
             {"threshold__name": "temperature", "threshold__tau": 0.0},
             "threshold.tau is 0.0; it must be > 0",
         ),
