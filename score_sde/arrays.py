@@ -24,6 +24,11 @@ def as_float(a: Any) -> Array:
     return a if jnp.issubdtype(a.dtype, jnp.floating) else a.astype(float)
 
 
+def is_traced(values: Any) -> bool:
+    """Whether any of these, a pytree, has no value to check yet."""
+    return any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves(values))
+
+
 def expand_like(a: Scalar, x: Array) -> Array:
     """`a`, a scalar or [batch], shaped and typed to multiply `x`, [batch, *dims].
 
@@ -150,7 +155,7 @@ def check_labels(labels: Any, num_classes: int) -> None:
 
     Raises: ValueError. Traced labels have no values to check and pass.
     """
-    if isinstance(labels, jax.core.Tracer):
+    if is_traced(labels):
         return
     labels = np.asarray(labels)
     if num_classes == 0:

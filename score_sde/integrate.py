@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from score_sde.arrays import is_traced
 from score_sde.sde import SDE
 from score_sde.types import Array, Scalar
 
@@ -113,7 +114,7 @@ def check_times(times: Any, sde: SDE) -> None:
 
     Raises: ValueError. What is traced has no values to check and passes.
     """
-    if any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves((times, sde))):
+    if is_traced((times, sde)):
         return
     values = np.asarray(times, np.float64)
     if values.ndim != 1 or len(values) < 2:

@@ -29,6 +29,7 @@ from score_sde.arrays import (
     as_float,
     example_keys,
     expand_like,
+    is_traced,
     sum_over_data,
     unbatched,
 )
@@ -238,7 +239,7 @@ def log_prob(
 
 def _check_grid(times: Array, sde: SDE) -> None:
     check_times(times, sde)
-    if any(isinstance(a, jax.core.Tracer) for a in (times, sde.t_max)):
+    if is_traced((times, sde.t_max)):
         return
     first, last = float(times[0]), float(times[-1])
     if first > last or not math.isclose(last, sde.t_max, rel_tol=1e-6):

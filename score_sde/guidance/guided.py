@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde.arrays import as_float, expand_like
+from score_sde.arrays import as_float, expand_like, is_traced
 from score_sde.types import Array, Denoise, Scalar
 
 Schedule = Callable[[Array], Array]
@@ -151,7 +151,7 @@ def checked(weight: Weight) -> Weight:
 
     Raises: ValueError.
     """
-    if callable(weight) or isinstance(weight, jax.core.Tracer):
+    if callable(weight) or is_traced(weight):
         return weight
     if not np.isfinite(np.asarray(weight)).all():
         raise ValueError(

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from score_sde.arrays import is_traced
 from score_sde.samplers.ancestral import Noised, ancestral_levels, remainder
 from score_sde.samplers.noise_steps import (
     first_order,
@@ -95,7 +96,7 @@ def positive_ends(sigmas: Array) -> tuple[Array, Array]:
 
     Raises: ValueError if they are one.
     """
-    if len(sigmas) == 2 and not isinstance(sigmas, jax.core.Tracer) and sigmas[1] == 0:
+    if len(sigmas) == 2 and not is_traced(sigmas) and sigmas[1] == 0:
         raise ValueError(f"sigmas must have two levels above 0, got {sigmas}.")
     return sigmas[0], jnp.where(sigmas[-1] > 0, sigmas[-1], sigmas[-2])
 

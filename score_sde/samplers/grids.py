@@ -6,11 +6,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from score_sde import schedules
-from score_sde.arrays import as_float
+from score_sde.arrays import as_float, is_traced
 from score_sde.sde import SDE, VP
 from score_sde.types import Array, Scalar
 
@@ -109,7 +108,7 @@ def _check_count(num_steps: int) -> None:
 
 def _check_ends(num_steps: int, sigma_min: Scalar, sigma_max: Scalar) -> None:
     _check_count(num_steps)
-    if any(isinstance(s, jax.core.Tracer) for s in (sigma_min, sigma_max)):
+    if is_traced((sigma_min, sigma_max)):
         return
     low, high = float(sigma_min), float(sigma_max)
     if not 0 < low < high < math.inf:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde.arrays import as_float, check_alike
+from score_sde.arrays import as_float, check_alike, is_traced
 from score_sde.samplers.adaptive_sde import AdaptiveSDE
 from score_sde.samplers.ancestral import EulerAncestral
 from score_sde.samplers.ddim import DDIM
@@ -144,7 +143,7 @@ def _draws(
 
 
 def _checked(sigmas: Array, x: Array) -> Array:
-    if not isinstance(sigmas, jax.core.Tracer):
+    if not is_traced(sigmas):
         values = np.asarray(sigmas, np.float64)
         if values.ndim != 1 or len(values) < 2:
             raise ValueError(
@@ -159,7 +158,7 @@ def _checked(sigmas: Array, x: Array) -> Array:
 
 def _check_reach(path: BrownianPath, sigmas: Array) -> None:
     ends = (path.sigma_max, sigmas[0])
-    if any(isinstance(a, jax.core.Tracer) for a in ends):
+    if is_traced(ends):
         return
     sigma_max, first = (float(a) for a in ends)
     if first > sigma_max:
