@@ -22,9 +22,10 @@ from sklearn.svm import SVC
 
 from experiments import launch, runs
 from score_sde import conditions, guidance
-from score_sde.data import Dataset, captions
-from score_sde.experiment import denoiser
-from score_sde.inference import class_log_probs, draw_samples, sample_keys
+from score_sde.conditions import captions
+from score_sde.data import Dataset
+from score_sde.run.inference import class_log_probs, draw_samples, sample_keys
+from score_sde.run.model import denoiser
 from score_sde.types import NO_LABEL
 
 

@@ -24,14 +24,14 @@ import numpy as np
 from benchmarks.conditional import judge
 from experiments import launch, runs
 from score_sde import conditions, editing, guidance
+from score_sde.conditions.attributes import measured
 from score_sde.data import centres
-from score_sde.data.attributes import measured
-from score_sde.edits import Given, restorer
-from score_sde.evaluation.pictures import save_samples
-from score_sde.evaluation.settings import Editing
-from score_sde.experiment import denoiser
-from score_sde.inference import draw_samples, sample_keys
+from score_sde.evaluation.plots import save_samples
 from score_sde.measurements import Downsample
+from score_sde.run.edit import Given, restorer
+from score_sde.run.evaluation_settings import Editing
+from score_sde.run.inference import draw_samples, sample_keys
+from score_sde.run.model import denoiser
 from score_sde.samplers import SAMPLERS, sample
 
 

@@ -48,7 +48,7 @@ from score_sde.networks import Network, SongUNet, from_linen
 from score_sde.networks.flops import forward_flops
 from score_sde.networks.song_unet import edm_tensors
 from score_sde.noise_levels import LogNormal
-from score_sde.training.memory import keep_freed_memory
+from score_sde.runtime.memory import keep_freed_memory
 from score_sde.training.optimizer import Optimizer, make_optimizer
 from score_sde.training.step import (
     TrainState,

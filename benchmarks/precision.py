@@ -24,13 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.launch import load_config
-from score_sde.build import build
-from score_sde.experiment import Experiment, init_params
-from score_sde.inference import sample_keys
-from score_sde.jobs import training_batches
-from score_sde.objective import batch_loss, loss_by_level
+from score_sde.run.build import build
+from score_sde.run.inference import sample_keys
+from score_sde.run.jobs import training_batches
+from score_sde.run.model import Experiment, init_params
+from score_sde.run.objective import batch_loss, loss_by_level
+from score_sde.runtime.mesh import make_mesh, put_batch, start_devices
 from score_sde.training.compile import prepare_training
-from score_sde.training.mesh import make_mesh, put_batch, start_devices
 
 WINDOW = 50
 NETWORK = {

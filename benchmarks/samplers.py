@@ -80,8 +80,8 @@ def trained(workdir: Path, num_samples: int) -> Problem:
     """The model of a run, and its data as points of their bins."""
     from experiments.launch import Command
     from experiments.runs import open_run
-    from score_sde.build import complete
-    from score_sde.experiment import denoiser
+    from score_sde.run.build import complete
+    from score_sde.run.model import denoiser
 
     config = complete(json.loads((workdir / "config.json").read_text()))
     run = open_run(Command(config, workdir, dry_run=False))

@@ -38,20 +38,20 @@ import numpy as np
 import optax
 
 from experiments.launch import load_config
-from score_sde.build import build
-from score_sde.experiment import init_params
-from score_sde.jobs import training_batches
-from score_sde.objective import batch_loss
-from score_sde.training import checkpoints as saving
-from score_sde.training.compile import prepare_training
-from score_sde.training.loop import Training, train
-from score_sde.training.mesh import (
+from score_sde.run.build import build
+from score_sde.run.jobs import training_batches
+from score_sde.run.model import init_params
+from score_sde.run.objective import batch_loss
+from score_sde.runtime.mesh import (
     Devices,
     make_mesh,
     put_batch,
     put_state,
     start_devices,
 )
+from score_sde.training import checkpoints as saving
+from score_sde.training.compile import prepare_training
+from score_sde.training.loop import Training, train
 from score_sde.training.step import init_state
 
 REPEATS = 7
@@ -103,7 +103,7 @@ def checkpoint_rows(folder: Path) -> dict[str, float]:
 START = """
 import time
 from benchmarks.training import prepared
-from score_sde.training.mesh import put_batch, start_devices
+from score_sde.runtime.mesh import put_batch, start_devices
 start_devices()
 step, state, batch, mesh = prepared("configs/digits.py")
 began = time.perf_counter()

@@ -17,15 +17,15 @@ def main(command: launch.Command) -> None:
     """Write the config, controls.json and a checkpoint, or nothing at all."""
     from pathlib import Path
 
-    from score_sde.build import build
-    from score_sde.experiment import init_params
     from score_sde.networks import count_parameters
     from score_sde.networks.controlled_unet import BRANCH, controlling
     from score_sde.networks.network import FROZEN_MODULE
+    from score_sde.run.build import build
+    from score_sde.run.model import init_params
+    from score_sde.runtime.folder import describe_run, write_json
+    from score_sde.runtime.mesh import start_devices
     from score_sde.training.checkpoints import Checkpoints
-    from score_sde.training.mesh import start_devices
     from score_sde.training.optimizer import make_optimizer
-    from score_sde.training.run import describe_run, write_json
     from score_sde.training.step import init_state
     from score_sde.types import UserError
 

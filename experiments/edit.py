@@ -15,10 +15,10 @@ def main(command: launch.Command) -> None:
     import jax.numpy as jnp
     import numpy as np
 
-    from score_sde.build import build
     from score_sde.data import to_levels
-    from score_sde.edits import before, edited, read
-    from score_sde.evaluation.pictures import save_samples
+    from score_sde.evaluation.plots import save_samples
+    from score_sde.run.build import build
+    from score_sde.run.edit import before, edited, read
 
     given = read(build(command.config))  # the files before any device work
     run = runs.open_run(command)

@@ -102,8 +102,8 @@ def run(main: Callable[[Command], None], description: str, **own: Any) -> None:
     in config or command, 1 for files and for training that diverged.
     """
     command = parse(description, **own)
+    from score_sde.runtime.preemption import Stopped, listening
     from score_sde.training.checkpoints import SaveError
-    from score_sde.training.preemption import Stopped, listening
     from score_sde.training.watch import NonFiniteLossError
     from score_sde.types import UserError
 
@@ -165,7 +165,7 @@ def load_config(file: str | None, workdir: Path) -> dict[str, Any]:
             raise ValueError(
                 f"no config: give --config=FILE, or a --workdir with {path}."
             )
-        from score_sde.training.run import read_json
+        from score_sde.runtime.folder import read_json
 
         return _tuples(read_json(path))
     path = Path(file)
@@ -202,7 +202,7 @@ def _override(config: dict[str, Any], overrides: dict[str, str]) -> dict[str, An
     """Set fields of the completed config; ConfigDict refuses new names and types."""
     from ml_collections import ConfigDict
 
-    from score_sde.build import NAMED, complete, rename
+    from score_sde.run.build import NAMED, complete, rename
     from score_sde.types import choices_text
 
     for field, text in overrides.items():

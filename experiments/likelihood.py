@@ -15,11 +15,11 @@ def main(command: launch.Command) -> None:
     import jax
     import numpy as np
 
-    from score_sde.evaluation.pictures import save_bound
+    from score_sde.evaluation.plots import save_bound
     from score_sde.evaluation.report import bound_by_level, table
-    from score_sde.jobs import parts_of
-    from score_sde.scoring import compile_programs, num_examples, score_split
-    from score_sde.training.run import write_json
+    from score_sde.run.jobs import parts_of
+    from score_sde.run.score import compile_programs, num_examples, score_split
+    from score_sde.runtime.folder import write_json
 
     run = runs.open_run(command)
     if run is None:

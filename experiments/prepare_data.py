@@ -15,12 +15,12 @@ def main(command: launch.Command) -> None:
     """Write data.json, with counts and moments, and data.png, with some examples."""
     import numpy as np
 
-    from score_sde.build import build
     from score_sde.data import TFDS, Format
     from score_sde.data.prepare import prepare, survey
-    from score_sde.evaluation.pictures import save_samples
-    from score_sde.training.preemption import stop_if_requested
-    from score_sde.training.run import write_json
+    from score_sde.evaluation.plots import save_samples
+    from score_sde.run.build import build
+    from score_sde.runtime.folder import write_json
+    from score_sde.runtime.preemption import stop_if_requested
 
     experiment = build(command.config)
     if command.dry_run:

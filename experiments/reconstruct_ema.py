@@ -19,12 +19,12 @@ def main(command: launch.Command) -> None:
     import jax
     import jax.numpy as jnp
 
-    from score_sde.build import build
-    from score_sde.experiment import init_params
+    from score_sde.run.build import build
+    from score_sde.run.model import init_params
+    from score_sde.runtime.folder import describe_run
     from score_sde.training.checkpoints import Checkpoints
     from score_sde.training.optimizer import make_optimizer
     from score_sde.training.post_hoc_ema import reconstruct
-    from score_sde.training.run import describe_run
     from score_sde.training.step import init_state
     from score_sde.types import UserError
 

@@ -31,8 +31,8 @@ def writing(folder: Path, hosts: dict[str, Any] | None) -> Iterator[None]:
 
     On one host the lock comes first, so that a refusal takes no devices.
     """
-    from score_sde.training.lock import locked
-    from score_sde.training.mesh import start_devices
+    from score_sde.runtime.lock import locked
+    from score_sde.runtime.mesh import start_devices
 
     if hosts is not None:
         start_devices(hosts)
@@ -67,9 +67,9 @@ def print_dry_run(config: dict[str, Any], experiment: Any) -> None:
     """The resolved config, parameters, operations and an estimate of memory."""
     import jax
 
-    from score_sde.experiment import init_params
-    from score_sde.jobs import training_cost
     from score_sde.networks import count_parameters
+    from score_sde.run.jobs import training_cost
+    from score_sde.run.model import init_params
 
     params = jax.eval_shape(lambda: init_params(experiment))
     cost = training_cost(experiment, params)
@@ -102,9 +102,9 @@ def open_run(command: Command) -> Run | None:
     """The run of a command; None after a dry run, which is printed."""
     import jax
 
-    from score_sde.build import build
-    from score_sde.experiment import init_params
-    from score_sde.training.mesh import local_mesh, start_devices
+    from score_sde.run.build import build
+    from score_sde.run.model import init_params
+    from score_sde.runtime.mesh import local_mesh, start_devices
 
     experiment = build(command.config)
     if command.dry_run:
@@ -130,14 +130,14 @@ def restored(folder: Path, like: Any) -> tuple[int, Any]:
     """(step, averaged parameters) of the newest checkpoint, whole on every device."""
     import jax
 
-    from score_sde.training.checkpoints import Checkpoints
-    from score_sde.training.mesh import (
+    from score_sde.runtime.mesh import (
         Devices,
         local_mesh,
         make_mesh,
         replicated,
         to_host,
     )
+    from score_sde.training.checkpoints import Checkpoints
 
     mesh = make_mesh(Devices())
     like = jax.tree.map(
@@ -156,8 +156,8 @@ def _worse(experiment: Any, workdir: Path) -> Any:
 
     Raises: UserError if it is of other data, or told something else of them.
     """
-    from score_sde.build import build, complete
     from score_sde.conditions import of_blank
+    from score_sde.run.build import build, complete
     from score_sde.types import UserError
 
     worse = build(complete(load_config(None, workdir)))
@@ -181,7 +181,7 @@ def _classifier(workdir: Path, experiment: Any) -> Any:
     """
     import jax
 
-    from score_sde.experiment import classifier_network
+    from score_sde.run.model import classifier_network
     from score_sde.types import UserError
 
     like = jax.eval_shape(

@@ -15,10 +15,10 @@ def main(command: launch.Command) -> None:
     import jax
     import numpy as np
 
-    from score_sde.evaluation.pictures import save_samples
-    from score_sde.experiment import evals_per_call
-    from score_sde.jobs import in_parts, make_draw, parts_of
-    from score_sde.training.run import write_json
+    from score_sde.evaluation.plots import save_samples
+    from score_sde.run.jobs import in_parts, make_draw, parts_of
+    from score_sde.run.model import evals_per_call
+    from score_sde.runtime.folder import write_json
 
     run = runs.open_run(command)
     if run is None:

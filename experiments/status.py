@@ -13,8 +13,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workdir", metavar="DIR", required=True, type=Path)
     workdir = parser.parse_args(argv).workdir
 
-    from score_sde.evaluation.pictures import save_metrics
-    from score_sde.training.status import read_status
+    from score_sde.evaluation.plots import save_metrics
+    from score_sde.run.status import read_status
     from score_sde.types import UserError
 
     try:

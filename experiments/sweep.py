@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from score_sde.training.status import Status
+    from score_sde.run.status import Status
 
 
 class Run(NamedTuple):
@@ -115,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
             print(i, run.workdir)
         return 0
     from experiments import launch
-    from score_sde.build import build
+    from score_sde.run.build import build
     from score_sde.types import UserError
 
     for run in runs:  # a mistake in the last is found before the first trains
@@ -204,7 +204,7 @@ NOT_STARTED = "not started"
 
 def _status(run: Run) -> Status | None:
     """Of a run, None before its folder describes it."""
-    from score_sde.training.status import read_status
+    from score_sde.run.status import read_status
     from score_sde.types import UserError
 
     try:

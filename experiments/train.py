@@ -11,14 +11,14 @@ FLAGS = {"allow_config_change": "go on with a config that changes what the run l
 
 def main(command: launch.Command) -> None:
     """Train from the newest checkpoint, or from the start, to the last step."""
-    from score_sde.build import build, complete
-    from score_sde.experiment import init_params, project_params
-    from score_sde.jobs import make_evaluate, training_batches, training_cost
-    from score_sde.objective import batch_loss
+    from score_sde.run.build import build, complete
+    from score_sde.run.jobs import make_evaluate, training_batches, training_cost
+    from score_sde.run.model import init_params, project_params
+    from score_sde.run.objective import batch_loss
+    from score_sde.runtime.folder import describe_run
+    from score_sde.runtime.mesh import is_main_host, make_mesh, wait_for_hosts
     from score_sde.training.compile import prepare_training
     from score_sde.training.loop import train
-    from score_sde.training.mesh import is_main_host, make_mesh, wait_for_hosts
-    from score_sde.training.run import describe_run
 
     experiment = build(command.config)
     if command.dry_run:

@@ -17,15 +17,15 @@ def main(command: launch.Command) -> None:
     """Train from the newest checkpoint, or from the start, to the last step."""
     import jax
 
-    from score_sde.build import build
-    from score_sde.experiment import classifier_network
-    from score_sde.jobs import training_batches
-    from score_sde.objective import classifier_loss
+    from score_sde.run.build import build
+    from score_sde.run.jobs import training_batches
+    from score_sde.run.model import classifier_network
+    from score_sde.run.objective import classifier_loss
+    from score_sde.runtime.folder import write_json
+    from score_sde.runtime.mesh import Devices, is_main_host, make_mesh
     from score_sde.training.compile import prepare_training
     from score_sde.training.loop import Training, train
-    from score_sde.training.mesh import Devices, is_main_host, make_mesh
     from score_sde.training.optimizer import Optimizer
-    from score_sde.training.run import write_json
     from score_sde.types import UserError
 
     experiment = build(command.config)
@@ -68,8 +68,8 @@ def print_dry_run(config: dict[str, Any], experiment: Any) -> None:
     """The settings of the classifier, and its parameters."""
     import jax
 
-    from score_sde.experiment import classifier_network
     from score_sde.networks import count_parameters
+    from score_sde.run.model import classifier_network
 
     network = classifier_network(experiment)
     params = jax.eval_shape(lambda: network.init(jax.random.key(0)))

@@ -16,6 +16,7 @@ from score_sde import oracles as oracles
 from score_sde import precondition as precondition
 from score_sde import predictions as predictions
 from score_sde import samplers as samplers
+from score_sde.fields import pytree as pytree
 from score_sde.likelihood import LogProb as LogProb
 from score_sde.likelihood import bits_per_dim as bits_per_dim
 from score_sde.likelihood import log_prob as log_prob
@@ -39,6 +40,5 @@ from score_sde.sde import prior_log_prob as prior_log_prob
 from score_sde.sde import prior_sample as prior_sample
 from score_sde.sde import probability_flow as probability_flow
 from score_sde.sde import reverse_drift as reverse_drift
-from score_sde.types import pytree as pytree
 
 __version__ = "0.1.0"

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_sde.arrays import expand_like
-from score_sde.types import Array, Scalar, pytree, require, static
+from score_sde.fields import pytree, require, static
+from score_sde.types import Array, Scalar
 
 NEGLIGIBLE = 1e-6
 """Directions that A shrinks by more than its square root count as not measured."""

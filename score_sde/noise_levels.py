@@ -17,8 +17,9 @@ import jax.random as jr
 import numpy as np
 
 from score_sde.arrays import example_keys, examples_of
+from score_sde.fields import pytree, require, static
 from score_sde.sde import SDE
-from score_sde.types import Array, Key, Scalar, pytree, require, static
+from score_sde.types import Array, Key, Scalar
 
 
 @pytree

@@ -21,8 +21,9 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from score_sde.arrays import as_float, expand_like
+from score_sde.fields import pytree
 from score_sde.sde import SDE
-from score_sde.types import NO_LABEL, Array, Key, Scalar, pytree
+from score_sde.types import NO_LABEL, Array, Key, Scalar
 
 
 @pytree

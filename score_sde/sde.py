@@ -32,7 +32,8 @@ from score_sde.arrays import (
     per_example,
     sum_over_data,
 )
-from score_sde.types import Array, Key, Scalar, Score, pytree, require
+from score_sde.fields import pytree, require
+from score_sde.types import Array, Key, Scalar, Score
 
 TIMES = ("0 < t_min < t_max", lambda sde: 0 < sde.t_min < sde.t_max < math.inf)
 TIMES_TO_1 = ("0 < t_min < t_max <= 1", lambda sde: 0 < sde.t_min < sde.t_max <= 1)

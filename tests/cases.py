@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_sde import build, oracles
+from score_sde import oracles
+from score_sde.run import build
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from experiments.launch import load_config
-from score_sde import build, data, experiment, losses, objective, precondition
+from score_sde import data, losses, precondition
+from score_sde.run import build, objective
+from score_sde.run import model as experiment
 from score_sde.samplers import SAMPLERS
 from score_sde.types import UserError
 
@@ -54,8 +56,8 @@ def test_building_touches_no_device():
     code = (
         "from pathlib import Path\n"
         "from experiments.launch import load_config\n"
-        "from score_sde.build import build\n"
-        "from score_sde.training.mesh import start_devices\n"
+        "from score_sde.run.build import build\n"
+        "from score_sde.runtime.mesh import start_devices\n"
         f"for path in {[str(p) for p in CONFIGS]}:\n"
         "    build(load_config(path, Path()))\n"
         "start_devices()"  # raises if it comes too late

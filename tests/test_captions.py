@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from score_sde import guidance
-from score_sde.data import captions
+from score_sde.conditions import captions
 from score_sde.networks import TextUNet, from_linen
 from score_sde.types import UserError
 

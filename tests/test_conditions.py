@@ -11,11 +11,13 @@ import pytest
 from PIL import Image
 
 from experiments import launch, runs, train_classifier
-from score_sde import build, conditions, guidance, objective
-from score_sde.data import DATASETS, attributes, centres
+from score_sde import conditions, guidance
+from score_sde.conditions import attributes
+from score_sde.data import DATASETS, centres
 from score_sde.networks import ControlledUNet, Network, UNet, from_linen
 from score_sde.networks.controlled_unet import controlling
-from score_sde.training.lock import locked
+from score_sde.run import build, objective
+from score_sde.runtime.lock import locked
 from score_sde.training.optimizer import Optimizer, make_optimizer
 from score_sde.training.step import init_state, make_train_step, of_whole_batch
 from score_sde.types import UserError

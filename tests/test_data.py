@@ -11,7 +11,7 @@ from score_sde.data import (
     flip_at_random,
     to_levels,
 )
-from score_sde.evaluation.pictures import save_samples
+from score_sde.evaluation.plots import save_samples
 
 sweep = pytest.mark.parametrize("name", DATASETS)
 

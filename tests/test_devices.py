@@ -19,20 +19,20 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from configs import digits
-from score_sde.build import build
 from score_sde.data import batch_at
-from score_sde.experiment import init_params
-from score_sde.objective import batch_loss
-from score_sde.training.checkpoints import Checkpoints
-from score_sde.training.checksums import _sums_on_device, checksums
-from score_sde.training.compile import compile_train_step, gradient_on
-from score_sde.training.mesh import (
+from score_sde.run.build import build
+from score_sde.run.model import init_params
+from score_sde.run.objective import batch_loss
+from score_sde.runtime.checksums import _sums_on_device, checksums
+from score_sde.runtime.mesh import (
     Devices,
     make_mesh,
     put_batch,
     put_state,
     state_shardings,
 )
+from score_sde.training.checkpoints import Checkpoints
+from score_sde.training.compile import compile_train_step, gradient_on
 from score_sde.training.optimizer import make_optimizer
 from score_sde.training.step import init_state, make_train_step
 from score_sde.types import UserError
@@ -232,7 +232,7 @@ def test_a_programs_memory_is_its_own_from_step_to_step():
     """Or the system would fill 64 MB with zeros, page by page, in every call."""
     code = """
 import resource
-from score_sde.training.mesh import start_devices
+from score_sde.runtime.mesh import start_devices
 start_devices()
 import jax, jax.numpy as jnp
 call = jax.jit(lambda x: jnp.cumsum(jnp.sin(x))[::7].max())

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from experiments import launch, train_classifier
-from score_sde import edits
-from score_sde.build import build
 from score_sde.data import DATASETS
-from score_sde.training.status import read_status
+from score_sde.run import edit as edits
+from score_sde.run.build import build
+from score_sde.run.status import read_status
 from score_sde.types import UserError
 
 ROOT = Path(__file__).parents[1]

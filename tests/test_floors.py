@@ -10,9 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
-    {"types", "arrays", "sde", "schedules"},
+    {"types", "fields", "arrays", "sde", "schedules"},
     {
-        "settings",
         "integrate",
         "predictions",
         "precondition",
@@ -29,19 +28,16 @@ FLOORS = [
         "elbo",
         "dequantisation",
         "weights",
-        "guidance",
         "conditions",
+        "runtime",
     },
+    {"guidance", "training"},
     {"evaluation", "editing"},
-    {"training"},
-    {"experiment", "condition_rules"},
-    {"config_rules", "objective", "inference"},
-    {"build", "jobs"},
-    {"scoring", "edits"},
+    {"run"},
 ]
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
 # On the ground floor, in this order.
-GROUND = ["types", "arrays", "sde", "schedules"]
+GROUND = ["types", "fields", "arrays", "sde", "schedules"]
 OWNERS = {
     "flax": {"networks", "weights"},
     "diffrax": {"integrate", "samplers", "likelihood"},

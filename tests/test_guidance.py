@@ -11,11 +11,11 @@ from cases import GAUSSIAN, LABELLED
 import score_sde as ss
 from experiments.launch import load_config
 from score_sde import conditions, guidance
-from score_sde.build import build
-from score_sde.data import captions
-from score_sde.experiment import denoiser, guided_denoiser, init_params
-from score_sde.inference import class_log_probs
+from score_sde.conditions import captions
 from score_sde.networks import MLP, Network, from_linen
+from score_sde.run.build import build
+from score_sde.run.inference import class_log_probs
+from score_sde.run.model import denoiser, guided_denoiser, init_params
 
 NUM = 50_000
 # Starting from pure noise moves the mean by mean * scale / sigma_max: 400 makes that a

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from cases import unless
 
-from score_sde import build
 from score_sde.networks import count_parameters, from_linen
 from score_sde.networks.blocks import (
     downsample,
@@ -15,6 +14,7 @@ from score_sde.networks.blocks import (
     positional_embedding,
     upsample,
 )
+from score_sde.run import build
 
 SMALL = {
     "unet": {"channels": 8, "multipliers": (1, 2), "blocks_per_level": 1},

@@ -12,13 +12,13 @@ import pytest
 from cases import GOLDEN, unless
 
 import score_sde as ss
-from score_sde import build
 from score_sde.networks import dit, edm2, from_linen, with_image
 from score_sde.networks import magnitude_preserving as mp
 from score_sde.networks.blocks import positional_embedding
 from score_sde.networks.flops import forward_flops
 from score_sde.networks.network import FROZEN
 from score_sde.networks.published import PUBLISHED
+from score_sde.run import build
 
 CONFIGURATIONS = json.loads((GOLDEN / "nets/edm2_dit.json").read_text())
 UNITS = np.load(GOLDEN / "nets/edm2_units.npz")

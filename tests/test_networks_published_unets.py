@@ -13,7 +13,7 @@ import pytest
 from cases import GOLDEN, golden_weights, unless
 
 import score_sde as ss
-from score_sde import build, weights
+from score_sde import weights
 from score_sde.networks import (
     ADM,
     DDPM,
@@ -36,6 +36,7 @@ from score_sde.networks.published import PUBLISHED, TENSORS, tables
 from score_sde.networks.resampling import filter_down, filter_for_strides, filter_up
 from score_sde.networks.tensors import leaf_of
 from score_sde.networks.unet_blocks import Block, Layers, checkpointed
+from score_sde.run import build
 from score_sde.weights.state_dict import StateDict
 
 CONFIGURATIONS = json.loads((GOLDEN / "nets/unets.json").read_text())

@@ -6,7 +6,6 @@ import pytest
 from cases import ALL_SDES, name_of
 
 import score_sde as ss
-from score_sde import build
 from score_sde.noise_levels import (
     Ladder,
     Learned,
@@ -15,6 +14,7 @@ from score_sde.noise_levels import (
     LogUniform,
     UniformTime,
 )
+from score_sde.run import build
 
 LADDER = Ladder(np.geomspace(0.01, 50.0, 200))
 CONTINUOUS = [

@@ -13,9 +13,11 @@ import pytest
 from cases import GOLDEN, unless
 
 from experiments import launch, runs
-from score_sde import build, experiment, inference, networks, objective
+from score_sde import networks
 from score_sde.networks.network import FROZEN
 from score_sde.networks.published import PUBLISHED
+from score_sde.run import build, inference, objective
+from score_sde.run import model as experiment
 from score_sde.samplers import SAMPLERS
 from score_sde.training.optimizer import make_optimizer
 from score_sde.training.step import init_state, make_train_step, of_whole_batch

@@ -17,9 +17,9 @@ import numpy as np
 import optax
 import pytest
 
+from score_sde.runtime.lock import locked
 from score_sde.training import preemption
 from score_sde.training.checkpoints import Checkpoints, SaveError
-from score_sde.training.lock import locked
 from score_sde.training.step import init_state
 from score_sde.types import UserError
 
@@ -200,7 +200,7 @@ def test_the_first_signal_asks_and_is_forgotten_at_the_end():
 def test_the_second_signal_ends_the_program_at_once():
     code = (
         "import os, signal, time\n"
-        "from score_sde.training.preemption import listening\n"
+        "from score_sde.runtime.preemption import listening\n"
         "with listening():\n"
         "    os.kill(os.getpid(), signal.SIGINT); print('going on', flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)\n"

@@ -7,11 +7,11 @@ from cases import GAUSSIAN
 
 from score_sde import elbo
 from score_sde.data import InMemory
-from score_sde.evaluation.pictures import save_bound
+from score_sde.evaluation.plots import save_bound
 from score_sde.evaluation.report import bits, bound_by_level, error_budget, summary
-from score_sde.jobs import batches_of, parts_of
-from score_sde.scoring import _run
-from score_sde.training.mesh import local_mesh
+from score_sde.run.jobs import batches_of, parts_of
+from score_sde.run.score import _run
+from score_sde.runtime.mesh import local_mesh
 
 STD = {"data": 0.3, "dequantisation": 0.2, "probe": 0.1}
 SHIFT = 0.01

@@ -11,10 +11,10 @@ from cases import GAUSSIAN, close, golden, problems, unless
 
 import score_sde as ss
 from score_sde import schedules
+from score_sde.fields import pytree, static
 from score_sde.samplers import SAMPLERS, BrownianPath
 from score_sde.samplers.ancestral import ancestral_levels
 from score_sde.samplers.lms import adams_weights
-from score_sde.types import pytree, static
 
 CASES, ARRAYS = golden("k_diffusion")
 EDM_CASES, EDM_ARRAYS = golden("edm")

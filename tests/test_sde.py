@@ -7,8 +7,8 @@ from cases import ALL_SDES, GAUSSIAN, golden, name_of
 from scipy.integrate import quad
 
 import score_sde as ss
+from score_sde.fields import pytree
 from score_sde.sde import forward_drift, rescaled_flow
-from score_sde.types import pytree
 
 sweep = pytest.mark.parametrize("sde", ALL_SDES, ids=name_of)
 

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from experiments import status as program
-from score_sde.training.lock import locked
-from score_sde.training.status import read_status
+from score_sde.run.status import read_status
+from score_sde.runtime.lock import locked
 
 ROWS = [
     {"step": 50, "loss": 0.5, "gradient_norm": 1.0, "images_per_second": 100.0},

@@ -22,9 +22,10 @@ from flax.serialization import msgpack_serialize
 from safetensors.numpy import load_file, save_file
 
 from experiments import import_weights, launch, train
-from score_sde import build, weights
+from score_sde import weights
 from score_sde.networks import DDPM, SongUNet, dit, edm2, from_linen
 from score_sde.networks.published import PUBLISHED, tables
+from score_sde.run import build
 from score_sde.types import UserError
 from score_sde.weights import unpickle
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde.data import captions as words
+from score_sde.conditions import captions as words
 from score_sde.guidance.conditional import (
     LogProb,
     classifier,

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from score_sde.arrays import expand_like, mean_over_data, where_example
+from score_sde.fields import pytree, require, static
 from score_sde.samplers.steps import Draw, Model, Sampler, SampleResult
-from score_sde.types import Array, pytree, require, static
+from score_sde.types import Array
 
 
 class Progress(NamedTuple):

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
+from score_sde.fields import pytree, require
 from score_sde.samplers.steps import (
     Draw,
     Interval,
@@ -16,7 +17,7 @@ from score_sde.samplers.steps import (
     present,
     slope,
 )
-from score_sde.types import Array, Scalar, pytree, require
+from score_sde.types import Array, Scalar
 
 
 def ancestral_levels(

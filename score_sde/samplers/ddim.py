@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from score_sde.fields import pytree, require
 from score_sde.samplers.ancestral import EulerAncestral
 from score_sde.samplers.steps import (
     Draw,
@@ -13,7 +14,7 @@ from score_sde.samplers.steps import (
     Step,
     present,
 )
-from score_sde.types import Array, pytree, require
+from score_sde.types import Array
 
 
 @pytree

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
+from score_sde.fields import pytree, require, static
 from score_sde.samplers.steps import Draw, Interval, Model, Sampler, Step
-from score_sde.types import Array, Scalar, pytree, require, static
+from score_sde.types import Array, Scalar
 
 Interpolation = Callable[[Array, Scalar], Array]
 """(x, sigma) -> v in [-1, 1], shaped like x."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from score_sde.fields import pytree, require, static
 from score_sde.samplers.multistep import (
     advance,
     for_noise,
@@ -14,7 +15,7 @@ from score_sde.samplers.multistep import (
     of_order,
 )
 from score_sde.samplers.steps import Draw, Interval, Model, Sampler, Step, slope
-from score_sde.types import Array, pytree, require, static
+from score_sde.types import Array
 
 
 @pytree

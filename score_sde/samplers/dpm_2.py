@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from score_sde.fields import pytree
 from score_sde.samplers.ancestral import (
     Noised,
     ancestral_levels,
@@ -26,7 +27,7 @@ from score_sde.samplers.steps import (
     count_steps_twice,
     slope,
 )
-from score_sde.types import Array, pytree
+from score_sde.types import Array
 
 
 def midpoint(

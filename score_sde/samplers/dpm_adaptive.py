@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from score_sde.arrays import expand_like, mean_over_data, where_example
+from score_sde.fields import pytree, require, static
 from score_sde.integrate import MAX_STEPS
 from score_sde.samplers.ancestral import Noised
 from score_sde.samplers.dpm_fast import levels_above, positive_ends
@@ -20,7 +21,7 @@ from score_sde.samplers.noise_steps import (
     third_order,
 )
 from score_sde.samplers.steps import Draw, Model, SampleResult
-from score_sde.types import Array, pytree, require, static
+from score_sde.types import Array
 
 
 class Control(NamedTuple):

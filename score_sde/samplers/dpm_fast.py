@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from score_sde.arrays import is_traced
+from score_sde.fields import pytree
 from score_sde.samplers.ancestral import Noised, ancestral_levels, remainder
 from score_sde.samplers.noise_steps import (
     first_order,
@@ -17,7 +18,7 @@ from score_sde.samplers.noise_steps import (
     third_order,
 )
 from score_sde.samplers.steps import Draw, Model, SampleResult
-from score_sde.types import Array, Scalar, pytree
+from score_sde.types import Array, Scalar
 
 
 @pytree

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 
+from score_sde.fields import pytree, require, static
 from score_sde.samplers.multistep import (
     Coefficients,
     advance,
@@ -24,7 +25,7 @@ from score_sde.samplers.multistep import (
     of_order,
 )
 from score_sde.samplers.steps import Draw, Interval, Model, Sampler, Step, slope
-from score_sde.types import Array, pytree, require, static
+from score_sde.types import Array
 
 
 def singlestep_orders(

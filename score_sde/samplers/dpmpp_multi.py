@@ -17,10 +17,11 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from score_sde.fields import pytree, require, static
 from score_sde.samplers.ancestral import Noised
 from score_sde.samplers.exponential import phi, toward
 from score_sde.samplers.steps import Draw, Interval, Model, Sampler, Step
-from score_sde.types import Array, Scalar, pytree, require, static
+from score_sde.types import Array, Scalar
 
 SOLVER_TYPES = ("midpoint", "heun")
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import jax
 
+from score_sde.fields import pytree, require
 from score_sde.samplers.ancestral import (
     Noised,
     ancestral_levels,
@@ -17,7 +18,7 @@ from score_sde.samplers.ancestral import (
 )
 from score_sde.samplers.exponential import between, toward
 from score_sde.samplers.steps import Draw, Interval, Model, Step, count_steps_twice
-from score_sde.types import Array, pytree, require
+from score_sde.types import Array
 
 
 @pytree

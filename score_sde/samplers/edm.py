@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from score_sde.fields import pytree, require
 from score_sde.samplers.steps import (
     Draw,
     Interval,
@@ -18,7 +19,7 @@ from score_sde.samplers.steps import (
     present,
     slope,
 )
-from score_sde.types import Array, pytree, require
+from score_sde.types import Array
 
 
 @pytree

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from score_sde.fields import pytree, require, static
 from score_sde.samplers.edm import Churn
 from score_sde.samplers.steps import (
     Draw,
@@ -25,7 +26,7 @@ from score_sde.samplers.steps import (
     slope,
 )
 from score_sde.sde import EDM, SDE
-from score_sde.types import Array, pytree, require, static
+from score_sde.types import Array
 
 
 @pytree

@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from score_sde.arrays import expand_like, sum_over_data
+from score_sde.fields import Requirement, pytree, require, static
 from score_sde.samplers.steps import Draw, Interval, Model, Sampler, Step
-from score_sde.types import Array, Rule, Scalar, pytree, require, static
+from score_sde.types import Array, Scalar
 
 StepSize = Callable[[Array, Array, Scalar, Scalar], Array]
 """(score, z, sigma, snr) -> e, a scalar or [batch]."""
@@ -154,7 +155,7 @@ class Langevin(Sampler):
         return self.n_steps * above_zero + len(sigmas) - 1 - above_zero
 
 
-LANGEVIN_RULES: tuple[Rule, ...] = (
+LANGEVIN_RULES: tuple[Requirement, ...] = (
     ("0 < snr", lambda s: 0 < s.snr < math.inf),
     ("1 <= n_steps", lambda s: s.n_steps >= 1),
 )

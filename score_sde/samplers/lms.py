@@ -6,8 +6,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from score_sde.fields import pytree, require, static
 from score_sde.samplers.steps import Draw, Interval, Model, Sampler, Step, slope
-from score_sde.types import Array, pytree, require, static
+from score_sde.types import Array
 
 
 @pytree

@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from score_sde.fields import pytree
 from score_sde.samplers.steps import Draw, Interval, Model, Sampler, Step, slope
-from score_sde.types import Array, pytree
+from score_sde.types import Array
 
 # Of the newest prediction and those before it: Adams and Bashforth's for even steps.
 ADAMS_BASHFORTH = (

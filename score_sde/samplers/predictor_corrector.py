@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from score_sde.fields import pytree, require, static
 from score_sde.samplers.langevin import LANGEVIN_RULES, STEP_SIZES, equilibrate
 from score_sde.samplers.steps import Draw, Interval, Model, Sampler, Step
 from score_sde.sde import SDE, VE
-from score_sde.types import Array, pytree, require, static
+from score_sde.types import Array
 
 
 class Prediction(NamedTuple):

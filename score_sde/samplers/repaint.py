@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from score_sde.fields import pytree, require, static
 from score_sde.samplers.ancestral import ancestral_levels, remainder
 from score_sde.samplers.steps import Draw, Model, Sampler, SampleResult, slope
-from score_sde.types import Array, pytree, require, static
+from score_sde.types import Array
 
 
 @pytree

@@ -12,7 +12,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from score_sde.types import Array, Scalar, pytree
+from score_sde.fields import pytree
+from score_sde.types import Array, Scalar
 
 Model = Callable[[Array, Scalar], Array]
 """(x, sigma) -> x0, the denoiser with its condition bound."""

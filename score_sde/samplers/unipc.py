@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from score_sde.fields import pytree, require, static
 from score_sde.samplers.multistep import (
     Coefficients,
     advance,
@@ -16,7 +17,7 @@ from score_sde.samplers.multistep import (
     of_order,
 )
 from score_sde.samplers.steps import Draw, Interval, Model, Sampler, Step, slope
-from score_sde.types import Array, pytree, require, static
+from score_sde.types import Array
 
 
 @pytree

@@ -27,8 +27,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from score_sde.training.checksums import checksums, path_text
-from score_sde.training.mesh import is_main_host, wait_for_hosts
+from score_sde.runtime.checksums import checksums, path_text
+from score_sde.runtime.mesh import is_main_host, wait_for_hosts
 from score_sde.training.step import TrainState
 from score_sde.types import UserError
 

@@ -8,8 +8,7 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh
 
-from score_sde.training.loop import Training
-from score_sde.training.mesh import (
+from score_sde.runtime.mesh import (
     DATA_AXIS,
     Devices,
     batch_sharding,
@@ -18,6 +17,7 @@ from score_sde.training.mesh import (
     replicated,
     state_shardings,
 )
+from score_sde.training.loop import Training
 from score_sde.training.optimizer import Optimizer, make_optimizer
 from score_sde.training.step import (
     Batch,

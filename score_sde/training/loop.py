@@ -16,17 +16,17 @@ from typing import Any
 import jax
 import numpy as np
 
+from score_sde.fields import require
+from score_sde.runtime.folder import write_json
+from score_sde.runtime.mesh import is_main_host, put_batch, to_host
+from score_sde.runtime.preemption import Stopped, requested
 from score_sde.training.checkpoints import Checkpoints, Retention, SaveError
 from score_sde.training.goodput import Goodput
-from score_sde.training.mesh import is_main_host, put_batch, to_host
 from score_sde.training.metrics import Metrics
 from score_sde.training.post_hoc_ema import Profile, save_snapshot
-from score_sde.training.preemption import Stopped, requested
 from score_sde.training.profiling import Profiler
-from score_sde.training.run import write_json
 from score_sde.training.step import STOP, Batch, TrainState, TrainStep
 from score_sde.training.watch import Watch
-from score_sde.types import require
 
 LEFT_OVER = "unreported.json"
 FAILED_SAVES = ("stop", "continue")

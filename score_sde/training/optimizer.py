@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import optax
 
+from score_sde.fields import require
 from score_sde.networks.network import is_frozen
-from score_sde.types import require
 
 METHODS = ("adamw", "muon")
 SCHEDULES = ("constant", "cosine", "inverse_sqrt")

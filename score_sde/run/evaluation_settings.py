@@ -6,8 +6,8 @@ import dataclasses
 import math
 
 from score_sde.dequantisation import DEQUANTISATIONS
+from score_sde.fields import require
 from score_sde.likelihood import DIVERGENCES
-from score_sde.types import require
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,10 @@ import jax.random as jr
 
 from score_sde import conditions, data, elbo, losses
 from score_sde.arrays import mean_over_data, per_example
-from score_sde.experiment import (
+from score_sde.guidance import drop_condition
+from score_sde.noise_levels import Learned, LikelihoodImportance
+from score_sde.precondition import make_classifier
+from score_sde.run.model import (
     Experiment,
     classifier_network,
     decoder,
@@ -22,9 +25,6 @@ from score_sde.experiment import (
     log_variance,
     reverse_chain,
 )
-from score_sde.guidance import drop_condition
-from score_sde.noise_levels import Learned, LikelihoodImportance
-from score_sde.precondition import make_classifier
 from score_sde.types import Array, Key
 
 Params = Any

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from score_sde.data import Dataset, captions, centres
-from score_sde.data.attributes import measured
+from score_sde.conditions import captions
+from score_sde.conditions.attributes import measured
+from score_sde.data import Dataset, centres
 from score_sde.measurements import Downsample
 from score_sde.types import NO_LABEL, Key
 

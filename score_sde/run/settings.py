@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from score_sde.types import require
+from score_sde.fields import require
 
 POINTS = ("uniform", "centres", "variational")
 

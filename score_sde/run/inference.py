@@ -13,7 +13,9 @@ import jax.random as jr
 from score_sde import conditions, data, elbo
 from score_sde.arrays import example_keys, per_example
 from score_sde.dequantisation import DEQUANTISERS, Dequantised
-from score_sde.experiment import (
+from score_sde.likelihood import DIVERGENCES, LogProb, exact, log_prob
+from score_sde.precondition import make_score
+from score_sde.run.model import (
     Experiment,
     bound_sampler,
     decoder,
@@ -22,8 +24,6 @@ from score_sde.experiment import (
     guided_denoiser,
     reverse_chain,
 )
-from score_sde.likelihood import DIVERGENCES, LogProb, exact, log_prob
-from score_sde.precondition import make_score
 from score_sde.samplers import sample
 from score_sde.types import Array, Key
 

@@ -21,9 +21,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from score_sde.fields import require
 from score_sde.networks import TENSOR_AXES
-from score_sde.training.memory import keep_freed_memory
-from score_sde.types import UserError, require
+from score_sde.runtime.memory import keep_freed_memory
+from score_sde.types import UserError
 
 DATA_AXIS, FSDP_AXIS, TENSOR_AXIS = "data", "fsdp", "tensor"
 BATCH_AXES = (DATA_AXIS, FSDP_AXIS)

@@ -17,10 +17,10 @@ from jax.sharding import Mesh
 from score_sde import conditions
 from score_sde.data import Examples
 from score_sde.evaluation.report import bits, summary
-from score_sde.experiment import Experiment
-from score_sde.inference import bound_examples, sample_keys, score_examples
-from score_sde.jobs import EVERYWHERE, ROW, by_shares, in_parts
-from score_sde.training.mesh import divisible
+from score_sde.run.inference import bound_examples, sample_keys, score_examples
+from score_sde.run.jobs import EVERYWHERE, ROW, by_shares, in_parts
+from score_sde.run.model import Experiment
+from score_sde.runtime.mesh import divisible
 from score_sde.types import Key, UserError
 
 Params = Any

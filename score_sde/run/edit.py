@@ -11,11 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_sde import conditions, data, editing
-from score_sde.evaluation.pictures import read_picture
-from score_sde.evaluation.settings import Editing
-from score_sde.experiment import Experiment, bound_sampler, guided_denoiser
+from score_sde.evaluation.plots import read_picture
 from score_sde.guidance import null_condition
-from score_sde.inference import sample_keys
 from score_sde.measurements import (
     Blur,
     Downsample,
@@ -24,6 +21,9 @@ from score_sde.measurements import (
     Measurement,
     gaussian_kernel,
 )
+from score_sde.run.evaluation_settings import Editing
+from score_sde.run.inference import sample_keys
+from score_sde.run.model import Experiment, bound_sampler, guided_denoiser
 from score_sde.samplers import sample
 from score_sde.types import Array, Denoise, Key, UserError
 

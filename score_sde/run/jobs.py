@@ -23,13 +23,14 @@ from jax.sharding import Mesh, PartitionSpec
 from score_sde import conditions
 from score_sde.data import batches
 from score_sde.data.dataset import Rows
-from score_sde.evaluation.pictures import save_losses, save_samples
-from score_sde.experiment import Experiment
+from score_sde.evaluation.plots import save_losses, save_samples
 from score_sde.guidance import GUIDANCES
-from score_sde.inference import draw_samples, sample_keys
 from score_sde.networks.flops import flops_of
-from score_sde.objective import batch_loss, loss_by_level, middle_levels
-from score_sde.training.mesh import (
+from score_sde.run.inference import draw_samples, sample_keys
+from score_sde.run.model import Experiment
+from score_sde.run.objective import batch_loss, loss_by_level, middle_levels
+from score_sde.runtime.folder import write_json
+from score_sde.runtime.mesh import (
     DATA_AXIS,
     divisible,
     is_main_host,
@@ -37,8 +38,7 @@ from score_sde.training.mesh import (
     to_host,
     wait_for_hosts,
 )
-from score_sde.training.preemption import stop_if_requested
-from score_sde.training.run import write_json
+from score_sde.runtime.preemption import stop_if_requested
 from score_sde.training.step import TrainState
 from score_sde.types import Array
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 
-from score_sde.condition_rules import fit_conditions
 from score_sde.data import ABSENT, DATASETS, FILES, TFDS, Dataset
 from score_sde.data.augment import NUM_LABELS
 from score_sde.guidance import interpolated
@@ -20,6 +19,7 @@ from score_sde.networks import ADM, EDM2, DiT
 from score_sde.networks.attention import IMPLEMENTATIONS
 from score_sde.networks.blocks import DTYPES, EMBEDDINGS
 from score_sde.networks.song_unet import PROGRESSIVE_INPUTS, PROGRESSIVES
+from score_sde.run.condition_rules import fit_conditions
 from score_sde.schedules import BETA_SCHEDULES, TIMESTEP_SPACINGS
 from score_sde.types import NO_LABEL, choices_text
 

@@ -19,11 +19,8 @@ import numpy as np
 
 from score_sde import conditions, data, losses, noise_levels, precondition, sde
 from score_sde.conditions import Condition
-from score_sde.config_rules import RULES, cross_check, fit_data
 from score_sde.data import Dataset
-from score_sde.evaluation.pictures import read_picture
-from score_sde.evaluation.settings import Editing, Sampling, Scoring
-from score_sde.experiment import Experiment
+from score_sde.evaluation.plots import read_picture
 from score_sde.guidance import GUIDANCES, THRESHOLDS
 from score_sde.networks import (
     ADM,
@@ -40,11 +37,14 @@ from score_sde.networks import (
     from_linen,
     with_image,
 )
+from score_sde.run.evaluation_settings import Editing, Sampling, Scoring
+from score_sde.run.model import Experiment
+from score_sde.run.rules import RULES, cross_check, fit_data
+from score_sde.run.settings import Data, Loss, NoisyClassifier, Told
+from score_sde.runtime.mesh import Devices
 from score_sde.samplers import SAMPLERS, grids
 from score_sde.schedules import chain_levels
-from score_sde.settings import Data, Loss, NoisyClassifier, Told
 from score_sde.training.loop import Training
-from score_sde.training.mesh import Devices
 from score_sde.training.optimizer import Optimizer
 from score_sde.types import UserError, choices_text
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from score_sde.conditions import IMAGES
-from score_sde.data import ABSENT, Dataset, captions
-from score_sde.data.attributes import ATTRIBUTES
-from score_sde.evaluation.pictures import read_picture
+from score_sde.conditions import IMAGES, captions
+from score_sde.conditions.attributes import ATTRIBUTES
+from score_sde.data import ABSENT, Dataset
+from score_sde.evaluation.plots import read_picture
 from score_sde.networks import ControlledUNet, TextUNet
 from score_sde.types import NO_LABEL, UserError, choices_text
 

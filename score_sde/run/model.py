@@ -17,7 +17,6 @@ import jax.random as jr
 from score_sde import data, elbo, losses, sde
 from score_sde.conditions import Condition
 from score_sde.dequantisation import Dequantised, variational
-from score_sde.evaluation.settings import Editing, Sampling, Scoring
 from score_sde.guidance import from_logits, network_evals
 from score_sde.networks import (
     Classifier,
@@ -33,11 +32,12 @@ from score_sde.precondition import (
     make_denoiser,
     make_denoiser_with_variance,
 )
+from score_sde.run.evaluation_settings import Editing, Sampling, Scoring
+from score_sde.run.settings import Data, Loss, NoisyClassifier, Told
+from score_sde.runtime.mesh import Devices
 from score_sde.samplers.ddpm import DDPM
 from score_sde.samplers.steps import Sampler
-from score_sde.settings import Data, Loss, NoisyClassifier, Told
 from score_sde.training.loop import Training
-from score_sde.training.mesh import Devices
 from score_sde.training.optimizer import Optimizer
 from score_sde.types import Array, Denoise, Key
 

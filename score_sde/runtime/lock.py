@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from score_sde.training.mesh import is_main_host
+from score_sde.runtime.mesh import is_main_host
 from score_sde.types import UserError
 
 

@@ -1,0 +1,286 @@
+"""Fields of a part: what they are, and the rules their values obey.
+
+A rule stands in the signature, of a dataclass, a Linen module or a function alike:
+
+    def min_snr(sigma, *, gamma: Annotated[float, Positive] = 5.0): ...
+
+Whoever builds the part from a config checks every value by `value_problem`, and a
+dataclass made by `pytree` or `settings` checks its own when it is constructed. A field
+without a rule is checked against its type alone; no number may be NaN, and none may be
+infinite unless its rule says so or its default is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple, TypeVar, dataclass_transform
+
+import jax
+
+from score_sde.types import choices_text
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """A condition on a value, and the words that end the sentence "it must be ..."."""
+
+    text: str
+    holds: Callable[[Any], bool]
+    choices: tuple[str, ...] = ()
+    """The values that may be chosen, if there are few: errors name the nearest."""
+
+    def complaint(self, value: Any) -> str:
+        """The end of the sentence about a value that breaks the rule."""
+        if self.choices:
+            return choices_text(value, self.choices)
+        return f"; it must be {self.text}"
+
+
+Positive = Rule("> 0 and finite", lambda v: 0 < v < math.inf)
+NonNegative = Rule(">= 0 and finite", lambda v: 0 <= v < math.inf)
+Finite = Rule("finite", lambda v: math.isfinite(v))
+Share = Rule("from 0 to 1", lambda v: 0 <= v <= 1)
+PositiveOrInfinite = Rule("> 0 (inf is allowed)", lambda v: v > 0)
+
+
+def at_least(low: float) -> Rule:
+    """The rule low <= value < inf."""
+    return Rule(f">= {low} and finite", lambda v: low <= v < math.inf)
+
+
+def between(low: float, high: float) -> Rule:
+    """The rule low < value < high, both ends excluded."""
+    return Rule(f"> {low} and < {high}", lambda v: low < v < high)
+
+
+def below(high: float) -> Rule:
+    """The rule 0 <= value < high."""
+    return Rule(f">= 0 and < {high}", lambda v: 0 <= v < high)
+
+
+def one_of(choices: Collection[str]) -> Rule:
+    """The rule that a value is one of these words."""
+    known = tuple(sorted(choices))
+    return Rule(f"one of {list(known)}", lambda v: v in known, known)
+
+
+def each(rule: Rule, *, at_least_one: bool = False) -> Rule:
+    """The rule that every item of a tuple obeys another rule."""
+    some = "one or more numbers" if at_least_one else "numbers"
+    return Rule(
+        f"{some} {rule.text}",
+        lambda v: len(v) >= at_least_one and all(rule.holds(a) for a in v),
+    )
+
+
+class Field(NamedTuple):
+    """One named argument of a constructor or a function."""
+
+    name: str
+    kind: Any
+    """Its type, without the rules; None if it is not known."""
+    rules: tuple[Rule, ...]
+    default: Any
+    """`MISSING` if there is none."""
+
+
+MISSING = inspect.Parameter.empty
+_LITERALS = (bool, int, float, str)
+
+
+def fields_of(
+    constructor: Callable[..., Any], *, skip: int = 0, without: Collection[str] = ()
+) -> dict[str, Field]:
+    """The fields that a config may set of a class or a function, by name.
+
+    Args:
+        constructor: a class, whose fields are the arguments of its constructor, or a
+            function.
+        skip: how many leading arguments the caller gives by place, such as sigma.
+        without: names that come from elsewhere.
+    """
+    parameters = list(inspect.signature(constructor).parameters.values())[skip:]
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    hints = _hints(constructor)
+    found = {}
+    for p in parameters:
+        if p.kind not in named or p.name in without:
+            continue
+        hint = hints.get(p.name)
+        rules: tuple[Rule, ...] = ()
+        if typing.get_origin(hint) is Annotated:
+            hint, *extra = typing.get_args(hint)
+            rules = tuple(r for r in extra if isinstance(r, Rule))
+        if hint is None and type(p.default) in (*_LITERALS, tuple):
+            hint = type(p.default)
+        found[p.name] = Field(p.name, hint, rules, p.default)
+    return found
+
+
+@functools.cache
+def _hints(constructor: Callable[..., Any]) -> Mapping[str, Any]:
+    """Annotations with their rules; none where a name in them can't be found."""
+    is_class = inspect.isclass(constructor)
+    try:
+        return typing.get_type_hints(
+            constructor.__init__ if is_class else constructor,
+            include_extras=True,
+        )
+    except (NameError, TypeError):
+        return {}
+
+
+def value_problem(field: Field, value: Any) -> str | None:
+    """The end of the sentence "FIELD is VALUE" for a value that is wrong, or None."""
+    kinds = _alternatives(field.kind)
+    if value is None:
+        allowed = not kinds or type(None) in kinds or field.default is None
+        return None if allowed else f"; it must be {_kind_text(kinds)}"
+    if kinds and not any(_is(value, kind) for kind in kinds):
+        return f"; it must be {_kind_text(kinds)}"
+    for number in value if isinstance(value, (tuple, list)) else (value,):
+        if isinstance(number, float) and math.isnan(number):
+            return "; it must be a number"
+    for rule in field.rules:
+        if not rule.holds(value):
+            return rule.complaint(value)
+    free = field.rules or field.default in (math.inf, -math.inf)
+    if not free and isinstance(value, float) and math.isinf(value):
+        return "; it must be finite"
+    return None
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    """The types that a hint allows; () for any."""
+    if hint is None or hint is Any:
+        return ()
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        kinds = typing.get_args(hint)
+        # A traced number is allowed beside a literal one; a config has the latter.
+        return tuple(k for k in kinds if k is not jax.Array)
+    return (hint,)
+
+
+def _kind_text(kinds: Sequence[Any]) -> str:
+    names = []
+    for kind in kinds:
+        if typing.get_origin(kind) is tuple:
+            item = typing.get_args(kind)[0]
+            names.append(f"a tuple of {getattr(item, '__name__', item)}")
+        elif typing.get_origin(kind) is typing.Literal:
+            names.append(f"one of {list(typing.get_args(kind))}")
+        else:
+            names.append("None" if kind is type(None) else kind.__name__)
+    return " or ".join(names)
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a value has a type; an int is a float, a bool is neither."""
+    origin = typing.get_origin(kind)
+    if origin is typing.Literal:
+        return value in typing.get_args(kind)
+    if kind is tuple or origin is tuple:
+        items = typing.get_args(kind)
+        return isinstance(value, (tuple, list)) and (
+            not items or all(_is(v, items[0]) for v in value)
+        )
+    if origin in (dict, Mapping, typing.get_origin(Mapping[str, Any])):
+        return isinstance(value, Mapping)
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if kind in (bool, str, dict):
+        return isinstance(value, kind)
+    return True
+
+
+Requirement = tuple[str, Callable[[Any], bool]]
+
+
+def require(instance: Any, *tests: Requirement) -> None:
+    """Check (text, test) pairs between the fields of `instance`; name all that fail.
+
+    A dataclass that holds tracers, or the placeholders that JAX puts in a pytree
+    while it rearranges one, has no values to check and passes.
+
+    Raises: ValueError.
+    """
+    values = (getattr(instance, f.name) for f in dataclasses.fields(instance))
+    if not all(map(_has_a_value, values)):
+        return
+    broken = [text for text, holds in tests if not holds(instance)]
+    if broken:
+        raise ValueError(
+            f"{type(instance).__name__} needs {' and '.join(broken)}, got {instance}."
+        )
+
+
+def _has_a_value(value: Any) -> bool:
+    literal = isinstance(value, (int, float, str, tuple, type(None)))
+    return literal or dataclasses.is_dataclass(value) or callable(value)
+
+
+def check_fields(instance: Any) -> None:
+    """Check the fields of a dataclass against their types and rules.
+
+    Values that are not literals, such as tracers, pass.
+
+    Raises: ValueError naming every field that is wrong, its value and its rule.
+    """
+    wrong = []
+    for name, field in _fields_of_class(type(instance)).items():  # type: ignore[arg-type]
+        value = getattr(instance, name, None)
+        if field.rules and isinstance(value, (*_LITERALS, tuple)):
+            problem = value_problem(field, value)
+            if problem:
+                wrong.append(f"{name} is {value!r}{problem}")
+    if wrong:
+        raise ValueError(f"{type(instance).__name__}: {', and '.join(wrong)}.")
+
+
+@functools.cache
+def _fields_of_class(cls: Callable[..., Any]) -> dict[str, Field]:
+    return fields_of(cls)
+
+
+T = TypeVar("T")
+
+
+def static(*, default: Any, kw_only: bool = False) -> Any:
+    """`dataclasses.field` that JAX treats as structure, not as a number."""
+    return dataclasses.field(
+        default=default, kw_only=kw_only, metadata={"static": True}
+    )
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, static))
+def pytree(cls: type[T]) -> type[T]:
+    """A frozen dataclass that is a pytree: jit, vmap and grad reach its fields.
+
+    Fields marked `static()` are part of the structure instead (names, counts). Rules in
+    the annotations are checked when an instance is made.
+    """
+    return jax.tree_util.register_dataclass(settings(cls))
+
+
+@dataclass_transform(frozen_default=True)
+def settings(cls: type[T]) -> type[T]:
+    """A frozen dataclass whose annotated rules are checked when an instance is made."""
+    before = getattr(cls, "__post_init__", None)
+    if not getattr(before, "checks_fields", False):
+
+        def __post_init__(self: Any) -> None:  # noqa: N807
+            check_fields(self)
+            if before is not None:
+                before(self)
+
+        __post_init__.checks_fields = True  # type: ignore[attr-defined]
+        cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
+    return dataclasses.dataclass(frozen=True)(cls)
