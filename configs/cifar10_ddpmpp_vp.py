@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
                 "batch_size": 128,
                 "random_flip": True,
                 "points": "centres",
+                "sigma_data": 0.5,
             },
             "sde": {"name": "vp", "beta_min": 0.1, "beta_max": 20.0, "t_min": 1e-5},
             "network": {
@@ -37,7 +38,6 @@ def get_config() -> ConfigDict:
             "precondition": {"name": "vp"},
             "noise_levels": {"name": "uniform_time"},
             "weight": {"name": "noise"},
-            "loss": {},
             "optimizer": {"learning_rate": 2e-4, "warmup_steps": 5_000},
             "train": {
                 "num_steps": 1_300_001,

@@ -21,9 +21,10 @@ def get_config() -> ConfigDict:
                 "name": "cifar10",
                 "batch_size": BATCH,
                 "points": "centres",
-                "augment_probability": 0.12,
+                "sigma_data": 0.5,
             },
             "sde": {"name": "edm", "t_min": 0.002, "t_max": 80.0},
+            "conditions": {"augment": {"probability": 0.12}},
             "network": {
                 "name": "song_unet",
                 "channels": 128,
@@ -32,12 +33,10 @@ def get_config() -> ConfigDict:
                 "attention_resolutions": (16,),
                 "dropout": 0.13,
                 "embedding": "positional",
-                "augment_dims": 9,
             },
             "precondition": {"name": "edm"},
             "noise_levels": {"name": "log_normal", "mean": -1.2, "std": 1.2},
             "weight": {"name": "edm"},
-            "loss": {},
             "optimizer": {
                 "learning_rate": 1e-3,
                 "warmup_steps": 10 * MILLION // BATCH,
@@ -52,12 +51,7 @@ def get_config() -> ConfigDict:
                 "checkpoint_every": 5_000,
             },
             "sampler": {"name": "heun"},
-            "grid": {
-                "name": "karras",
-                "num_steps": 18,
-                "sigma_min": 0.002,
-                "sigma_max": 80.0,
-            },
+            "grid": {"name": "karras", "num_steps": 18},
             "sampling": {"num_samples": 50_000, "batch_size": 512},
             "likelihood": {"dequantisation": "truncated_normal", "batch_size": 64},
         }

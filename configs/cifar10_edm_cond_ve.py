@@ -8,11 +8,11 @@ the rest as configs/cifar10_edm_ve.py.
 
 from ml_collections import ConfigDict
 
-from configs import cifar10_edm_ve
+from . import cifar10_edm_ve
 
 
 def get_config() -> ConfigDict:
     """The config of the unconditional run with classes."""
     config = cifar10_edm_ve.get_config().unlock()
-    config.network.num_classes = 10
+    config.conditions.label = {}
     return config.lock()

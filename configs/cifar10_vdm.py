@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         {
             "seed": 1,
-            "data": {"name": "cifar10", "batch_size": 128, "points": "centres"},
+            "data": {"name": "cifar10", "batch_size": 128, "points": "centres", "sigma_data": 0.5},
             "sde": {"name": "edm", "t_min": SIGMA_MIN, "t_max": SIGMA_MAX},
             "network": {
                 "name": "unet",
@@ -33,7 +33,6 @@ def get_config() -> ConfigDict:
             "precondition": {"name": "noise"},
             "noise_levels": {"name": "likelihood_importance", "stratified": True},
             "weight": {"name": "noise"},
-            "loss": {},
             "optimizer": {
                 "learning_rate": 2e-4,
                 "b2": 0.99,
@@ -51,12 +50,7 @@ def get_config() -> ConfigDict:
                 "checkpoint_every": 10_000,
             },
             "sampler": {"name": "ddpm"},
-            "grid": {
-                "name": "log_snr",
-                "num_steps": 1000,
-                "sigma_min": SIGMA_MIN,
-                "sigma_max": SIGMA_MAX,
-            },
+            "grid": {"name": "log_snr", "num_steps": 1000},
             "sampling": {"num_samples": 50_000, "batch_size": 256},
             "likelihood": {"dequantisation": "truncated_normal", "batch_size": 64},
         }

@@ -9,8 +9,8 @@ dataset tool; all of them train.
 
 from ml_collections import ConfigDict
 
-from configs import cifar10_edm
-from configs.cifar10_edm import MILLION
+from . import cifar10_edm
+from .cifar10_edm import MILLION
 
 BATCH = 256
 ARCHIVE = "datasets/ffhq-64x64.zip"
@@ -26,8 +26,8 @@ def get_config() -> ConfigDict:
         shape=(64, 64, 3),
         num_workers=4,
         batch_size=BATCH,
-        augment_probability=0.15,
     )
+    config.conditions.augment.probability = 0.15
     config.network.update(multipliers=(1, 2, 2, 2), dropout=0.05)
     config.optimizer.update(learning_rate=2e-4, warmup_steps=10 * MILLION // BATCH)
     config.train.num_steps = 200 * MILLION // BATCH

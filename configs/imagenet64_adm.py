@@ -10,7 +10,7 @@ variances. The data are the archive of EDM's dataset tool; all of them train.
 
 from ml_collections import ConfigDict
 
-from configs.imagenet64_edm import ARCHIVE
+from .imagenet64_edm import ARCHIVE
 
 CHAIN = {"beta_schedule": "cosine", "num_train_timesteps": 1000}
 
@@ -20,11 +20,14 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         {
             "seed": 0,
+            "chain": CHAIN,
             "data": {
                 "name": "files",
                 "path": ARCHIVE,
                 "test_path": ARCHIVE,
                 "shape": (64, 64, 3),
+                "num_classes": 1000,
+                "sigma_data": 0.5,
                 "num_workers": 8,
                 "batch_size": 2048,
                 "random_flip": True,
@@ -32,22 +35,22 @@ def get_config() -> ConfigDict:
             },
             # The ends of the chain, as times of the SDE.
             "sde": {"name": "edm", "t_min": 0.0064, "t_max": 20291.0},
+            "conditions": {"label": {}},
             "network": {
                 "name": "adm",
                 "channels": 192,
                 "multipliers": (1, 2, 3, 4),
                 "blocks_per_level": 3,
                 "attention_resolutions": (32, 16, 8),
-                "num_classes": 1000,
                 "learn_sigma": True,
                 "min_group": 1,
                 "dropout": 0.1,
                 "dtype": "bfloat16",
             },
-            "precondition": {"name": "chain", **CHAIN},
+            "precondition": {"name": "chain"},
             "noise_levels": {"name": "uniform_time"},
             "weight": {"name": "noise"},
-            "loss": {"bound_weight": 0.001},
+            "objective": {"name": "hybrid", "bound_weight": 0.001},
             "optimizer": {"learning_rate": 3e-4, "clip_norm": float("inf")},
             "train": {
                 "num_steps": 540_000,
@@ -63,7 +66,6 @@ def get_config() -> ConfigDict:
                 "name": "ddpm",
                 "num_steps": 250,
                 "timestep_spacing": "linspace",
-                **CHAIN,
             },
             "sampling": {"num_samples": 50_000, "batch_size": 256},
             "likelihood": {"dequantisation": "truncated_normal", "batch_size": 64},

@@ -9,8 +9,8 @@ archive of EDM's dataset tool; all of them train.
 
 from ml_collections import ConfigDict
 
-from configs import cifar10_edm
-from configs.cifar10_edm import MILLION
+from . import cifar10_edm
+from .cifar10_edm import MILLION
 
 BATCH = 4096
 ARCHIVE = "datasets/imagenet-64x64.zip"
@@ -26,15 +26,15 @@ def get_config() -> ConfigDict:
         shape=(64, 64, 3),
         num_workers=8,
         batch_size=BATCH,
-        augment_probability=0.0,
+        num_classes=1000,
     )
+    config.conditions = {"label": {}}
     config.network = {
         "name": "adm",
         "channels": 192,
         "multipliers": (1, 2, 3, 4),
         "blocks_per_level": 3,
         "attention_resolutions": (32, 16, 8),
-        "num_classes": 1000,
         "dropout": 0.1,
         "dtype": "bfloat16",
     }

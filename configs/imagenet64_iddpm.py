@@ -9,7 +9,7 @@ learned variances, by the hybrid loss; samples as in configs/imagenet64_adm.py.
 
 from ml_collections import ConfigDict
 
-from configs import imagenet64_adm
+from . import imagenet64_adm
 
 CHAIN = {"beta_schedule": "cosine", "num_train_timesteps": 4000}
 
@@ -22,8 +22,10 @@ def get_config() -> ConfigDict:
         "num_workers": 4,
         "batch_size": 128,
         "points": "centres",
+        "sigma_data": 0.5,
     }
     config.sde.update(t_min=0.0031, t_max=81165.0)
+    config.conditions = {}
     config.network = {
         "name": "adm",
         "channels": 128,
@@ -38,8 +40,8 @@ def get_config() -> ConfigDict:
         "min_group": 1,
     }
     # The network is told a timestep as if there were 1,000.
-    config.precondition = {"name": "chain", **CHAIN, "timestep_scale": 0.25}
+    config.chain = CHAIN
+    config.precondition = {"name": "chain", "timestep_scale": 0.25}
     config.optimizer.learning_rate = 1e-4
     config.train.num_steps = 1_500_000
-    config.grid.update(CHAIN)
     return config.lock()

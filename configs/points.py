@@ -19,7 +19,6 @@ def get_config() -> ConfigDict:
             "precondition": {"name": "edm"},
             "noise_levels": {"name": "log_normal", "mean": -1.6, "std": 1.4},
             "weight": {"name": "edm"},
-            "loss": {},
             "optimizer": {
                 "learning_rate": 2e-3,
                 "warmup_steps": 100,
@@ -33,12 +32,7 @@ def get_config() -> ConfigDict:
                 "checkpoint_every": 2_500,
             },
             "sampler": {"name": "heun"},
-            "grid": {
-                "name": "karras",
-                "num_steps": 32,
-                "sigma_min": 0.002,
-                "sigma_max": 20.0,
-            },
+            "grid": {"name": "karras", "num_steps": 32},
             "sampling": {"num_samples": 4096, "batch_size": 1024},
             "likelihood": {"divergence": "exact", "batch_size": 500},
         }

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from experiments import launch, runs
+from . import launch
 
 
 def main(command: launch.Command) -> None:
@@ -18,23 +18,26 @@ def main(command: launch.Command) -> None:
     from score_sde.data import to_levels
     from score_sde.evaluation.plots import save_samples
     from score_sde.run.build import build
-    from score_sde.run.edit import before, edited, read
+    from score_sde.run.describe import opened
+    from score_sde.run.edit import edit, read
+    from score_sde.runtime.jobs import save_arrays
 
     given = read(build(command.config))  # the files before any device work
-    run = runs.open_run(command)
+    run = opened(command)
     if run is None:
         return
     experiment = run.experiment
-    x = edited(experiment, given, run.params)
-    shown = np.concatenate([before(given, experiment.dataset.shape), x])
+    x = edit(experiment, given, run.params, run.companions.offers)
+    shown = np.concatenate([given.shown(), x])
     picture = command.workdir / "edited.png"
-    levels = experiment.dataset.num_levels
+    levels = experiment.model.num_levels
     save_samples(
         picture,
         np.asarray(to_levels(jnp.asarray(shown), num_levels=levels)),
         num_levels=levels,
     )
-    np.savez_compressed(command.workdir / "edited.npz", given=given.y, edited=x)
+    arrays = {"given": given.y, "edited": x}
+    save_arrays(command.workdir / "edited.npz", arrays, compress=True)
     settings = experiment.editing
     print(f"{picture}: {settings.image}, then {len(x)} results of {settings.task}")
 

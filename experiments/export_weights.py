@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments import launch, runs
+from . import launch
 
 OPTIONS = {"to": "a new file, *.safetensors"}
 
@@ -21,12 +21,14 @@ def main(command: launch.Command) -> None:
     from score_sde import weights
     from score_sde.networks.published import tables
     from score_sde.run.build import network_module
+    from score_sde.run.describe import opened
+    from score_sde.runtime.folder import replaced
     from score_sde.types import UserError
 
     file = Path(command.options["to"])
     if file.suffix != ".safetensors":
         raise UserError(f"--to is {str(file)!r}; it must end in .safetensors.")
-    run = runs.open_run(command)
+    run = opened(command)
     if run is None:
         return
     params = jax.device_get(run.params["network"])
@@ -38,10 +40,8 @@ def main(command: launch.Command) -> None:
         program = next(iter(known))
     table = known[program]
     arrays = weights.published_arrays(params, table)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}")
-    save_file(arrays, partial, metadata={"names": program, "step": str(run.step)})
-    partial.rename(file)
+    with replaced(file) as partial:
+        save_file(arrays, partial, metadata={"names": program, "step": str(run.step)})
     print(f"{file}: {len(arrays)} tensors, named as those of {program}")
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments import launch, runs
+from . import launch
 
 OPTIONS = {
     "from": "the weights: .safetensors, .npz, .pt, .pth, .pkl, a Flax checkpoint, or "
@@ -32,30 +32,31 @@ def main(command: launch.Command) -> None:
     from score_sde.networks import count_parameters
     from score_sde.networks.published import tables
     from score_sde.run.build import build, network_module
-    from score_sde.run.model import init_params
-    from score_sde.runtime.folder import describe_run, write_json
+    from score_sde.run.describe import print_dry_run
+    from score_sde.run.train import initial_params
+    from score_sde.runtime.folder import describe_run, new_run, write_json
     from score_sde.training.checkpoints import Checkpoints
     from score_sde.training.optimizer import make_optimizer
     from score_sde.training.step import init_state
 
     experiment = build(command.config)
     if command.dry_run:
-        runs.print_dry_run(command.config, experiment)
+        print_dry_run(command.config, experiment)
         return
     workdir, file = command.workdir, Path(command.options["from"])
     state = weights.state_dict(weights.read(file))
-    like = jax.eval_shape(lambda: init_params(experiment))
+    like = jax.eval_shape(lambda: initial_params(experiment))
     network = command.config["network"]["name"]
     module, shape = network_module(command.config), experiment.dataset.shape
     known = tables(network, module, shape, like["network"])
     program, fitted = weights.fit(state, known, like["network"])
     params = {"network": jax.tree.map(jnp.asarray, fitted)}
     if like.keys() != params.keys():
-        params |= {k: v for k, v in init_params(experiment).items() if k != "network"}
+        params |= {k: v for k, v in initial_params(experiment).items() if k != "network"}
     optimizer = make_optimizer(
         experiment.optimizer, num_steps=experiment.train.num_steps
     )
-    with runs.new_run(workdir) as folder:
+    with new_run(workdir) as folder:
         describe_run(folder, command.config)
         made_by = {"file": file.name, "sha256": _digest(file), "program": program}
         write_json(folder / "imported.json", made_by)
@@ -79,8 +80,9 @@ def default_config(options: dict[str, Any]) -> dict[str, Any]:
 
     Raises: ValueError with the choices for an unknown network.
     """
+    from score_sde.networks import NETWORKS
     from score_sde.networks.published import PUBLISHED, Published
-    from score_sde.run.build import NETWORKS
+    from score_sde.run.sections import CHAIN_FIELDS
 
     name = options["network"]
     if name in PUBLISHED:
@@ -96,31 +98,38 @@ def default_config(options: dict[str, Any]) -> dict[str, Any]:
             f"published configuration, such as {close or list(PUBLISHED)[:3]}."
         )
     low, high = published.sigma_min, published.sigma_max
+    options = dict(published.options)
+    num_classes, is_augmented = options.pop("num_classes", 0), "augment_dims" in options
+    options.pop("augment_dims", None)
+    precondition = dict(published.precondition_options)
+    chain = {k: precondition.pop(k) for k in CHAIN_FIELDS if k in precondition}
+    told: dict[str, Any] = {"label": {}} if num_classes else {}
+    if is_augmented:
+        told["augment"] = {"probability": 0.0}
     return {
         "seed": 0,
+        "chain": chain,
         "data": {
             "name": "absent",
             "shape": published.shape,
             "num_levels": published.num_levels,
+            "num_classes": num_classes,
+            "sigma_data": 0.5,
         },
         "sde": {"name": "edm", "t_min": low, "t_max": high},
-        "network": {"name": published.network, **published.options},
-        "precondition": {
-            "name": published.precondition,
-            **published.precondition_options,
-        },
+        "conditions": told,
+        "network": {"name": published.network, **options},
+        "precondition": {"name": published.precondition, **precondition},
         "noise_levels": {"name": "log_normal"},
         "weight": {"name": "edm"},
-        "loss": {"learn_log_variance": published.network == "edm2"},
+        "objective": {
+            "name": "denoising",
+            "learn_log_variance": published.network == "edm2",
+        },
         "optimizer": {"learning_rate": 1e-4, "warmup_steps": 100},
         "train": {"num_steps": 10_000},
         "sampler": {"name": "heun"},
-        "grid": {
-            "name": "karras",
-            "num_steps": 32,
-            "sigma_min": low,
-            "sigma_max": high,
-        },
+        "grid": {"name": "karras", "num_steps": 32},
         "sampling": {"num_samples": 16, "batch_size": 16},
         "likelihood": {},
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments import launch, runs
+from . import launch
 
 
 def main(command: launch.Command) -> None:
@@ -12,41 +12,43 @@ def main(command: launch.Command) -> None:
     import json
     import shutil
 
-    import jax
     import numpy as np
 
     from score_sde.evaluation.plots import save_bound
     from score_sde.evaluation.report import bound_by_level, table
-    from score_sde.run.jobs import parts_of
+    from score_sde.run.describe import opened
+    from score_sde.run.provenance import is_done, made_by
     from score_sde.run.score import compile_programs, num_examples, score_split
     from score_sde.runtime.folder import write_json
+    from score_sde.runtime.jobs import parts_folder, save_arrays
+    from score_sde.runtime.mesh import is_main_host, local_mesh
 
-    run = runs.open_run(command)
+    run = opened(command)
     if run is None:
         return
-    experiment, mesh, step, params = run
+    experiment, mesh = run.experiment, local_mesh()
     counts = num_examples(experiment)
-    made_by = runs.fingerprint(command.config, step, "sde", "likelihood")
+    causes = made_by("likelihood", run)
     report = command.workdir / "likelihood.json"
-    if runs.is_done(report, made_by):
+    if is_done(report, causes):
         print(table(json.loads(report.read_text())["splits"]))
         return
-    parts = parts_of(command.workdir / "likelihood_parts", made_by)
+    parts = parts_folder(command.workdir / "likelihood_parts", causes)
     programs = compile_programs(experiment, mesh)
     arrays: dict[str, Any] = {}
     rows = {}
     for split, count in counts.items():
         scores, rows[split] = score_split(
-            experiment, programs, params, split, count, mesh, parts
+            experiment, programs, run.params, split, count, mesh, parts
         )
         arrays |= {f"{split}_{name}": a for name, a in scores.items()}
         if split == "test":
             num_dims = int(np.prod(experiment.dataset.shape))
             levels = bound_by_level(scores, num_dims)
-    if jax.process_index() == 0:
-        np.savez_compressed(command.workdir / "likelihood.npz", **arrays)
+    if is_main_host():
+        save_arrays(command.workdir / "likelihood.npz", arrays, compress=True)
         save_bound(command.workdir, levels)
-        write_json(report, made_by | {"splits": rows})
+        write_json(report, causes | {"splits": rows})
         shutil.rmtree(parts)
     print(table(rows))
 

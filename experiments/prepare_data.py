@@ -8,27 +8,29 @@ Data of TensorFlow Datasets are downloaded and prepared, if they are not yet, in
 
 from __future__ import annotations
 
-from experiments import launch, runs
+from . import launch
 
 
 def main(command: launch.Command) -> None:
     """Write data.json, with counts and moments, and data.png, with some examples."""
     import numpy as np
 
-    from score_sde.data import TFDS, Format
+    from score_sde.data import Format
     from score_sde.data.prepare import prepare, survey
+    from score_sde.data.sources import is_prepared_by_tfds
     from score_sde.evaluation.plots import save_samples
     from score_sde.run.build import build
+    from score_sde.run.describe import print_dry_run
     from score_sde.runtime.folder import write_json
     from score_sde.runtime.preemption import stop_if_requested
 
     experiment = build(command.config)
     if command.dry_run:
-        runs.print_dry_run(command.config, experiment)
+        print_dry_run(command.config, experiment)
         return
-    dataset, settings = experiment.dataset, experiment.data
-    if settings.name in TFDS:
-        prepare(settings.name, settings.folder)
+    dataset, source = experiment.dataset, command.config["data"]
+    if is_prepared_by_tfds(source["name"]):
+        prepare(source["name"], source["folder"])
 
     def progress(read: int) -> None:
         stop_if_requested(f"stopped after {read:,} examples; nothing is written.")

@@ -9,7 +9,7 @@ run of its own, DIR/ema_0.05 and so on, to be sampled and scored.
 
 from __future__ import annotations
 
-from experiments import launch, runs
+from . import launch
 
 OPTIONS = {"std": "widths of averages, 0.05,0.10"}
 
@@ -19,9 +19,10 @@ def main(command: launch.Command) -> None:
     import jax
     import jax.numpy as jnp
 
+    from score_sde.run import companions
     from score_sde.run.build import build
-    from score_sde.run.model import init_params
-    from score_sde.runtime.folder import describe_run
+    from score_sde.run.train import initial_params
+    from score_sde.runtime.folder import describe_run, new_run
     from score_sde.training.checkpoints import Checkpoints
     from score_sde.training.optimizer import make_optimizer
     from score_sde.training.post_hoc_ema import reconstruct
@@ -34,7 +35,8 @@ def main(command: launch.Command) -> None:
     except ValueError:
         raise UserError(f"--std is {command.options['std']!r}; give numbers.") from None
     experiment = build(command.config)
-    like = jax.eval_shape(lambda: init_params(experiment))
+    others = companions.expected(experiment).params
+    like = jax.eval_shape(lambda: initial_params(experiment, others))
     train = experiment.train
     optimizer = make_optimizer(experiment.optimizer, num_steps=train.num_steps)
     for word, std in stds.items():
@@ -44,7 +46,7 @@ def main(command: launch.Command) -> None:
         config = command.config | {
             "train": command.config["train"] | {"power_ema_stds": (), "num_steps": step}
         }
-        with runs.new_run(workdir) as folder:
+        with new_run(workdir) as folder:
             describe_run(folder, config)
             with Checkpoints(folder / "checkpoints") as checkpoints:
                 state = init_state(params, optimizer)

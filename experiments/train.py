@@ -1,63 +1,78 @@
-"""Train a score model: python -m experiments.train --config=FILE --workdir=DIR."""
+"""Train a model: python -m experiments.train --config=NAME --workdir=DIR."""
 
 from __future__ import annotations
 
 from functools import partial
 
-from experiments import launch, runs
+from . import launch
 
 FLAGS = {"allow_config_change": "go on with a config that changes what the run learns"}
 
 
 def main(command: launch.Command) -> None:
     """Train from the newest checkpoint, or from the start, to the last step."""
-    from score_sde.run.build import build, complete
-    from score_sde.run.jobs import make_evaluate, training_batches, training_cost
-    from score_sde.run.model import init_params, project_params
-    from score_sde.run.objective import batch_loss
+    from score_sde.run import companions
+    from score_sde.run.build import build
+    from score_sde.run.describe import print_dry_run
+    from score_sde.run.model import project_params
+    from score_sde.run.sections import complete
+    from score_sde.run.settings import resolved
+    from score_sde.run.train import (
+        initial_params,
+        make_evaluate,
+        make_loss,
+        training_batches,
+        training_cost,
+    )
     from score_sde.runtime.folder import describe_run
+    from score_sde.runtime.lock import writing
     from score_sde.runtime.mesh import is_main_host, make_mesh, wait_for_hosts
     from score_sde.training.compile import prepare_training
     from score_sde.training.loop import train
 
     experiment = build(command.config)
+    config = resolved(command.config, experiment.model.sigma_data)
     if command.dry_run:
-        runs.print_dry_run(command.config, experiment)
+        print_dry_run(config, experiment)
         return
     experiment.dataset.split("train")  # opened: what is wrong there shows first
-    runs.require_frozen(command)
-    with runs.writing(command.workdir, command.hosts):
+    with writing(command.workdir, command.hosts):
+        loaded = companions.load(experiment, experiment.training_roles)
         if is_main_host():
             describe_run(
                 command.workdir,
-                command.config,
+                config,
                 complete=complete,
                 allow_change=command.options["allow_config_change"],
             )
         wait_for_hosts("described")
-        settings, devices = experiment.train, experiment.devices
-        mesh = make_mesh(devices)
-        params = init_params(experiment)
+        devices, mesh = experiment.devices, make_mesh(experiment.devices)
+        loss = make_loss(experiment, loaded.offers)
+        params = initial_params(experiment, loaded.params)
         train_step, state = prepare_training(
-            partial(batch_loss, experiment),
+            loss,
             params,
             experiment.optimizer,
-            settings,
+            experiment.train,
             devices,
             mesh,
             seed=experiment.seed,
-            project=partial(project_params, experiment),
+            project=partial(project_params, experiment.model),
+            companions=loaded.params,
         )
+        cost = training_cost(experiment, params, loaded.params, loaded.offers)
         train(
             state,
             train_step,
             training_batches(experiment),
-            settings=settings,
+            settings=experiment.train,
             mesh=mesh,
             workdir=command.workdir,
-            evaluate=make_evaluate(experiment, command.workdir, mesh),
+            evaluate=make_evaluate(
+                experiment, command.workdir, mesh, loss, loaded.params
+            ),
             steps_per_call=devices.steps_per_call,
-            flops_per_image=3 * training_cost(experiment, params).flops,
+            flops_per_image=3 * cost.flops,
         )
 
 

@@ -59,6 +59,11 @@ def between(low: float, high: float) -> Rule:
     return Rule(f"> {low} and < {high}", lambda v: low < v < high)
 
 
+def up_to(high: float) -> Rule:
+    """The rule 0 < value <= high."""
+    return Rule(f"> 0 and <= {high}", lambda v: 0 < v <= high)
+
+
 def below(high: float) -> Rule:
     """The rule 0 <= value < high."""
     return Rule(f">= 0 and < {high}", lambda v: 0 <= v < high)
@@ -154,6 +159,13 @@ def value_problem(field: Field, value: Any) -> str | None:
     if not free and isinstance(value, float) and math.isinf(value):
         return "; it must be finite"
     return None
+
+
+def is_literal(field: Field) -> bool:
+    """Whether a literal of a config can be the value of a field, by its type."""
+    kinds = [typing.get_origin(k) or k for k in _alternatives(field.kind)]
+    allowed = (*_LITERALS, tuple, dict, typing.Literal, type(None), jax.Array)
+    return all(k in allowed for k in kinds) and kinds != [type(None)]
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:

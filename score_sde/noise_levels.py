@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -237,3 +238,14 @@ class Ladder(NoiseLevels):
         edges = jnp.concatenate([ends[:1], middles, ends[1:]])
         bar = jnp.searchsorted(middles, jnp.log(sigma))
         return 1 / (len(log_sigmas) * jnp.diff(edges)[bar])
+
+
+NOISE_LEVELS: dict[str, Callable[..., NoiseLevels]] = {
+    "uniform_time": UniformTime,
+    "log_normal": LogNormal,
+    "log_uniform": LogUniform,
+    "ladder": Ladder,
+    "likelihood_importance": LikelihoodImportance,
+    "learned": Learned,
+}
+"""Name -> class; a user's own are added."""

@@ -313,3 +313,14 @@ def prior_log_prob(x: Array, *, sde: SDE) -> Array:
     log_std = jnp.log(jnp.asarray(sde.std(sde.t_max), x.dtype))
     z = x * jnp.exp(-log_std)
     return sum_over_data(-0.5 * z**2 - 0.5 * math.log(2 * math.pi) - log_std)
+
+
+SDES: dict[str, Callable[..., SDE]] = {
+    "vp": VP,
+    "subvp": SubVP,
+    "ve": VE,
+    "edm": EDM,
+    "cosine_vp": CosineVP,
+    "straight_line": StraightLine,
+}
+"""Name -> class; a user's own are added."""

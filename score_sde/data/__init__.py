@@ -1,7 +1,5 @@
 """Data sets, their scaling, and the order in which training sees them."""
 
-from collections.abc import Callable
-
 from score_sde.data.augment import augment as augment
 from score_sde.data.dataset import ABSENT as ABSENT
 from score_sde.data.dataset import Dataset as Dataset
@@ -13,21 +11,11 @@ from score_sde.data.feeding import batch_at as batch_at
 from score_sde.data.feeding import batches as batches
 from score_sde.data.files import FILES as FILES
 from score_sde.data.files import files as files
-from score_sde.data.images import digits, patches
-from score_sde.data.points import checkerboard, mixture, rings, spirals
 from score_sde.data.scaling import centres as centres
 from score_sde.data.scaling import dequantise as dequantise
 from score_sde.data.scaling import flip_at_random as flip_at_random
 from score_sde.data.scaling import to_levels as to_levels
+from score_sde.data.sources import DATASETS as DATASETS
+from score_sde.data.sources import SOURCES as SOURCES
 from score_sde.data.tfds import TFDS as TFDS
 from score_sde.data.tfds import tfds_set as tfds_set
-
-DATASETS: dict[str, Callable[[], Dataset]] = {
-    "digits": digits,
-    "patches": patches,
-    "rings": rings,
-    "checkerboard": checkerboard,
-    "spirals": spirals,
-    "mixture": mixture,
-}
-"""Those that come with this library and its dependencies."""

@@ -28,27 +28,6 @@ def save_samples(path: Path, samples: np.ndarray, *, num_levels: int | None) -> 
     partial.rename(path)
 
 
-def read_picture(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """A picture file as floats in [0, 1], [height, width, channels].
-
-    Colours are turned into grey, or grey into colours, as the shape asks.
-
-    Raises: OSError for a file that is missing or no picture, ValueError for another
-        size.
-    """
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        height, width, channels = shape
-        if picture.size != (width, height):
-            raise ValueError(
-                f"{path} is {picture.width} x {picture.height}; it must be "
-                f"{width} x {height} pixels."
-            )
-        pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
-    return pixels.reshape(shape).astype(np.float32) / 255
-
-
 def save_bound(folder: Path, levels: dict[str, np.ndarray]) -> None:
     """loss_by_level.png and rate_distortion.png of `report.bound_by_level`.
 

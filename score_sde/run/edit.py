@@ -1,7 +1,8 @@
-"""A picture edited by a trained model: what `experiments.edit` runs."""
+"""Editing a picture with a trained model: each task, and the methods that do it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_sde import conditions, data, editing
-from score_sde.evaluation.plots import read_picture
+from score_sde.data.picture_file import read_picture
 from score_sde.guidance import null_condition
 from score_sde.measurements import (
     Blur,
@@ -21,13 +22,20 @@ from score_sde.measurements import (
     Measurement,
     gaussian_kernel,
 )
-from score_sde.run.evaluation_settings import Editing
-from score_sde.run.inference import sample_keys
-from score_sde.run.model import Experiment, bound_sampler, guided_denoiser
+from score_sde.run.experiment import Experiment
+from score_sde.run.model import Model, Params
+from score_sde.run.sample import (
+    NO_OFFERS,
+    Offers,
+    bound_sampler,
+    guided_denoiser,
+    sample_keys,
+)
+from score_sde.run.settings import Editing
 from score_sde.samplers import sample
 from score_sde.types import Array, Denoise, Key, UserError
 
-Params = Any
+Shape = tuple[int, ...]
 
 
 class Given(NamedTuple):
@@ -37,40 +45,81 @@ class Given(NamedTuple):
     """The picture in the scale of the data, a batch of one, in NumPy."""
     measurement: Measurement | None
     """How it comes about from what is looked for; None for image to image."""
+    shown: Callable[[], Array]
+    """y in the shape of an image of the model, a batch of one."""
 
 
 def read(experiment: Experiment) -> Given:
     """Read the files of the config's section `editing`.
 
-    Raises: UserError for a missing file, one that is no picture, one of another size
-    than the model's, a mask with nothing to draw.
+    Raises:
+        UserError: for a missing file, one that is no picture, one of another size than
+            the model's, a mask with nothing to draw.
     """
-    settings = experiment.editing
-    height, width, channels = _image_shape(experiment)
-    if settings.task == "colourise":
-        channels = 1
-    if settings.task == "super_resolve":
-        if height % settings.factor or width % settings.factor:
-            raise UserError(
-                f"editing.factor is {settings.factor}; it must divide the sides of the "
-                f"model's images, {(height, width)}."
-            )
-        height, width = height // settings.factor, width // settings.factor
-    shape = (height, width, channels)
-    y = _to_data(experiment, _picture("image", settings.image, shape))
-    return Given(y, _measurement(settings, shape))
+    model, settings = experiment.model, experiment.editing
+    if len(model.shape) != 3 or model.num_levels is None:
+        raise UserError(f"{experiment.dataset.name} are points; only images are edited.")
+    return TASKS[settings.task](settings, model)
 
 
-def _image_shape(experiment: Experiment) -> tuple[int, ...]:
-    shape = experiment.dataset.shape
-    if len(shape) != 3:
+def _image_to_image(settings: Editing, model: Model) -> Given:
+    y = _given_picture(settings, model, model.shape)
+    return Given(y, None, lambda: jnp.asarray(y))
+
+
+def _inpaint(settings: Editing, model: Model) -> Given:
+    drawn = _picture("mask", settings.mask, (*model.shape[:2], 1)) >= 0.5
+    if not drawn.any():
         raise UserError(
-            f"{experiment.dataset.name} are points; only images are edited."
+            f"editing.mask: {settings.mask} has nothing white: nothing to draw."
         )
-    return shape
+    y, mask = _given_picture(settings, model, model.shape), Mask(~drawn)
+    return Given(y, mask, lambda: mask(y))
 
 
-def _picture(field: str, file: str, shape: tuple[int, ...]) -> np.ndarray:
+def _colourise(settings: Editing, model: Model) -> Given:
+    y = _given_picture(settings, model, (*model.shape[:2], 1))
+    return Given(y, Grey(), lambda: Grey().pseudo_inverse(y))
+
+
+def _super_resolve(settings: Editing, model: Model) -> Given:
+    height, width, channels = model.shape
+    if height % settings.factor or width % settings.factor:
+        raise UserError(
+            f"editing.factor is {settings.factor}; it must divide the sides of the "
+            f"model's images, {(height, width)}."
+        )
+    small = (height // settings.factor, width // settings.factor, channels)
+    y, measurement = _given_picture(settings, model, small), Downsample(settings.factor)
+    return Given(y, measurement, lambda: measurement.pseudo_inverse(y))
+
+
+def _deblur(settings: Editing, model: Model) -> Given:
+    y = _given_picture(settings, model, model.shape)
+    size = min(*model.shape[:2], 2 * int(np.ceil(3 * settings.blur_std)) + 1)
+    blur = Blur(gaussian_kernel(size, settings.blur_std))
+    return Given(y, blur, lambda: jnp.asarray(y))
+
+
+TASKS: dict[str, Callable[[Editing, Model], Given]] = {
+    "image_to_image": _image_to_image,
+    "inpaint": _inpaint,
+    "colourise": _colourise,
+    "super_resolve": _super_resolve,
+    "deblur": _deblur,
+}
+"""What `editing.task` may be -> how its files are read."""
+
+
+def _given_picture(settings: Editing, model: Model, shape: Shape) -> Any:
+    """The user's picture in the scale of the data: black and white are outer levels."""
+    picture, levels = _picture("image", settings.image, shape), model.num_levels
+    assert levels is not None  # `read` refuses others
+    # In NumPy: the files are read before any device is started.
+    return np.asarray(data.centres(picture[None] * (levels - 1), num_levels=levels))
+
+
+def _picture(field: str, file: str, shape: Shape) -> np.ndarray:
     if not file:
         raise UserError(
             f"editing.{field} is missing: give --config.editing.{field}=FILE."
@@ -81,32 +130,6 @@ def _picture(field: str, file: str, shape: tuple[int, ...]) -> np.ndarray:
         raise UserError(f"editing.{field}: {error}") from None
 
 
-def _to_data(experiment: Experiment, picture: Any) -> Any:
-    """From [0, 1] to the scale of the data: black and white are the outer levels."""
-    levels = experiment.dataset.num_levels
-    assert levels is not None  # images have levels
-    # In NumPy: the files are read before any device is started.
-    return np.asarray(data.centres(picture[None] * (levels - 1), num_levels=levels))
-
-
-def _measurement(settings: Editing, shape: tuple[int, ...]) -> Measurement | None:
-    if settings.task == "inpaint":
-        drawn = _picture("mask", settings.mask, (*shape[:2], 1)) >= 0.5
-        if not drawn.any():
-            raise UserError(
-                f"editing.mask: {settings.mask} has nothing white: nothing to draw."
-            )
-        return Mask(~drawn)
-    if settings.task == "colourise":
-        return Grey()
-    if settings.task == "super_resolve":
-        return Downsample(settings.factor)
-    if settings.task == "deblur":
-        size = min(*shape[:2], 2 * int(np.ceil(3 * settings.blur_std)) + 1)
-        return Blur(gaussian_kernel(size, settings.blur_std))
-    return None
-
-
 def restorer(
     settings: Editing,
     denoise: Denoise,
@@ -115,7 +138,15 @@ def restorer(
     sigma_data: float,
     sigmas: Array,
 ) -> Denoise:
-    """The denoiser of what the picture was made from, by the method of the settings."""
+    """The denoiser of what the picture was made from, by the method of the settings.
+
+    Args:
+        settings: of the config.
+        denoise: the model's denoiser.
+        given: the picture, and how it came about.
+        sigma_data: standard deviation of the scaled data.
+        sigmas: the grid.
+    """
     if given.measurement is None:
         return denoise
     noise = {"noise_std": settings.noise_std}
@@ -126,31 +157,45 @@ def restorer(
         "dps": {"sigmas": sigmas},
     }
     method = getattr(editing, settings.method)
-    y, measurement = given
-    return method(denoise, measurement, y, **options[settings.method])
+    return method(denoise, given.measurement, given.y, **options[settings.method])
 
 
 def draw_edits(
-    experiment: Experiment, given: Given, params: Params, keys: Key, cond: Any
+    experiment: Experiment,
+    given: Given,
+    params: Params,
+    keys: Key,
+    cond: Any,
+    *,
+    offers: Offers = NO_OFFERS,
 ) -> Array:
-    """One result per key, [batch, *shape], in the scale of the data."""
-    settings, sigmas = experiment.editing, experiment.grid()
-    count, shape = len(keys), experiment.dataset.shape
+    """Draw one result per key, [batch, *shape], in the scale of the data.
+
+    Args:
+        experiment: with the model, the sampler and the task.
+        given: the picture, and how it came about.
+        params: of the model, with those of the companions that guide.
+        keys: [batch].
+        cond: what each is told, or None.
+        offers: what the companions offer.
+    """
+    model, drawing, settings = experiment.model, experiment.drawing, experiment.editing
+    sigmas = drawing.grid()
     keys_start, keys_path = jax.vmap(jax.random.split, out_axes=1)(keys)
-    origin = jnp.zeros((count, *shape), jnp.float32)
+    origin = jnp.zeros((len(keys), *model.shape), jnp.float32)
     if given.measurement is None:
         origin = jnp.broadcast_to(given.y, origin.shape)
         sigmas = editing.tail(sigmas, settings.strength)
     sigmas = jnp.asarray(sigmas, origin.dtype)
     denoise = restorer(
         settings,
-        guided_denoiser(experiment, params),
+        guided_denoiser(model, drawing, params, offers),
         given,
-        sigma_data=experiment.data.sigma_data,
+        sigma_data=model.sigma_data,
         sigmas=sigmas,
     )
     x = sample(
-        bound_sampler(experiment, params, cond),
+        bound_sampler(drawing.sampler, model, params, cond),
         denoise,
         editing.noised(keys_start, origin, sigmas[0]),
         sigmas,
@@ -162,28 +207,20 @@ def draw_edits(
     return editing.keep_measured(x, given.measurement, given.y)
 
 
-def edited(experiment: Experiment, given: Given, params: Params) -> np.ndarray:
-    """All results of the settings; result i is a function of (seed, i)."""
+def edit(
+    experiment: Experiment, given: Given, params: Params, offers: Offers = NO_OFFERS
+) -> np.ndarray:
+    """Draw all results of the settings; result i is a function of (seed, i)."""
     count = experiment.editing.num_samples
-    run = jax.jit(partial(draw_edits, experiment, given))
-    cond = _wanted(experiment, np.arange(count))
+    run = jax.jit(partial(draw_edits, experiment, given, offers=offers))
+    cond = _stated_conditions(experiment.model, np.arange(count))
     return np.asarray(run(params, sample_keys(experiment.seed, 0, count), cond))
 
 
-def _wanted(experiment: Experiment, index: np.ndarray) -> Any:
-    """What results are told: what the config states, and otherwise nothing."""
-    cond: Any = null_condition(
-        conditions.of_blank(experiment.conditions, experiment.dataset.shape)
-    )
-    for condition in experiment.conditions:
-        cond |= condition.stated or {}
+def _stated_conditions(model: Model, index: np.ndarray) -> Any:
+    """What the config states for samples, and otherwise nothing."""
+    blank = conditions.of_blank(model.conditions, model.shape)
+    cond: Any = null_condition(blank)
+    for condition in model.conditions:
+        cond |= condition.samples or {}
     return conditions.in_turn(cond, index)
-
-
-def before(given: Given, shape: tuple[int, ...]) -> Array:
-    """What was given, in the shape of an image of the model."""
-    if isinstance(given.measurement, Mask):
-        return given.measurement(given.y)
-    if isinstance(given.measurement, Downsample | Grey):
-        return given.measurement.pseudo_inverse(given.y)
-    return jnp.broadcast_to(given.y, (1, *shape))

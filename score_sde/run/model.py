@@ -1,209 +1,183 @@
-"""An experiment: the objects that a config names, bound to each other.
+"""The model of a config: parameters become a denoiser, and what is made of one.
 
-`build.py` makes it. Here are the functions that its objects make together, such as the
-denoiser of its network; `objective.py` has its losses, and `inference.py` samples and
-likelihoods. Each is pure, to be compiled once by whoever calls it.
+Everything here is a pure function of parameters and has touched no device; whoever
+calls compiles it. Parameters are a dict: "network", what the objective and the points
+learn beside it, and under "companions" those of the other runs that this one uses.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax.random as jr
+import numpy as np
 
-from score_sde import data, elbo, losses, sde
+from score_sde import data, elbo
 from score_sde.conditions import Condition
-from score_sde.dequantisation import Dequantised, variational
-from score_sde.guidance import from_logits, network_evals
-from score_sde.networks import (
-    Classifier,
-    Dequantiser,
-    LogVariance,
-    Network,
-    from_linen,
-)
-from score_sde.noise_levels import Learned, NoiseLevels
+from score_sde.dequantisation import DEQUANTISERS, Dequantised, variational
+from score_sde.networks import Dequantiser, Network
 from score_sde.precondition import (
     Precondition,
-    make_classifier,
     make_denoiser,
     make_denoiser_with_variance,
 )
-from score_sde.run.evaluation_settings import Editing, Sampling, Scoring
-from score_sde.run.settings import Data, Loss, NoisyClassifier, Told
-from score_sde.runtime.mesh import Devices
-from score_sde.samplers.ddpm import DDPM
-from score_sde.samplers.steps import Sampler
-from score_sde.training.loop import Training
-from score_sde.training.optimizer import Optimizer
+from score_sde.sde import SDE
 from score_sde.types import Array, Denoise, Key
 
 Params = Any
+COMPANIONS = "companions"
+"""Where parameters have those of other runs, by role."""
 
 
-class Experiment(NamedTuple):
-    """What a config describes. Nothing here has touched a device."""
+class Model(NamedTuple):
+    """A network, and all that gives its output a meaning."""
 
-    seed: int
-    data: Data
-    dataset: data.Dataset
-    sde: sde.SDE
+    shape: tuple[int, ...]
+    """The shape of one example."""
+    num_levels: int | None
+    """Grey levels of the data; None for points and latents."""
+    sigma_data: float
+    """Standard deviation of the scaled data."""
+    points: str
+    """How training turns levels into points: a name in `settings.POINTS`."""
+    sde: SDE
     network: Network
-    num_classes: int
-    """That the network tells apart; 0 for one that does not."""
-    condition: Told
-    conditions: tuple[Condition, ...]
-    """All that the network is told; none for an unconditional one."""
+    predicts_variance: bool
+    """Whether the network's output has channels of variances behind those of x."""
     precondition: Precondition
-    chain: Any
-    """Levels of the discrete chain that the network knows, ascending, or None."""
-    noise_levels: NoiseLevels
-    weight: losses.Weight
-    loss: Loss
-    optimizer: Optimizer
-    train: Training
-    devices: Devices
-    sampler: Sampler
-    grid: Callable[[], Array]
-    guidance: Callable[..., Denoise]
-    threshold: Callable[[Denoise], Denoise]
-    sampling: Sampling
-    likelihood: Scoring
-    editing: Editing
-    classifier: NoisyClassifier
-    worse: Experiment | None = None
-    """Of the model that guidance 'auto' leads away from."""
+    conditions: tuple[Condition, ...]
+    """What the network is told of an example; none for an unconditional one."""
+    chain: np.ndarray
+    """The noise levels of the discrete chain, ascending."""
 
 
-def init_params(experiment: Experiment) -> Params:
-    """The initial parameters, a function of the seed."""
-    key_network, key_variance = jr.split(jr.key(experiment.seed))
-    params = {"network": experiment.network.init(key_network)}
-    if experiment.loss.learn_log_variance and not experiment.network.log_variance:
-        params["log_variance"] = LogVariance.init(key_variance)
-    if experiment.data.points == "variational":
-        key_flow = jr.fold_in(jr.key(experiment.seed), 2)
-        params["dequantiser"] = Dequantiser.init(key_flow, experiment.dataset.shape)
-    if isinstance(experiment.noise_levels, Learned):
-        params["noise_levels"] = experiment.noise_levels.init()
-    return params
+def init_params(
+    model: Model, seed: int, *, extra: Callable[[Key], Params] | None = None
+) -> Params:
+    """The initial parameters, a function of the seed.
+
+    Args:
+        model: whose network is initialised.
+        seed: of the config.
+        extra: key -> further entries, of what the objective learns.
+    """
+    key_network, key_extra = jr.split(jr.key(seed))
+    params = {"network": model.network.init(key_network)}
+    if model.points == "variational":
+        key_flow = jr.fold_in(jr.key(seed), 2)
+        params["dequantiser"] = Dequantiser.init(key_flow, model.shape)
+    return params | (extra(key_extra) if extra else {})
 
 
-def project_params(experiment: Experiment, params: Params) -> Params:
-    """Parameters where training keeps them: `Network.project` of the network's."""
-    return params | {"network": experiment.network.project(params["network"])}
+def project_params(model: Model, params: Params) -> Params:
+    """Bring parameters back to where training keeps them, by `Network.project`."""
+    return params | {"network": model.network.project(params["network"])}
 
 
-def log_variance(
-    experiment: Experiment, params: Params
-) -> Callable[[Array], Array] | None:
-    """u(log sigma): the network's own, or the common one; None if not learned."""
-    if not experiment.loss.learn_log_variance:
-        return None
-    own = experiment.network.log_variance
-    if own is None:
-        return partial(LogVariance.apply, params["log_variance"])
-    return lambda log_sigma: own(params["network"], log_sigma / 4)
-
-
-def _network_fn(
-    experiment: Experiment, params: Params, dropout_key: Key | None
+def network_fn(
+    model: Model, params: Params, dropout_key: Key | None = None
 ) -> Callable[..., Array]:
-    return partial(experiment.network.apply, params["network"], dropout_key=dropout_key)
+    """The network with its parameters bound: (x, noise, cond) -> output."""
+    own = params["network"]
+    for role in model.network.companions:
+        own = {**own, role: params[COMPANIONS][role]["network"]}
+    return partial(model.network.apply, own, dropout_key=dropout_key)
 
 
 def denoiser(
-    experiment: Experiment, params: Params, *, dropout_key: Key | None = None
+    model: Model, params: Params, *, dropout_key: Key | None = None
 ) -> Denoise:
-    """The denoiser of the experiment's network with these parameters."""
-    network_fn = _network_fn(experiment, params, dropout_key)
-    return make_denoiser(network_fn, experiment.precondition)
+    """The denoiser of the model with these parameters.
+
+    Args:
+        model: of a config.
+        params: its parameters.
+        dropout_key: of training; None for the deterministic network.
+    """
+    return make_denoiser(network_fn(model, params, dropout_key), model.precondition)
 
 
-def _denoiser_with_variance(
-    experiment: Experiment, params: Params, dropout_key: Key | None
+def denoiser_with_variance(
+    model: Model, params: Params, *, dropout_key: Key | None = None
 ) -> Callable[..., tuple[Array, Array]]:
-    network_fn = _network_fn(experiment, params, dropout_key)
-    return make_denoiser_with_variance(network_fn, experiment.precondition)
+    """The denoiser that also returns the network's variances, see `precondition`."""
+    return make_denoiser_with_variance(
+        network_fn(model, params, dropout_key), model.precondition
+    )
 
 
 def reverse_chain(
-    experiment: Experiment, params: Params, *, dropout_key: Key | None = None
+    model: Model, params: Params, *, dropout_key: Key | None = None
 ) -> elbo.Reverse:
-    """The steps of the discrete chain, of a network that predicts their variances."""
+    """The steps of the discrete chain, for a network that predicts their variances."""
     return elbo.with_learned_variance(
-        _denoiser_with_variance(experiment, params, dropout_key)
+        denoiser_with_variance(model, params, dropout_key=dropout_key)
     )
 
 
-def bound_sampler(experiment: Experiment, params: Params, cond: Any) -> Sampler:
-    """The sampler, told the variances if it needs those that the network predicts.
-
-    Under guidance they are those of the condition, for an evaluation more.
-    """
-    sampler = experiment.sampler
-    if not (isinstance(sampler, DDPM) and sampler.variance == "learned"):
-        return sampler
-    predict = _denoiser_with_variance(experiment, params, None)
-    return dataclasses.replace(
-        sampler, learned=lambda x, sigma: predict(x, sigma, cond)[1]
-    )
-
-
-def guided_denoiser(experiment: Experiment, params: Params) -> Denoise:
-    """The denoiser from which samples are drawn.
-
-    Args: `params`, with those of the classifier under "classifier" if it guides, and
-    those of the worse model under "worse".
-    """
-    guide = experiment.guidance
-    if "worse" in params:
-        assert experiment.worse is not None
-        guide = partial(guide, bad=denoiser(experiment.worse, params["worse"]))
-    if "classifier" in params:
-        apply = partial(classifier_network(experiment).apply, params["classifier"])
-        log_prob = from_logits(make_classifier(apply, experiment.precondition))
-        guide = partial(guide, log_prob=log_prob)
-    return experiment.threshold(guide(denoiser(experiment, params)))
-
-
-def evals_per_call(experiment: Experiment, params: Params) -> tuple[int, int]:
-    """The fewest and the most evaluations of the network in one call of the denoiser.
-
-    Over the levels of the grid; both are 1 without guidance.
-    """
-    evals = network_evals(guided_denoiser(experiment, params), experiment.grid()[:-1])
-    return int(evals.min()), int(evals.max())
-
-
-def classifier_network(experiment: Experiment) -> Network:
-    """The network of the settings `classifier`: logits of noisy data."""
-    settings = experiment.classifier
-    module = Classifier(
-        num_classes=experiment.dataset.num_classes,
-        width=settings.width,
-        depth=settings.depth,
-        dropout=settings.dropout,
-    )
-    return from_linen(module, experiment.dataset.shape)
-
-
-def decoder(experiment: Experiment) -> elbo.Decoder:
-    """p(levels | x) at the lowest noise: of bins if the data are levels."""
-    levels = experiment.dataset.num_levels
-    if levels is None:
+def decoder(model: Model) -> elbo.Decoder:
+    """p(levels | x) at the lowest noise: the mass of a bin if the data are levels."""
+    if model.num_levels is None:
         return elbo.gaussian_decoder
-    return elbo.discretised_decoder(2 / levels)
+    return elbo.discretised_decoder(2 / model.num_levels)
 
 
-def dequantised(
-    experiment: Experiment, params: Params, keys: Key, values: Array
+def training_points(
+    model: Model, key: Key, params: Params, values: Array
 ) -> Dequantised:
-    """Points where the flow that was trained with the network puts them."""
-    levels = experiment.dataset.num_levels
-    assert levels is not None  # `build` refuses variational points of points
+    """Examples as points, as the model is trained on them.
+
+    Args:
+        model: of a config.
+        key: one of the batch, or one per example.
+        params: with those of the flow, where points are variational.
+        values: the examples as the data are stored, [batch, *shape].
+
+    Returns:
+        The points, and their log-density if a flow is trained with the network, else 0.
+    """
+    levels = model.num_levels
+    if model.points == "variational":
+        return points_of_flow(model, params, key, values)
+    if model.points == "centres":
+        x0 = data.centres(values, num_levels=levels)
+    else:
+        x0 = data.dequantise(key, values, num_levels=levels)
+    return Dequantised(x0, np.zeros((), np.float32))
+
+
+def scoring_points(
+    model: Model, params: Params, keys: Key, values: Array, *, dequantisation: str
+) -> Dequantised:
+    """Examples as points, as their likelihood is computed at them.
+
+    Args:
+        model: of a config.
+        params: with those of the flow, if it is asked for.
+        keys: one per example.
+        values: the examples as the data are stored, [batch, *shape].
+        dequantisation: a name in `dequantisation.DEQUANTISATIONS`.
+    """
+    if dequantisation == "variational":
+        return points_of_flow(model, params, keys, values)
+    return DEQUANTISERS[dequantisation](
+        keys,
+        values,
+        num_levels=model.num_levels,
+        sigma=model.sde.sigma(model.sde.t_min),
+    )
+
+
+def points_of_flow(model: Model, params: Params, keys: Key, values: Array) -> Dequantised:
+    """Points where the flow that is trained with the network puts them."""
+    levels = model.num_levels
+    assert levels is not None  # `Data.problems` refuses variational points of points
     flow = partial(Dequantiser.apply, params["dequantiser"])
     return variational(keys, values, num_levels=levels, flow=flow)
+
+
+def with_companions(params: Params, companions: Mapping[str, Params]) -> Params:
+    """Parameters that have those of other runs in their place."""
+    return {**params, COMPANIONS: dict(companions)} if companions else params

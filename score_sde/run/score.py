@@ -1,4 +1,4 @@
-"""Score a data set: every example exactly once a pass, several passes, one table."""
+"""Scoring a data set: every example exactly once a pass, several passes, one table."""
 
 from __future__ import annotations
 
@@ -17,14 +17,20 @@ from jax.sharding import Mesh
 from score_sde import conditions
 from score_sde.data import Examples
 from score_sde.evaluation.report import bits, summary
-from score_sde.run.inference import bound_examples, sample_keys, score_examples
-from score_sde.run.jobs import EVERYWHERE, ROW, by_shares, in_parts
-from score_sde.run.model import Experiment
+from score_sde.run.experiment import Experiment
+from score_sde.run.likelihoods import bound_examples, score_examples
+from score_sde.run.model import Params
+from score_sde.run.sample import sample_keys
+from score_sde.runtime.jobs import (
+    BY_EXAMPLE,
+    EVERYWHERE,
+    Arrays,
+    compute_in_parts,
+    map_examples,
+)
 from score_sde.runtime.mesh import divisible
 from score_sde.types import Key, UserError
 
-Params = Any
-Arrays = dict[str, np.ndarray]
 ScoreBatch = Callable[[Key, Any, Any], Any]
 """(keys, values, cond) -> a named tuple of arrays [batch, ...]."""
 
@@ -49,10 +55,18 @@ class Programs(NamedTuple):
 
 def compile_programs(experiment: Experiment, mesh: Mesh) -> Programs:
     """Compile the solve and the bound."""
-    examples = (EVERYWHERE, ROW, ROW, ROW, ROW)
+    model, settings = experiment.model, experiment.likelihood
+    examples = (EVERYWHERE, *[BY_EXAMPLE] * 4)
+    of_chain = experiment.objective.bounds_chain
     return Programs(
-        by_shares(partial(score_examples, experiment), mesh, *examples, EVERYWHERE),
-        by_shares(partial(bound_examples, experiment), mesh, *examples),
+        map_examples(
+            partial(score_examples, model, settings), mesh, *examples, EVERYWHERE
+        ),
+        map_examples(
+            partial(bound_examples, model, settings, of_chain=of_chain),
+            mesh,
+            *examples,
+        ),
     )
 
 
@@ -145,13 +159,13 @@ def _run(
         start = time.monotonic()
         # Past the end the first examples are repeated, and dropped from the result.
         rows = examples[np.arange(first, first + size) % count]
-        cond = conditions.of_examples(experiment.conditions, rows)
+        cond = conditions.of_examples(experiment.model.conditions, rows)
         keys = sample_keys(experiment.seed, first, size)
         result = jax.device_get(score(keys, rows["values"], cond))
         seconds = np.full(size, (time.monotonic() - start) / size)
         return result._asdict() | {"seconds": seconds}
 
-    return in_parts(path, count=count, size=size, compute=compute)
+    return compute_in_parts(path, count=count, size=size, compute=compute)
 
 
 def _gather(

@@ -1,120 +1,208 @@
-"""Settings of the data, of the loss and of the classifier that may guide."""
+"""Settings: the fields of those sections of a config that have no alternatives."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
 
-from score_sde.fields import require
+import numpy as np
+
+from score_sde.data import Dataset, centres
+from score_sde.dequantisation import DEQUANTISATIONS
+from score_sde.fields import (
+    NonNegative,
+    Positive,
+    at_least,
+    between,
+    one_of,
+    require,
+    settings,
+    up_to,
+)
+from score_sde.likelihood import DIVERGENCES
+from score_sde.schedules import BETA_SCHEDULES, chain_levels
 
 POINTS = ("uniform", "centres", "variational")
+NUM_MEASURED = 10_000
+"""Training examples from which sigma_data is measured where it is not stated."""
 
 
-@dataclasses.dataclass(frozen=True)
+@settings
 class Data:
-    """Which data, and how they are fed.
+    """How the data are fed; the source that `name` picks has options of its own.
 
-    The data named 'files' are at `path`, a folder, .zip or .npz, with the test split at
-    `test_path` (see `data/files.py`). Those with a name of TensorFlow Datasets are in
-    `folder`, or where it keeps them by default. Those named 'absent' are not here: a
-    model can draw them, and no more. Of 'files' and 'absent', the format is `shape` and
-    num_levels (0 for points or latents), with the classes that the network knows; other
-    data have theirs of themselves, but for the shape of images of many sizes.
-
-    num_workers processes of each host read and decode ahead; see `data.batches`.
-
-    sigma_data is the standard deviation of the scaled data, which EDM's preconditioner
-    and weight need. Training sees each level as a point drawn from its bin, 'uniform',
-    as the centre of its bin, 'centres', or where a flow that is trained with the
-    network puts it, 'variational'. EDM's augmentation transforms each image in each way
-    with augment_probability, and the network is told how.
+    Attributes:
+        batch_size: examples of one training step, over all devices and hosts.
+        random_flip: whether training mirrors each image with probability a half.
+        sigma_data: the standard deviation of the scaled data, which EDM's
+            preconditioner and weight need; None to measure it on training examples.
+        points: how training turns a level into a point: 'uniform', a point drawn from
+            its bin; 'centres', the centre of its bin; 'variational', the point where a
+            flow puts it that is trained with the network.
+        num_workers: processes of each host that read and decode ahead.
     """
 
-    name: str
-    batch_size: int = 128
+    batch_size: Annotated[int, at_least(1)] = 128
     random_flip: bool = False
-    sigma_data: float = 0.5
-    points: str = "uniform"
-    augment_probability: float = 0.0
-    shape: tuple[int, ...] = (32, 32, 3)
-    num_levels: int = 256
-    path: str = ""
-    test_path: str = ""
-    folder: str = ""
-    num_workers: int = 0
+    sigma_data: Annotated[float | None, Positive] = None
+    points: Annotated[str, one_of(POINTS)] = "uniform"
+    num_workers: Annotated[int, NonNegative] = 0
+
+    def problems(self, dataset: Dataset) -> list[str]:
+        """The settings that do not suit a data set, a text each."""
+        found = []
+        if self.random_flip and len(dataset.shape) != 3:
+            found.append("random_flip is True; it is for images")
+        if self.points == "variational" and dataset.num_levels is None:
+            found.append(
+                f"points is 'variational'; it is for images of levels, not for "
+                f"{dataset.name}"
+            )
+        return found
+
+
+def measured_sigma_data(dataset: Dataset) -> float:
+    """The standard deviation of scaled training data, from examples evenly apart."""
+    count = len(dataset.train)
+    rows = np.unique(np.linspace(0, count - 1, min(count, NUM_MEASURED)).astype(int))
+    x = centres(dataset.train[rows]["values"], num_levels=dataset.num_levels)
+    return float(np.std(np.asarray(x, np.float64)))
+
+
+def resolved(config: Mapping[str, Any], sigma_data: float) -> dict[str, Any]:
+    """The config as a run keeps it: what was measured is stated, folders are whole."""
+    companions = {
+        role: {**where, "run": str(Path(where["run"]).resolve())}
+        for role, where in config.get("companions", {}).items()
+    }
+    data = {**config["data"], "sigma_data": sigma_data}
+    return {**config, "data": data, "companions": companions}
+
+
+@settings
+class Chain:
+    """The discrete chain that the network was, or is, trained on."""
+
+    beta_schedule: Annotated[str, one_of(BETA_SCHEDULES)] = "linear"
+    num_train_timesteps: Annotated[int, at_least(1)] = 1000
+    beta_start: Annotated[float, between(0, 1)] = 1e-4
+    beta_end: Annotated[float, between(0, 1)] = 0.02
+
+    @property
+    def levels(self) -> np.ndarray:
+        """The noise levels of the chain, ascending."""
+        return chain_levels(
+            self.beta_schedule,
+            self.num_train_timesteps,
+            self.beta_start,
+            self.beta_end,
+        )
+
+
+@settings
+class Companion:
+    """Another run that this one uses.
+
+    Attributes:
+        run: the folder of that run.
+        step: the checkpoint to take; 0 for the newest.
+    """
+
+    run: str
+    step: Annotated[int, NonNegative] = 0
+
+
+@settings
+class Sampling:
+    """How many samples, and how many at once; their contents don't depend on that."""
+
+    num_samples: Annotated[int, at_least(1)] = 64
+    batch_size: Annotated[int, at_least(1)] = 64
+
+
+TASKS = ("image_to_image", "inpaint", "colourise", "super_resolve", "deblur")
+METHODS = ("replace", "pseudo_inverse", "moment_matching", "dps")
+
+
+@settings
+class Editing:
+    """What is done to a picture, and how.
+
+    Attributes:
+        image: a picture file; of super_resolve the small one, of deblur the blurred one.
+        mask: of inpaint, a picture file that is white where the image is drawn anew.
+        strength: of image_to_image, the share of the grid's steps that are taken.
+        factor: of super_resolve.
+        blur_std: of deblur, in pixels.
+        noise_std: of the noise in the image, in units of the data, which go from -1 to
+            1.
+        method: a method of `editing.py`.
+        num_samples: how many results are drawn.
+    """
+
+    task: Annotated[str, one_of(TASKS)] = "image_to_image"
+    image: str = ""
+    mask: str = ""
+    strength: Annotated[float, up_to(1)] = 0.5
+    factor: Annotated[int, at_least(1)] = 2
+    blur_std: Annotated[float, Positive] = 1.0
+    noise_std: Annotated[float, NonNegative] = 0.0
+    method: Annotated[str, one_of(METHODS)] = "pseudo_inverse"
+    num_samples: Annotated[int, at_least(1)] = 8
 
     def __post_init__(self) -> None:
         require(
             self,
-            ("1 <= batch_size", lambda d: d.batch_size >= 1),
-            ("0 < sigma_data", lambda d: 0 < d.sigma_data < math.inf),
-            (f"points in {POINTS}", lambda d: d.points in POINTS),
             (
-                "0 <= augment_probability <= 1",
-                lambda d: 0 <= d.augment_probability <= 1,
+                "a method that knows noise where noise_std > 0",
+                lambda s: s.noise_std == 0 or s.method != "replace",
             ),
-            ("shape of numbers > 0", lambda d: d.shape and min(d.shape) >= 1),
-            ("0 <= num_levels <= 256", lambda d: 0 <= d.num_levels <= 256),
-            ("a path if its name is 'files'", lambda d: d.path or d.name != "files"),
-            ("0 <= num_workers", lambda d: d.num_workers >= 0),
         )
 
+    def problems(self, shape: tuple[int, ...]) -> list[str]:
+        """The settings that do not suit data of this shape, a text each."""
+        if self.task == "colourise" and shape[-1] != 3:
+            return [f"task is 'colourise'; data of shape {shape} have no three colours"]
+        return []
 
-@dataclasses.dataclass(frozen=True)
-class Told:
-    """What the network is told of an image, beside the class or a caption of it.
 
-    attributes: of `data/attributes.py`, which make a vector.
-    image: what picture is made of the image: none, small (means over blocks of factor
-        x factor pixels) or silhouette (where it is bright).
+@settings
+class Scoring:
+    """How log-likelihoods are computed.
+
+    Attributes:
+        divergence: of the probability flow: exact, or estimated by random probes.
+        num_probes: of each evaluation, where it is estimated.
+        dequantisation: truncated_normal is for models trained on centres, variational
+            for those trained with a flow, uniform for the others.
+        rtol: relative tolerance of the solver.
+        atol: absolute tolerance of the solver.
+        batch_size: examples that are solved at once.
+        repeats: passes over the data, each with fresh points and probes.
+        num_checked: how many examples are solved three times more, with fresh points,
+            with fresh probes and at a tenth of the tolerance, to split the error.
+        bound_draws: noise levels at which each example's variational bound is measured.
+        num_train: how many training examples to score beside all test examples, to see
+            how far the model fits one better than the other.
     """
 
-    attributes: tuple[str, ...] = ()
-    image: str = "none"
-    factor: int = 2
+    divergence: Annotated[str, one_of(DIVERGENCES)] = "hutchinson"
+    num_probes: Annotated[int, at_least(1)] = 1
+    dequantisation: Annotated[str, one_of(DEQUANTISATIONS)] = "uniform"
+    rtol: Annotated[float, between(0, 1)] = 1e-5
+    atol: Annotated[float, between(0, 1)] = 1e-5
+    batch_size: Annotated[int, at_least(1)] = 60
+    repeats: Annotated[int, at_least(1)] = 1
+    num_checked: Annotated[int, at_least(2)] = 60
+    bound_draws: Annotated[int, at_least(1)] = 32
+    num_train: Annotated[int, NonNegative] = 0
 
-    def __post_init__(self) -> None:
-        require(self, ("1 <= factor", lambda t: t.factor >= 1))
-
-
-@dataclasses.dataclass(frozen=True)
-class Loss:
-    """Options of the loss beside its weight and noise levels."""
-
-    learn_log_variance: bool = False
-    condition_dropout: float = 0.0
-    """Share of the examples whose condition is not told, for guidance."""
-    bound_weight: float = 0.0
-    """Above 0, the hybrid loss of a network that predicts the variances of its chain,
-    and how much its bound counts in it; 0.001 (Nichol and Dhariwal 2021)."""
-
-    def __post_init__(self) -> None:
-        require(
-            self,
-            ("0 <= condition_dropout <= 1", lambda c: 0 <= c.condition_dropout <= 1),
-            ("0 <= bound_weight", lambda c: 0 <= c.bound_weight < math.inf),
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class NoisyClassifier:
-    """The classifier of noisy data that may guide samples, and its training.
-
-    It is trained on the noise levels and with the input scaling of the model's network.
-    """
-
-    width: int = 256
-    depth: int = 3
-    dropout: float = 0.2
-    num_steps: int = 4_000
-    learning_rate: float = 1e-3
-
-    def __post_init__(self) -> None:
-        require(
-            self,
-            ("1 <= width", lambda c: c.width >= 1),
-            ("1 <= depth", lambda c: c.depth >= 1),
-            ("0 <= dropout < 1", lambda c: 0 <= c.dropout < 1),
-            ("1 <= num_steps", lambda c: c.num_steps >= 1),
-            ("0 < learning_rate", lambda c: 0 < c.learning_rate < math.inf),
-        )
+    def problems(self, points: str) -> list[str]:
+        """The settings that do not suit how training made its points, a text each."""
+        if self.dequantisation == "variational" and points != "variational":
+            return [
+                "dequantisation is 'variational'; it needs the flow of data.points "
+                "'variational'"
+            ]
+        return []

@@ -8,6 +8,8 @@ sum, any other change all but once in 2^64. They find accidents, not forgeries.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any
 
 import jax
@@ -28,6 +30,12 @@ def checksums(tree: Any) -> dict[str, str]:
         path_text(path): "".join(f"{int(word):08x}" for word in pair)
         for (path, _), pair in zip(leaves, sums, strict=True)
     }
+
+
+def digest(tree: Any) -> str:
+    """One checksum of all arrays of a pytree and of their places in it."""
+    text = json.dumps(checksums(tree), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _sums_of(a: Any) -> Any:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,33 @@ from score_sde.types import UserError
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "diffrax", "numpy")
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file whole or not at all."""
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Give a path to write to, which becomes `path` if nothing goes wrong meanwhile.
+
+    What stood there before stays whole until then; the folder is made if needed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.rename(path)
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    with replaced(path) as partial:
+        partial.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What `write_json` wrote. Raises: UserError if that is not what is there."""
+    """Read what `write_json` wrote.
+
+    Raises:
+        UserError: if that is not what is there.
+    """
     try:
         content = json.loads(path.read_text())
     except ValueError as error:
@@ -32,6 +51,45 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} is damaged: it holds no object.")
     return content
+
+
+def read_config(workdir: Path) -> dict[str, Any]:
+    """Read the config that a run was trained with.
+
+    Raises:
+        UserError: if there is no run in that folder, or its config is damaged.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise UserError(f"no run in {workdir}: there is no {path}.")
+    return _tuples(read_json(path))
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has no tuples: every list of a saved config was one."""
+    if isinstance(value, dict):
+        return {k: _tuples(v) for k, v in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+@contextmanager
+def new_run(workdir: Path) -> Iterator[Path]:
+    """Give a folder to be filled, which becomes workdir if nothing goes wrong meanwhile.
+
+    Raises:
+        UserError: if workdir is there and not an empty folder.
+    """
+    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise UserError(f"{workdir} is in use; name another --workdir.")
+    partial = workdir.with_name(f".{workdir.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        yield partial
+        if workdir.exists():
+            workdir.rmdir()
+        partial.rename(workdir)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def describe_run(
@@ -97,8 +155,8 @@ def _git(directory: Path, *arguments: str) -> str:
 
 
 FREE_TO_CHANGE = (
-    *("train", "devices", "sampler", "grid", "guidance", "threshold"),
-    *("sampling", "likelihood", "editing", "classifier"),
+    *("train", "devices", "sampler", "grid", "guidance", "threshold", "extra"),
+    *("sampling", "likelihood", "editing"),
     # Where the data lie, and how they are read.
     *("data.folder", "data.path", "data.test_path", "data.num_workers"),
 )

@@ -7,11 +7,12 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from score_sde.runtime.mesh import is_main_host
+from score_sde.runtime.mesh import is_main_host, start_devices
 from score_sde.types import UserError
 
 
@@ -43,4 +44,18 @@ def locked(workdir: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(json.dumps(owner))
         file.flush()
+        yield
+
+
+@contextmanager
+def writing(folder: Path, hosts: Mapping[str, Any] | None) -> Iterator[None]:
+    """Start the devices, and hold the lock of a folder: one program writes it.
+
+    On one host the lock comes first, so that a refusal takes no devices.
+    """
+    if hosts is not None:
+        start_devices(hosts)
+    with locked(folder):
+        if hosts is None:
+            start_devices()
         yield

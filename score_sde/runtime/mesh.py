@@ -9,19 +9,18 @@ device and on a pod.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from score_sde.fields import require
+from score_sde.fields import at_least, one_of, require, settings
 from score_sde.networks import TENSOR_AXES
 from score_sde.runtime.memory import keep_freed_memory
 from score_sde.types import UserError
@@ -34,34 +33,30 @@ SMALLEST_CUT = 1024
 """Arrays of fewer numbers are whole on every device: cutting them saves nothing."""
 
 
-@dataclasses.dataclass(frozen=True)
+@settings
 class Devices:
     """How training is spread over devices: what it computes is the same.
 
-    compiled_by: jit over a mesh, or pmap, which copies the state to every device of one
-        host.
-    fsdp, tensor: devices along which the state, and the matrices of a DiT, are cut; the
-        data axis has the others.
-    accumulate: parts of a batch whose gradients are computed one after another, for
-        batches that don't fit.
-    steps_per_call: steps that the host starts at once, for steps so short that starting
-        them takes long.
+    Attributes:
+        compiled_by: jit over a mesh, or pmap, which copies the state to every device of
+            one host.
+        fsdp: devices along which the state is cut; the data axis has the others.
+        tensor: devices along which the matrices of a transformer are cut.
+        accumulate: parts of a batch whose gradients are computed one after another, for
+            batches that don't fit.
+        steps_per_call: steps that the host starts at once, for steps so short that
+            starting them takes long.
     """
 
-    compiled_by: str = "jit"
-    fsdp: int = 1
-    tensor: int = 1
-    accumulate: int = 1
-    steps_per_call: int = 1
+    compiled_by: Annotated[str, one_of(COMPILERS)] = "jit"
+    fsdp: Annotated[int, at_least(1)] = 1
+    tensor: Annotated[int, at_least(1)] = 1
+    accumulate: Annotated[int, at_least(1)] = 1
+    steps_per_call: Annotated[int, at_least(1)] = 1
 
     def __post_init__(self) -> None:
         require(
             self,
-            (f"compiled_by in {COMPILERS}", lambda d: d.compiled_by in COMPILERS),
-            ("1 <= fsdp", lambda d: d.fsdp >= 1),
-            ("1 <= tensor", lambda d: d.tensor >= 1),
-            ("1 <= accumulate", lambda d: d.accumulate >= 1),
-            ("1 <= steps_per_call", lambda d: d.steps_per_call >= 1),
             (
                 "fsdp = tensor = 1 with pmap, which copies the state",
                 lambda d: d.compiled_by == "jit" or d.fsdp == d.tensor == 1,
@@ -224,18 +219,23 @@ def put_batch(batch: Any, mesh: Mesh, *, axis: int = 0) -> Any:
     )
 
 
-def put_state(state: Any, mesh: Mesh) -> Any:
-    """A copy of a pytree on the mesh, sharing no memory with what it came from.
+def put_state(state: Any, mesh: Mesh, *, fsdp: bool = True) -> Any:
+    """Copy a pytree to the mesh, sharing no memory with what it came from.
 
     The train step gives its state away, and a `device_put` may alias its source. On
     every host the pytree has the same values.
+
+    Args:
+        state: a pytree of arrays.
+        mesh: the devices.
+        fsdp: whether arrays are cut along that axis.
     """
 
     def one(leaf: Any, sharding: NamedSharding) -> jax.Array:
         array = np.array(leaf)
         return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
 
-    return jax.tree.map(one, state, state_shardings(state, mesh))
+    return jax.tree.map(one, state, state_shardings(state, mesh, fsdp=fsdp))
 
 
 def to_host(tree: Any, mesh: Mesh) -> Any:

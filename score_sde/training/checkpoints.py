@@ -253,15 +253,23 @@ class Checkpoints:
         training = items["training"]
         return TrainState(ema_params=items["average"], **training)
 
-    def restore_average(self, like: Tree) -> tuple[int, Tree]:
-        """(step, averaged parameters) of the newest checkpoint; raises as `restore`."""
-        step, items = self._restore({"average": like})
+    def restore_average(self, like: Tree, *, step: int = 0) -> tuple[int, Tree]:
+        """(step, averaged parameters) of a checkpoint; raises as `restore`.
+
+        Args:
+            like: a pytree of arrays, or of their shapes and types.
+            step: of the checkpoint; 0 for the newest.
+        """
+        step, items = self._restore({"average": like}, step)
         return step, items["average"]
 
-    def _restore(self, like: dict[str, Tree]) -> tuple[int, dict[str, Tree]]:
-        steps = self.steps()
+    def _restore(
+        self, like: dict[str, Tree], wanted: int = 0
+    ) -> tuple[int, dict[str, Tree]]:
+        steps = [s for s in self.steps() if wanted in (0, s)]
         if not steps:
-            raise FileNotFoundError(f"no checkpoint in {self._directory}.")
+            which = f"of step {wanted:,} " if wanted else ""
+            raise FileNotFoundError(f"no checkpoint {which}in {self._directory}.")
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         for step in reversed(steps):
             try:

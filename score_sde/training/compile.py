@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,16 +22,18 @@ from score_sde.training.loop import Training
 from score_sde.training.optimizer import Optimizer, make_optimizer
 from score_sde.training.step import (
     Batch,
+    NO_COMPANIONS,
     Gradient,
     LossFn,
     Metrics,
+    StepContext,
     TrainState,
     TrainStep,
+    accumulated_gradient,
     init_state,
     make_train_step,
-    of_parts,
-    of_whole_batch,
-    over_axis,
+    mean_over_axis,
+    whole_batch_gradient,
 )
 from score_sde.types import Array, Key
 
@@ -40,40 +43,47 @@ Params = Any
 def gradient_on(devices: Devices, mesh: Mesh, loss: LossFn) -> Gradient:
     """The gradient of a loss, for `compile_train_step` of the same devices."""
     if devices.compiled_by == "pmap":
-        return over_axis(_of_batch(devices, loss, shares=1), DATA_AXIS)
-    gradient = _of_batch(devices, loss, shares=batch_shares(mesh))
+        return mean_over_axis(_batch_gradient(devices, loss, shares=1), DATA_AXIS)
+    gradient = _batch_gradient(devices, loss, shares=batch_shares(mesh))
 
-    def gathered(key: Key, params: Params, batch: Batch) -> tuple[Array, Params]:
-        """Of parameters gathered along the FSDP axis, as each device needs them."""
+    def gathered(
+        key: Key, params: Params, batch: Batch, context: StepContext
+    ) -> tuple[Array, Params]:
+        """Take the gradient at parameters that are gathered along the FSDP axis."""
         where = state_shardings(params, mesh, fsdp=False)
         whole = jax.lax.with_sharding_constraint(params, where)
-        return gradient(key, whole, batch)
+        return gradient(key, whole, batch, context)
 
     return gathered
 
 
-def _of_batch(devices: Devices, loss: LossFn, *, shares: int) -> Gradient:
+def _batch_gradient(devices: Devices, loss: LossFn, *, shares: int) -> Gradient:
     if devices.accumulate == 1:
-        return of_whole_batch(loss)
+        return whole_batch_gradient(loss)
     unroll = jax.default_backend() == "cpu"
-    return of_parts(loss, devices.accumulate, shares=shares, unroll=unroll)
+    return accumulated_gradient(loss, devices.accumulate, shares=shares, unroll=unroll)
 
 
 def compile_train_step(
     train_step: TrainStep, state: TrainState, devices: Devices, mesh: Mesh
 ) -> TrainStep:
-    """The step of states that lie like this one, which are given away.
+    """Compile the step of states that lie like this one, which are given away.
 
     With `steps_per_call` above 1 it takes as many batches, [steps, batch, ...], and
-    its metrics are as many.
+    its metrics are as many. Companions lie whole on every device.
     """
     steps = devices.steps_per_call
-    several = train_step
-    if steps > 1:
-        unroll = steps if jax.default_backend() == "cpu" else 1
+    unroll = steps if jax.default_backend() == "cpu" else 1
 
-        def several(state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
-            return jax.lax.scan(train_step, state, batches, unroll=unroll)
+    def several(
+        state: TrainState, batches: Batch, companions: Params
+    ) -> tuple[TrainState, Metrics]:
+        def one(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+            return train_step(state, batch, companions)
+
+        if steps == 1:
+            return one(state, batches)
+        return jax.lax.scan(one, state, batches, unroll=unroll)
 
     axis = 1 if steps > 1 else 0
     if devices.compiled_by == "pmap":
@@ -81,19 +91,20 @@ def compile_train_step(
     # Shardings are stated for inputs and outputs, or the second call would find the
     # state placed differently and compile once more.
     where = state_shardings(state, mesh)
-    return jax.jit(
+    compiled = jax.jit(
         several,
-        in_shardings=(where, batch_sharding(mesh, axis=axis)),
+        in_shardings=(where, batch_sharding(mesh, axis=axis), replicated(mesh)),
         out_shardings=(where, replicated(mesh)),
         donate_argnums=0,
     )
+    return lambda state, batch, companions=NO_COMPANIONS: compiled(state, batch, dict(companions))
 
 
 def _pmapped(several: TrainStep, axis: int, num_devices: int) -> TrainStep:
     compiled: Callable[..., Any] = jax.pmap(
         several,
         axis_name=DATA_AXIS,
-        in_axes=(None, axis),
+        in_axes=(None, axis, None),
         out_axes=None,
         donate_argnums=0,
     )
@@ -105,8 +116,10 @@ def _pmapped(several: TrainStep, axis: int, num_devices: int) -> TrainStep:
         size = a.shape[axis] // num_devices
         return a.reshape(*a.shape[:axis], num_devices, size, *a.shape[axis + 1 :])
 
-    return lambda state, batch: compiled(
-        jax.device_put(state, replicated(row)), jax.tree.map(cut, batch)
+    return lambda state, batch, companions=NO_COMPANIONS: compiled(
+        jax.device_put(state, replicated(row)),
+        jax.tree.map(cut, batch),
+        dict(companions),
     )
 
 
@@ -120,8 +133,24 @@ def prepare_training(
     *,
     seed: int,
     project: Callable[[Params], Params] = lambda params: params,
+    companions: Mapping[str, Params] = NO_COMPANIONS,
 ) -> tuple[TrainStep, TrainState]:
-    """The compiled step of these settings, and the state before the first, placed."""
+    """Compile the step of these settings, and place the state before the first.
+
+    Args:
+        loss: one value per example.
+        params: the initial parameters.
+        optimizer_settings: of the config.
+        settings: of the loop.
+        devices: how training is spread over them.
+        mesh: the devices.
+        seed: of all that is drawn.
+        project: brings parameters back to where training keeps them.
+        companions: role -> the parameters of another run, which are not trained.
+
+    Returns:
+        (state, batch) -> (state, metrics), and the first state.
+    """
     optimizer = make_optimizer(optimizer_settings, num_steps=settings.num_steps)
     step = make_train_step(
         gradient_on(devices, mesh, loss),
@@ -134,4 +163,6 @@ def prepare_training(
     )
     num_averages = len(settings.power_ema_stds)
     state = init_state(params, optimizer, num_power_emas=num_averages)
-    return compile_train_step(step, state, devices, mesh), put_state(state, mesh)
+    compiled = compile_train_step(step, state, devices, mesh)
+    placed = put_state(dict(companions), mesh, fsdp=False) if companions else NO_COMPANIONS
+    return partial(compiled, companions=placed), put_state(state, mesh)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import sys
@@ -11,12 +10,23 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 
-from score_sde.fields import require
+from score_sde.fields import (
+    NonNegative,
+    Positive,
+    PositiveOrInfinite,
+    Share,
+    at_least,
+    between,
+    each,
+    one_of,
+    require,
+    settings,
+)
 from score_sde.runtime.folder import write_json
 from score_sde.runtime.mesh import is_main_host, put_batch, to_host
 from score_sde.runtime.preemption import Stopped, requested
@@ -35,75 +45,62 @@ IN_FLIGHT = 2
 busy, few enough to stop soon."""
 
 
-@dataclasses.dataclass(frozen=True)
+@settings
 class Training:
-    """Settings of the loop.
+    """Settings of training.
 
-    sample_every: steps between pictures of samples and losses of held-out examples.
-    checkpoint_every: steps between checkpoints, of which the newest keep_checkpoints
-        are kept, those whose step is a multiple of keep_every, 0 for none, and the
-        keep_best with the lowest test_loss, which are sought among those at which it
-        is known.
-    on_failed_save: whether training stops or continues where one can't be written.
-    max_skipped: updates in a row whose loss or gradient is not finite, and which are
-        therefore left out, before training gives up.
-    spike_factor: a gradient as many times longer than the median of those before is
-        reported, and a loss as many times further above theirs than is usual.
-    rollback: whether training then goes on from the newest checkpoint, with the batches
-        behind those of the spike.
-    profile_steps: how many steps are traced into workdir/profile, soon after the start.
-    power_ema_stds: relative widths of averages that are stored every snapshot_every
-        steps, from which `experiments.reconstruct_ema` makes those of other widths.
+    Attributes:
+        num_steps: how many there are.
+        condition_dropout: share of the examples whose condition is not told, for
+            guidance (Ho and Salimans 2022).
+        ema_halflife_steps: of the moving average of the parameters.
+        ema_rampup_ratio: at most this share of the steps taken is that half-life; inf
+            turns that off.
+        log_every: steps between reports.
+        sample_every: steps between pictures of samples and losses of held-out examples.
+        checkpoint_every: steps between checkpoints.
+        keep_checkpoints: how many of the newest checkpoints are kept.
+        keep_every: checkpoints whose step is a multiple of it are kept; 0 for none.
+        keep_best: how many with the lowest test_loss are kept, which are sought among
+            the checkpoints at which it is known.
+        on_failed_save: whether training stops or continues where one can't be written.
+        max_skipped: updates in a row whose loss or gradient is not finite, and which
+            are therefore left out, before training gives up.
+        spike_factor: a gradient as many times longer than the median of those before is
+            reported, and a loss as many times further above theirs than is usual.
+        rollback: whether training then goes on from the newest checkpoint, with the
+            batches behind those of the spike.
+        profile_steps: how many are traced into workdir/profile, soon after the start.
+        power_ema_stds: relative widths of averages that are stored, from which
+            `reconstruct-ema` makes those of other widths.
+        snapshot_every: steps between stored averages.
     """
 
-    num_steps: int
-    ema_halflife_steps: float = 500.0
-    ema_rampup_ratio: float = 0.05
-    log_every: int = 50
-    sample_every: int = 1000
-    checkpoint_every: int = 1000
-    keep_checkpoints: int = 2
-    keep_every: int = 0
-    keep_best: int = 0
-    on_failed_save: str = "stop"
-    max_skipped: int = 10
-    spike_factor: float = 100.0
+    num_steps: Annotated[int, at_least(1)]
+    condition_dropout: Annotated[float, Share] = 0.0
+    ema_halflife_steps: Annotated[float, Positive] = 500.0
+    ema_rampup_ratio: Annotated[float, PositiveOrInfinite] = 0.05
+    log_every: Annotated[int, at_least(1)] = 50
+    sample_every: Annotated[int, at_least(1)] = 1000
+    checkpoint_every: Annotated[int, at_least(1)] = 1000
+    keep_checkpoints: Annotated[int, at_least(1)] = 2
+    keep_every: Annotated[int, NonNegative] = 0
+    keep_best: Annotated[int, NonNegative] = 0
+    on_failed_save: Annotated[str, one_of(FAILED_SAVES)] = "stop"
+    max_skipped: Annotated[int, NonNegative] = 10
+    spike_factor: Annotated[float, between(1, math.inf)] = 100.0
     rollback: bool = False
-    profile_steps: int = 0
-    power_ema_stds: tuple[float, ...] = ()
-    snapshot_every: int = 1000
+    profile_steps: Annotated[int, NonNegative] = 0
+    power_ema_stds: Annotated[tuple[float, ...], each(between(0, 0.28))] = ()
+    snapshot_every: Annotated[int, at_least(1)] = 1000
 
     def __post_init__(self) -> None:
         require(
             self,
-            ("1 <= num_steps", lambda t: t.num_steps >= 1),
-            (
-                "0 < ema_halflife_steps",
-                lambda t: 0 < t.ema_halflife_steps < math.inf,
-            ),
-            ("0 < ema_rampup_ratio", lambda t: t.ema_rampup_ratio > 0),
-            ("1 <= log_every", lambda t: t.log_every >= 1),
-            ("1 <= sample_every", lambda t: t.sample_every >= 1),
-            ("1 <= checkpoint_every", lambda t: t.checkpoint_every >= 1),
-            ("1 <= keep_checkpoints", lambda t: t.keep_checkpoints >= 1),
-            ("0 <= keep_every", lambda t: t.keep_every >= 0),
-            ("0 <= keep_best", lambda t: t.keep_best >= 0),
             (
                 "checkpoint_every a multiple of sample_every for keep_best",
                 lambda t: not t.keep_best or t.checkpoint_every % t.sample_every == 0,
             ),
-            (
-                f"on_failed_save in {FAILED_SAVES}",
-                lambda t: t.on_failed_save in FAILED_SAVES,
-            ),
-            (
-                "0 < power_ema_stds < 0.28",
-                lambda t: all(0 < s < 0.28 for s in t.power_ema_stds),
-            ),
-            ("1 <= snapshot_every", lambda t: t.snapshot_every >= 1),
-            ("0 <= max_skipped", lambda t: t.max_skipped >= 0),
-            ("1 < spike_factor", lambda t: t.spike_factor > 1),
-            ("0 <= profile_steps", lambda t: t.profile_steps >= 0),
         )
 
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import optax
 
-from score_sde.fields import require
+from score_sde.fields import (
+    NonNegative,
+    Positive,
+    PositiveOrInfinite,
+    at_least,
+    below,
+    one_of,
+    settings,
+)
 from score_sde.networks.network import is_frozen
 
 METHODS = ("adamw", "muon")
 SCHEDULES = ("constant", "cosine", "inverse_sqrt")
 
 
-@dataclasses.dataclass(frozen=True)
+@settings
 class Optimizer:
     """Settings of the optimiser.
 
@@ -28,33 +34,17 @@ class Optimizer:
     a cosine to 1 % at the last step, or falls as 1/sqrt(step / decay_start_steps).
     """
 
-    method: str = "adamw"
-    learning_rate: float = 2e-4
-    adam_learning_rate: float = 2e-4
-    warmup_steps: int = 0
-    schedule: str = "constant"
-    decay_start_steps: int = 1
-    clip_norm: float = 1.0
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        require(
-            self,
-            ("0 < learning_rate", lambda o: 0 < o.learning_rate < math.inf),
-            (f"method in {METHODS}", lambda o: o.method in METHODS),
-            ("0 < adam_learning_rate", lambda o: 0 < o.adam_learning_rate < math.inf),
-            ("0 <= warmup_steps", lambda o: o.warmup_steps >= 0),
-            (f"schedule in {SCHEDULES}", lambda o: o.schedule in SCHEDULES),
-            ("1 <= decay_start_steps", lambda o: o.decay_start_steps >= 1),
-            ("0 < clip_norm (inf for none)", lambda o: o.clip_norm > 0),
-            ("0 <= b1 < 1", lambda o: 0 <= o.b1 < 1),
-            ("0 <= b2 < 1", lambda o: 0 <= o.b2 < 1),
-            ("0 < eps", lambda o: 0 < o.eps < math.inf),
-            ("0 <= weight_decay", lambda o: 0 <= o.weight_decay < math.inf),
-        )
+    method: Annotated[str, one_of(METHODS)] = "adamw"
+    learning_rate: Annotated[float, Positive] = 2e-4
+    adam_learning_rate: Annotated[float, Positive] = 2e-4
+    warmup_steps: Annotated[int, NonNegative] = 0
+    schedule: Annotated[str, one_of(SCHEDULES)] = "constant"
+    decay_start_steps: Annotated[int, at_least(1)] = 1
+    clip_norm: Annotated[float, PositiveOrInfinite] = 1.0
+    b1: Annotated[float, below(1)] = 0.9
+    b2: Annotated[float, below(1)] = 0.999
+    eps: Annotated[float, Positive] = 1e-8
+    weight_decay: Annotated[float, NonNegative] = 0.0
 
 
 def make_schedule(

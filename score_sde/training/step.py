@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -18,10 +19,24 @@ from score_sde.types import Array, Key
 Params = Any
 Batch = Any
 Metrics = dict[str, Array]
-LossFn = Callable[[Key, Params, Batch], Array]
-"""(key, params, batch) -> one loss per example."""
-Gradient = Callable[[Key, Params, Batch], tuple[Array, Params]]
-"""(key, params, batch) -> the mean loss of a batch and its gradient."""
+NO_COMPANIONS: Mapping[str, Params] = MappingProxyType({})
+
+
+class StepContext(NamedTuple):
+    """What a loss may depend on beside parameters and batch; nothing of it is trained."""
+
+    step: Array
+    """Steps taken so far."""
+    average: Params
+    """The moving average of the parameters."""
+    companions: Mapping[str, Params] = NO_COMPANIONS
+    """Role -> the parameters of another run."""
+
+
+LossFn = Callable[[Key, Params, Batch, StepContext], Array]
+"""(key, params, batch, context) -> one loss per example."""
+Gradient = Callable[[Key, Params, Batch, StepContext], tuple[Array, Params]]
+"""(key, params, batch, context) -> the mean loss of a batch and its gradient."""
 STOP = "stop"
 """Where a batch says whether hosts want to stop."""
 
@@ -39,7 +54,8 @@ class TrainState(NamedTuple):
     """Averages of `post_hoc_ema`, one for each width that is tracked."""
 
 
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+TrainStep = Callable[..., tuple[TrainState, Metrics]]
+"""(state, batch, companions={}) -> (state after the step, metrics)."""
 
 
 def init_state(
@@ -65,24 +81,36 @@ def ema_decay(step: Array, *, halflife_steps: float, rampup_ratio: float) -> Arr
     return jnp.power(0.5, 1 / halflife)
 
 
-def of_whole_batch(loss: LossFn) -> Gradient:
-    """The gradient of all examples at once."""
+def whole_batch_gradient(loss: LossFn) -> Gradient:
+    """Make the gradient of the mean loss of all examples at once."""
 
-    def gradient(key: Key, params: Params, batch: Batch) -> tuple[Array, Params]:
-        return jax.value_and_grad(lambda p: loss(key, p, batch).mean())(params)
+    def gradient(
+        key: Key, params: Params, batch: Batch, context: StepContext
+    ) -> tuple[Array, Params]:
+        return jax.value_and_grad(
+            lambda p: loss(key, p, batch, context).mean()
+        )(params)
 
     return gradient
 
 
-def of_parts(loss: LossFn, parts: int, *, shares: int, unroll: bool) -> Gradient:
-    """The same of one part after another, in the memory of one.
+def accumulated_gradient(loss: LossFn, parts: int, *, shares: int, unroll: bool) -> Gradient:
+    """Gradient accumulation: split the batch into `parts`, one after another.
 
-    Args: `shares`, into how many the batch is cut over devices, each of which takes its
-    share of every part; `unroll`, whether the loop is written out, since XLA on CPUs is
-    6 to 66 times slower at gradients of convolutions in a loop.
+    Args:
+        loss: one value per example.
+        parts: how many; the memory is that of one.
+        shares: into how many the batch is cut over devices, each of which takes its
+            share of every part.
+        unroll: whether the loop is written out, since XLA on CPUs is 6 to 66 times
+            slower at gradients of convolutions in a loop.
     """
 
-    def gradient(key: Key, params: Params, batch: Batch) -> tuple[Array, Params]:
+    of_whole = whole_batch_gradient(loss)
+
+    def gradient(
+        key: Key, params: Params, batch: Batch, context: StepContext
+    ) -> tuple[Array, Params]:
         size = len(jax.tree.leaves(batch)[0])
         numbers, total = examples_of(size)
 
@@ -92,7 +120,7 @@ def of_parts(loss: LossFn, parts: int, *, shares: int, unroll: bool) -> Gradient
 
         def add(sums: Any, part: tuple[Array, Batch]) -> tuple[Any, None]:
             with part_of_batch(part[0], total):
-                found = of_whole_batch(loss)(key, params, part[1])
+                found = of_whole(key, params, part[1], context)
             return jax.tree.map(lambda s, f: s + f / parts, sums, found), None
 
         zeros = jax.tree.map(jnp.zeros_like, (jnp.zeros((), jnp.float32), params))
@@ -102,14 +130,16 @@ def of_parts(loss: LossFn, parts: int, *, shares: int, unroll: bool) -> Gradient
     return gradient
 
 
-def over_axis(gradient: Gradient, axis: str) -> Gradient:
-    """The mean over the devices of a pmap, each of which has its share of a batch."""
+def mean_over_axis(gradient: Gradient, axis: str) -> Gradient:
+    """Average a gradient over the devices of a pmap, each with its share of a batch."""
 
-    def mean(key: Key, params: Params, batch: Batch) -> tuple[Array, Params]:
+    def mean(
+        key: Key, params: Params, batch: Batch, context: StepContext
+    ) -> tuple[Array, Params]:
         size = len(jax.tree.leaves(batch)[0])
         first = jax.lax.axis_index(axis) * size
         with part_of_batch(first + jnp.arange(size), jax.lax.axis_size(axis) * size):
-            found = gradient(key, params, batch)
+            found = gradient(key, params, batch, context)
         return jax.lax.pmean(found, axis)
 
     return mean
@@ -125,7 +155,7 @@ def make_train_step(
     project: Callable[[Params], Params] = lambda params: params,
     power_ema_stds: Sequence[float] = (),
 ) -> TrainStep:
-    """The pure step (state, batch) -> (state, metrics).
+    """Make the pure step (state, batch, companions={}) -> (state, metrics).
 
     Its randomness is a function of (seed, step, example). Metrics are the mean loss,
     the norm of the gradient before clipping, and whether the update was left out since
@@ -137,10 +167,13 @@ def make_train_step(
     stop; the metrics then tell every host whether any does.
     """
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def train_step(
+        state: TrainState, batch: Batch, companions: Mapping[str, Params] = NO_COMPANIONS
+    ) -> tuple[TrainState, Metrics]:
         key = jr.fold_in(jr.key(seed), state.step)
         params = project(state.params)
-        value, slope = gradient(key, params, batch)
+        context = StepContext(state.step, state.ema_params, companions)
+        value, slope = gradient(key, params, batch, context)
         updates, opt_state = optimizer.update(slope, state.opt_state, params)
         params = optax.apply_updates(params, _of_trained(updates))
         decay = ema_decay(

@@ -1,0 +1,115 @@
+"""Other runs that a run uses, by role: one way to load them, for all that use any."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from score_sde import conditions
+from score_sde.run.build import build
+from score_sde.run.experiment import Experiment
+from score_sde.run.model import Params, with_companions
+from score_sde.run.sections import complete
+from score_sde.run.settings import Companion
+from score_sde.run.train import initial_params
+from score_sde.runtime.folder import read_config
+from score_sde.training.restore import restored_average
+from score_sde.types import UserError
+
+
+class Loaded(NamedTuple):
+    """The companions of a run, ready to be used."""
+
+    params: Mapping[str, Params]
+    """Role -> its averaged parameters."""
+    offers: Mapping[str, Callable[[Params], Any]]
+    """Role -> what it offers, as a function of its parameters."""
+    made_by: Mapping[str, Any]
+    """Role -> the run, its step and the checksum of its parameters."""
+
+
+NOTHING = Loaded({}, {}, {})
+
+
+def load(experiment: Experiment, roles: Iterable[str]) -> Loaded:
+    """Load the companions with these roles; the devices must have been started.
+
+    Args:
+        experiment: the run that uses them.
+        roles: which are needed; the config was checked to have them.
+
+    Raises:
+        UserError: for a folder that is no run, data of another shape, or a checkpoint
+            that is not there.
+    """
+    found = {role: _load(experiment, role) for role in dict.fromkeys(roles)}
+    return Loaded(
+        {role: params for role, (_, params, _) in found.items()},
+        {role: _offer(other) for role, (other, _, _) in found.items()},
+        {role: made_by for role, (_, _, made_by) in found.items()},
+    )
+
+
+def expected(experiment: Experiment) -> Loaded:
+    """The shapes of the companions that training needs: nothing is restored."""
+    params, offers = {}, {}
+    for role in experiment.training_roles:
+        other = experiment_of(experiment.companions[role], role)
+        inner = expected(other)
+        own = jax.eval_shape(lambda: initial_params(other, inner.params))  # noqa: B023
+        params[role] = with_companions(own, inner.params)
+        offers[role] = _offer(other)
+    return Loaded(params, offers, {})
+
+
+def _offer(other: Experiment) -> Callable[[Params], Any]:
+    return lambda params: other.objective.offer(other.model, params)
+
+
+def _load(
+    experiment: Experiment, role: str
+) -> tuple[Experiment, Params, dict[str, Any]]:
+    """(the experiment, its averaged parameters, what it is) of one companion."""
+    where: Companion = experiment.companions[role]
+    other = experiment_of(where, role)
+    _check_alike(experiment, other, role)
+    inner = load(other, other.training_roles)
+    like = jax.eval_shape(lambda: initial_params(other, inner.params))
+    folder = Path(where.run) / "checkpoints"
+    step, params, checksum = restored_average(folder, like, step=where.step)
+    if inner.params:
+        params = with_companions(params, inner.params)
+    return other, params, {"run": where.run, "step": step, "checksum": checksum}
+
+
+def experiment_of(where: Companion, role: str) -> Experiment:
+    """Build the experiment of a companion, from the config in its folder.
+
+    Raises:
+        UserError: that names the role, if there is none.
+    """
+    try:
+        return build(complete(read_config(Path(where.run))))
+    except UserError as error:
+        raise UserError(f"companions.{role}: {error}") from None
+
+
+def _check_alike(experiment: Experiment, other: Experiment, role: str) -> None:
+    """Raise a UserError if a companion is of other data, or told other things."""
+    here, there = experiment.model, other.model
+    if (here.shape, here.num_levels) != (there.shape, there.num_levels):
+        raise UserError(
+            f"companions.{role}: {experiment.companions[role].run} is of data of shape "
+            f"{there.shape} with {there.num_levels} levels, this run of shape "
+            f"{here.shape} with {here.num_levels}."
+        )
+    known = conditions.of_blank(here.conditions, here.shape) or {}
+    wanted = conditions.of_blank(there.conditions, there.shape) or {}
+    if wanted.keys() - known.keys():
+        raise UserError(
+            f"companions.{role}: {experiment.companions[role].run} is told "
+            f"{sorted(wanted)}, this run {sorted(known) or 'nothing'}."
+        )

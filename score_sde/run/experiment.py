@@ -1,0 +1,52 @@
+"""An experiment: what a config describes, in groups of what is used together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from score_sde.data import Dataset
+from score_sde.run.model import Model
+from score_sde.run.objectives import Objective
+from score_sde.run.settings import Companion, Data, Editing, Sampling, Scoring
+from score_sde.runtime.mesh import Devices
+from score_sde.samplers import Sampler
+from score_sde.training.loop import Training
+from score_sde.training.optimizer import Optimizer
+from score_sde.types import Array, Denoise
+
+
+class Drawing(NamedTuple):
+    """How samples are drawn."""
+
+    sampler: Sampler
+    grid: Callable[[], Array]
+    guidance: Callable[..., Denoise]
+    """(denoiser, and what the companions offer by role) -> guided denoiser."""
+    roles: tuple[str, ...]
+    """Roles of the companions that guidance needs."""
+    threshold: Callable[[Denoise], Denoise]
+
+
+class Experiment(NamedTuple):
+    """What a config describes. Nothing here has touched a device."""
+
+    seed: int
+    dataset: Dataset
+    data: Data
+    model: Model
+    objective: Objective
+    optimizer: Optimizer
+    train: Training
+    devices: Devices
+    drawing: Drawing
+    sampling: Sampling
+    likelihood: Scoring
+    editing: Editing
+    companions: Mapping[str, Companion]
+    """Role -> where that run is."""
+
+    @property
+    def training_roles(self) -> tuple[str, ...]:
+        """Roles of the companions without which it can't be trained."""
+        return (*self.model.network.companions, *self.objective.companions)

@@ -1,0 +1,156 @@
+"""Log-likelihoods, and bounds on them, of examples under a trained model."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from score_sde import conditions, data, elbo
+from score_sde.dequantisation import Dequantised
+from score_sde.likelihood import DIVERGENCES, LogProb, exact, log_prob
+from score_sde.precondition import make_score
+from score_sde.run.model import (
+    Model,
+    Params,
+    decoder,
+    denoiser,
+    reverse_chain,
+    scoring_points,
+)
+from score_sde.run.settings import Scoring
+from score_sde.types import Array, Key
+
+
+def score_examples(
+    model: Model,
+    settings: Scoring,
+    params: Params,
+    keys_data: Key,
+    keys_probe: Key,
+    values: Array,
+    cond: Any,
+    tolerance: Array,
+) -> LogProb:
+    """Log-probabilities of examples: log p(x) - log q(x given levels), in nats.
+
+    Args:
+        model: of a config.
+        settings: how the flow is solved.
+        params: of the model.
+        keys_data: of the point x of each example, [batch].
+        keys_probe: of its probes, [batch].
+        values: the examples as the data are stored, [batch, *shape].
+        cond: what they are told, or None.
+        tolerance: times that of the settings.
+    """
+    sde = model.sde
+    divergence = DIVERGENCES[settings.divergence]
+    if divergence is not exact:
+        divergence = partial(divergence, num_probes=settings.num_probes)
+    points = scoring_points(
+        model, params, keys_data, values, dequantisation=settings.dequantisation
+    )
+    log_alpha = jnp.asarray(sde.log_alpha(sde.t_min), points.x.dtype)
+    out = log_prob(
+        jnp.exp(log_alpha) * points.x,
+        sde=sde,
+        score=make_score(denoiser(model, params), sde),
+        key=keys_probe,
+        divergence=divergence,
+        rtol=settings.rtol * tolerance,
+        atol=settings.atol * tolerance,
+        cond=cond,
+    )
+    num_dims = math.prod(model.shape)
+    return out._replace(nats=out.nats + num_dims * log_alpha - points.log_density)
+
+
+def class_log_probs(
+    model: Model,
+    settings: Scoring,
+    params: Params,
+    keys_data: Key,
+    keys_probe: Key,
+    values: Array,
+    *,
+    num_classes: int,
+) -> Array:
+    """log p(x given c) of examples under every class, in nats: [batch, num_classes].
+
+    Under all classes x is the same point and the probes are the same, so that their
+    noise cancels in the differences. With equal priors, the largest is the class by
+    Bayes' rule. Arguments are those of `score_examples`.
+    """
+
+    def under(label: Array) -> Array:
+        labels = jnp.broadcast_to(label, values.shape[:1])
+        examples = {"values": values, "label": labels}
+        cond = conditions.of_examples(model.conditions, examples)
+        one = jnp.ones((), jnp.float32)
+        return score_examples(
+            model, settings, params, keys_data, keys_probe, values, cond, one
+        ).nats
+
+    return jax.lax.map(under, jnp.arange(num_classes)).T
+
+
+def bound_examples(
+    model: Model,
+    settings: Scoring,
+    params: Params,
+    keys_data: Key,
+    keys_noise: Key,
+    values: Array,
+    cond: Any,
+    *,
+    of_chain: bool,
+) -> elbo.Bound:
+    """The bound of the reverse SDE on -log P of examples, in nats.
+
+    It is taken at the points of `score_examples`; for models trained on centres, by the
+    discretised decoder, without points.
+
+    Args:
+        model: of a config.
+        settings: how many noise levels are drawn for each example.
+        params: of the model.
+        keys_data: of the point x of each example, [batch].
+        keys_noise: of its noise levels and noise, [batch].
+        values: the examples as the data are stored, [batch, *shape].
+        cond: what they are told, or None.
+        of_chain: whether the bound is that of the discrete chain, with the variances
+            that the network predicts.
+    """
+    sde, levels = model.sde, model.num_levels
+    decode: elbo.Decoder = elbo.gaussian_decoder
+    points = scoring_points(
+        model, params, keys_data, values, dequantisation=settings.dequantisation
+    )
+    if of_chain or (settings.dequantisation == "truncated_normal" and levels):
+        decode = decoder(model)
+        x0 = data.centres(values, num_levels=levels)
+        points = Dequantised(x0, jnp.zeros_like(points.log_density))
+    if of_chain:
+        return elbo.chain_bound(
+            keys_noise,
+            reverse_chain(model, params),
+            points.x,
+            sigmas=jnp.asarray(model.chain, points.x.dtype),
+            decoder=decode,
+            cond=cond,
+        )
+    bound = elbo.continuous_bound(
+        keys_noise,
+        denoiser(model, params),
+        points.x,
+        sigma_min=sde.sigma(sde.t_min),
+        sigma_max=sde.sigma(sde.t_max),
+        decoder=decode,
+        num_draws=settings.bound_draws,
+        cond=cond,
+    )
+    return bound._replace(decoder=bound.decoder + points.log_density)

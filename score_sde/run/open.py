@@ -1,0 +1,147 @@
+"""A trained run, opened for what it is for: its denoiser, samples, likelihoods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from score_sde import conditions
+from score_sde.data import Dataset
+from score_sde.likelihood import LogProb
+from score_sde.run import companions
+from score_sde.run.build import build
+from score_sde.run.companions import Loaded
+from score_sde.run.experiment import Experiment
+from score_sde.run.likelihoods import score_examples
+from score_sde.run.model import Params, denoiser, with_companions
+from score_sde.run.sample import Samples, draw_samples, guided_denoiser, sample_keys
+from score_sde.run.sections import complete
+from score_sde.run.train import initial_params
+from score_sde.runtime.folder import read_config
+from score_sde.runtime.mesh import start_devices
+from score_sde.samplers import Sampler
+from score_sde.sde import SDE
+from score_sde.training.restore import restored_average
+from score_sde.types import Array, Denoise, UserError
+
+
+class Run(NamedTuple):
+    """A trained run. `config` and `experiment` say what it is; the rest uses it."""
+
+    config: Mapping[str, Any]
+    experiment: Experiment
+    step: int
+    """The step of its checkpoint."""
+    params: Params
+    """The averaged parameters, with those of the companions it uses."""
+    digest: str
+    """A checksum of its own parameters."""
+    companions: Loaded
+
+    @property
+    def denoiser(self) -> Denoise:
+        """The trained denoiser D(x, sigma, cond=None), without guidance."""
+        return denoiser(self.experiment.model, self.params)
+
+    @property
+    def guided(self) -> Denoise:
+        """The denoiser that samples are drawn from: with guidance and threshold."""
+        return guided_denoiser(
+            self.experiment.model,
+            self.experiment.drawing,
+            self.params,
+            self.companions.offers,
+        )
+
+    @property
+    def sde(self) -> SDE:
+        """The SDE of the run."""
+        return self.experiment.model.sde
+
+    @property
+    def dataset(self) -> Dataset:
+        """The data of the run, opened when they are read."""
+        return self.experiment.dataset
+
+    @property
+    def sampler(self) -> Sampler:
+        """The sampler of the run."""
+        return self.experiment.drawing.sampler
+
+    @property
+    def sigmas(self) -> Array:
+        """The grid of noise levels that samples are drawn on."""
+        return self.experiment.drawing.grid()
+
+    def sample(self, count: int, *, first: int = 0) -> Samples:
+        """Draw the samples with numbers first, first + 1, ..., as the programs do."""
+        experiment = self.experiment
+        cond = conditions.of_samples(
+            experiment.model.conditions, experiment.dataset, first + np.arange(count)
+        )
+        draw = partial(
+            draw_samples,
+            experiment.model,
+            experiment.drawing,
+            offers=self.companions.offers,
+        )
+        keys = sample_keys(experiment.seed, first, count)
+        return jax.jit(draw)(self.params, keys, cond)
+
+    def log_prob(self, rows: Mapping[str, Any]) -> LogProb:
+        """Log-probabilities of examples {"values": [batch, *shape], ...}, in nats."""
+        experiment = self.experiment
+        keys = sample_keys(experiment.seed, 0, len(rows["values"]))
+        fold: Callable[..., Any] = jax.vmap(jax.random.fold_in, in_axes=(0, None))
+        score = jax.jit(
+            partial(score_examples, experiment.model, experiment.likelihood)
+        )
+        return score(
+            self.params,
+            fold(keys, 0),
+            fold(keys, 1),
+            rows["values"],
+            conditions.of_examples(experiment.model.conditions, rows),
+            np.float32(1),
+        )
+
+
+def open_run(
+    workdir: str | Path,
+    config: Mapping[str, Any] | None = None,
+    *,
+    hosts: Mapping[str, Any] | None = None,
+    step: int = 0,
+) -> Run:
+    """Open a trained run.
+
+    Args:
+        workdir: its folder.
+        config: another config than the one in the folder, such as one with another
+            sampler; None for that one.
+        hosts: how to find the other hosts, see `runtime.mesh.start_devices`.
+        step: of the checkpoint; 0 for the newest.
+
+    Raises:
+        UserError: if there is no run, no good checkpoint, or no denoiser in it.
+    """
+    workdir = Path(workdir)
+    whole = complete(read_config(workdir) if config is None else config)
+    experiment = build(whole)
+    if not experiment.objective.trains_denoiser:
+        name = whole["objective"]["name"]
+        raise UserError(
+            f"{workdir} was trained by objective {name!r}: it has no denoiser."
+        )
+    start_devices(hosts)
+    roles = (*experiment.training_roles, *experiment.drawing.roles)
+    loaded = companions.load(experiment, roles)
+    like = jax.eval_shape(lambda: initial_params(experiment, loaded.params))
+    found, params, digest = restored_average(workdir / "checkpoints", like, step=step)
+    whole_params = with_companions(params, loaded.params)
+    return Run(whole, experiment, found, whole_params, digest, loaded)

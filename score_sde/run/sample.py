@@ -1,0 +1,158 @@
+"""Drawing samples of a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax.sharding import Mesh
+
+from score_sde import conditions, data
+from score_sde.arrays import example_keys, per_example
+from score_sde.guidance import network_evals
+from score_sde.run.experiment import Drawing, Experiment
+from score_sde.run.model import (
+    COMPANIONS,
+    Model,
+    Params,
+    denoiser,
+    denoiser_with_variance,
+)
+from score_sde.runtime.jobs import BY_EXAMPLE, EVERYWHERE, Arrays, map_examples
+from score_sde.runtime.mesh import divisible
+from score_sde.samplers import Sampler, sample
+from score_sde.types import Array, Denoise, Key
+
+Offers = Mapping[str, Callable[[Params], Any]]
+"""Role of a companion -> what it offers as a function of its parameters."""
+NO_OFFERS: Offers = {}
+
+
+class Samples(NamedTuple):
+    """Samples; each field has one entry per sample."""
+
+    levels: Array
+    """Like the data as they are stored, [batch, *shape]."""
+    num_evals: Array
+    """Calls of the denoiser."""
+    success: Array
+    """False where an adaptive sampler gave up or x is not finite."""
+
+
+def guided_denoiser(
+    model: Model, drawing: Drawing, params: Params, offers: Offers = NO_OFFERS
+) -> Denoise:
+    """The denoiser from which samples are drawn.
+
+    Args:
+        model: of a config.
+        drawing: how it guides, and corrects the denoised data.
+        params: with those of the companions that guide.
+        offers: what these companions offer.
+    """
+    roles = {role: offers[role](params[COMPANIONS][role]) for role in drawing.roles}
+    return drawing.threshold(drawing.guidance(denoiser(model, params), **roles))
+
+
+def bound_sampler(sampler: Sampler, model: Model, params: Params, cond: Any) -> Sampler:
+    """Give the sampler what it wants of the network.
+
+    The network's variances are, under guidance, those of the condition, for an
+    evaluation more.
+    """
+    if not sampler.wants:
+        return sampler
+    predict = denoiser_with_variance(model, params)
+    return sampler.bind(variance=lambda x, sigma: predict(x, sigma, cond)[1])
+
+
+def evals_per_call(
+    model: Model, drawing: Drawing, params: Params, offers: Offers = NO_OFFERS
+) -> tuple[int, int]:
+    """The fewest and the most evaluations of the network in one call of the denoiser.
+
+    Over the levels of the grid; both are 1 without guidance.
+    """
+    denoise = guided_denoiser(model, drawing, params, offers)
+    evals = network_evals(denoise, drawing.grid()[:-1])
+    return int(evals.min()), int(evals.max())
+
+
+def draw_samples(
+    model: Model,
+    drawing: Drawing,
+    params: Params,
+    keys: Key,
+    cond: Any,
+    *,
+    offers: Offers = NO_OFFERS,
+) -> Samples:
+    """Draw one sample per key, a function of its key and of what it is told alone.
+
+    Args:
+        model: of a config.
+        drawing: sampler, grid, guidance.
+        params: of the model, with those of the companions that guide.
+        keys: [batch].
+        cond: what each is told, or None.
+        offers: what the companions offer.
+    """
+    sigmas = drawing.grid()
+    like = jnp.zeros((len(keys), *model.shape), jnp.float32)
+    keys_start, keys_path = jax.vmap(jr.split, out_axes=1)(keys)
+    start = sigmas[0].astype(like.dtype) * per_example(jr.normal, keys_start, like)
+    result = sample(
+        bound_sampler(drawing.sampler, model, params, cond),
+        guided_denoiser(model, drawing, params, offers),
+        start,
+        sigmas,
+        key=keys_path,
+        cond=cond,
+    )
+    finite = jnp.isfinite(result.x.reshape(len(keys), -1)).all(1)
+    return Samples(
+        data.to_levels(result.x, num_levels=model.num_levels),
+        jnp.broadcast_to(result.num_evals, finite.shape),
+        finite if result.success is None else finite & result.success,
+    )
+
+
+def make_draw(
+    experiment: Experiment, mesh: Mesh, offers: Offers = NO_OFFERS
+) -> tuple[int, Callable[[Params, int], Arrays]]:
+    """Compile the drawing of a batch of samples.
+
+    Args:
+        experiment: whose samples are drawn.
+        mesh: devices, each of which draws its share.
+        offers: what the companions that guide offer.
+
+    Returns:
+        (size, draw): draw(params, first) gives samples first, first + 1, ... by size,
+        the fields of `Samples`, and what each was told: `labels`, `words`, `vectors`,
+        `images`.
+    """
+    model = experiment.model
+    size = divisible(experiment.sampling.batch_size, mesh)
+    function = partial(draw_samples, model, experiment.drawing, offers=offers)
+    compiled = map_examples(function, mesh, EVERYWHERE, BY_EXAMPLE, BY_EXAMPLE)
+
+    def draw(params: Params, first: int) -> Arrays:
+        index = np.arange(first, first + size)
+        cond = conditions.of_samples(model.conditions, experiment.dataset, index)
+        keys = sample_keys(experiment.seed, first, size)
+        arrays = jax.device_get(compiled(params, keys, cond))._asdict()
+        told = {f"{name.removesuffix('s')}s": a for name, a in (cond or {}).items()}
+        return arrays | told
+
+    return size, draw
+
+
+def sample_keys(seed: int, first: int, count: int) -> Key:
+    """The keys of samples first, first + 1, ...: functions of (seed, index)."""
+    return example_keys(jr.key(seed), count, first=first)

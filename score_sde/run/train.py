@@ -1,0 +1,258 @@
+"""Training a config: its loss, its batches, its cost, and what it reports now and then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax.sharding import Mesh
+
+from score_sde import conditions, data
+from score_sde.data import batches
+from score_sde.evaluation.plots import save_losses, save_samples
+from score_sde.guidance import GUIDANCES, drop_condition
+from score_sde.networks.flops import flops_of
+from score_sde.run.experiment import Experiment
+from score_sde.run.model import (
+    COMPANIONS,
+    Params,
+    init_params,
+    training_points,
+    with_companions,
+)
+from score_sde.run.objectives import Batch, Context, points_cost
+from score_sde.run.sample import make_draw, sample_keys
+from score_sde.runtime.jobs import BY_EXAMPLE, EVERYWHERE, map_examples
+from score_sde.runtime.mesh import divisible, is_main_host, local_mesh, to_host
+from score_sde.training.step import NO_COMPANIONS, LossFn, StepContext, TrainState
+from score_sde.types import Array, Key
+
+EVALUATED, NUM_LEVELS = 128, 12
+"""Held-out examples whose loss is followed in training, at how many noise levels."""
+
+Rows = dict[str, Any]
+
+
+def initial_params(
+    experiment: Experiment, companions: Mapping[str, Params] = NO_COMPANIONS
+) -> Params:
+    """The parameters before the first step, a function of the seed.
+
+    Args:
+        experiment: to be trained.
+        companions: role -> the parameters of other runs, from which a network may
+            start.
+    """
+    model, objective = experiment.model, experiment.objective
+    params = init_params(
+        model, experiment.seed, extra=lambda key: objective.init(key, model)
+    )
+    return params | {"network": model.network.start(params["network"], companions)}
+
+
+def make_loss(experiment: Experiment, offers: Mapping[str, Any] | None = None) -> LossFn:
+    """Make the loss of a batch: (key, params, batch of rows, context) -> [batch].
+
+    Args:
+        experiment: to be trained.
+        offers: role -> (parameters -> what that run offers), of the companions.
+    """
+    model, objective = experiment.model, experiment.objective
+
+    def loss(key: Key, params: Params, rows: Rows, step: StepContext) -> Array:
+        key_data, key_flip, key_loss, key_dropout = jr.split(key, 4)
+        whole = with_companions(params, step.companions)
+        if experiment.data.random_flip:
+            values = data.flip_at_random(key_flip, rows["values"])
+            rows = rows | {"values": values}
+        points = training_points(model, key_data, params, rows["values"])
+        x0, cond = points.x, conditions.in_training(
+            model.conditions, jr.fold_in(key, 5), rows
+        )
+        if cond is not None and experiment.train.condition_dropout:
+            share = experiment.train.condition_dropout
+            cond = drop_condition(jr.fold_in(key, 4), cond, share)
+        x0, how = conditions.augmented(model.conditions, jr.fold_in(key, 6), x0)
+        context = Context(
+            model,
+            step.step,
+            step.average,
+            {
+                role: offer(step.companions[role])
+                for role, offer in (offers or {}).items()
+            },
+            key_dropout,
+        )
+        batch = Batch(x0, {**(cond or {}), **how} or None, rows)
+        found = objective(key_loss, whole, batch, context)
+        if model.points == "variational":
+            found = found + points_cost(model, points.log_density, x0)
+        return found
+
+    return loss
+
+
+def training_batches(experiment: Experiment) -> Callable[[int], Iterator[Rows]]:
+    """Make batches(step): what this host reads of the batches from that step on."""
+    return lambda step: batches(
+        experiment.dataset,
+        seed=experiment.seed,
+        step=step,
+        batch_size=experiment.data.batch_size,
+        shard=jax.process_index(),
+        num_shards=jax.process_count(),
+        workers=experiment.data.num_workers,
+    )
+
+
+class Cost(NamedTuple):
+    """What training takes, as `training_cost` finds it."""
+
+    flops: int
+    """Operations of all that is trained, for one example, forwards."""
+    state_bytes: int
+    """Parameters, average, gradient and two moments."""
+    kept_bytes: int
+    """What the loss of a batch keeps for the backward pass, at most: the compiler
+    undercuts it by computing cheap parts again."""
+
+
+def training_cost(
+    experiment: Experiment,
+    params: Params,
+    companions: Mapping[str, Params] = NO_COMPANIONS,
+    offers: Mapping[str, Any] | None = None,
+) -> Cost:
+    """Estimate the cost of training from shapes alone: nothing is compiled or run.
+
+    Args:
+        experiment: to be trained.
+        params: its parameters, or their shapes.
+        companions: role -> the parameters of other runs, or their shapes.
+        offers: see `make_loss`.
+    """
+    size = experiment.data.batch_size
+    values = (size, *experiment.dataset.shape)
+    kind = np.uint8 if experiment.dataset.num_levels else np.float32
+    batch = {"values": jax.ShapeDtypeStruct(values, kind)}
+    if experiment.dataset.num_classes:
+        batch["label"] = jax.ShapeDtypeStruct((size,), np.int32)
+    loss = make_loss(experiment, offers)
+
+    def forwards(params: Params, batch: Rows, others: Mapping[str, Params]) -> Any:
+        key = jr.key(0)
+        step = StepContext(jnp.zeros((), jnp.int32), params, others)
+        _, backwards = jax.vjp(lambda p: loss(key, p, batch, step).mean(), params)
+        return backwards
+
+    program = jax.make_jaxpr(forwards)(params, batch, dict(companions))
+    state = jax.tree.leaves(params)
+    return Cost(
+        flops_of(program.jaxpr) // size, 5 * _bytes(state), _bytes(program.out_avals)
+    )
+
+
+def _bytes(arrays: Sequence[Any]) -> int:
+    return sum(a.size * a.dtype.itemsize for a in arrays)
+
+
+Evaluate = Callable[[TrainState], dict[str, float]]
+Look = Callable[[Params, int, Path], dict[str, float]]
+"""(averaged parameters, step, folder for pictures) -> metrics."""
+
+
+def make_evaluate(
+    experiment: Experiment,
+    workdir: Path,
+    mesh: Mesh,
+    loss: LossFn,
+    companions: Mapping[str, Params] = NO_COMPANIONS,
+) -> Evaluate:
+    """Make the function that draws samples and scores held-out examples in training.
+
+    A picture of each goes to workdir/samples; the mean loss is returned. Every host
+    must call it, the first does the work.
+
+    Args:
+        experiment: that is trained.
+        workdir: its folder.
+        mesh: on which the state lies.
+        loss: of a batch; its mean is what is said of an objective without noise levels.
+        companions: role -> the parameters of other runs.
+    """
+    here, objective = local_mesh(), experiment.objective
+    held_out = experiment.dataset.test
+    count = divisible(min(EVALUATED, len(held_out)), here)
+    rows = held_out[np.arange(count) % len(held_out)]
+    keys = sample_keys(experiment.seed, 0, count)
+    looks = [_look_at_samples(experiment, here)] if objective.trains_denoiser else []
+    if objective.has_levels:
+        looks.append(_look_at_levels(experiment, here, keys, rows))
+    else:
+        looks.append(_look_at_loss(loss, keys[0], rows, companions))
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        params = with_companions(to_host(state.ema_params, mesh), companions)
+        found: dict[str, float] = {}
+        if is_main_host():
+            for look in looks:
+                found |= look(params, int(state.step), workdir / "samples")
+        return found
+
+    return evaluate
+
+
+def _look_at_samples(experiment: Experiment, here: Mesh) -> Look:
+    """Draw the model's own samples: guidance may need another model."""
+    alone = experiment.drawing._replace(guidance=GUIDANCES["none"], roles=())
+    _, draw = make_draw(experiment._replace(drawing=alone), here)
+
+    def look(params: Params, step: int, folder: Path) -> dict[str, float]:
+        levels = draw(params, 0)["levels"]
+        path = folder / f"step_{step:07d}.png"
+        save_samples(path, levels, num_levels=experiment.model.num_levels)
+        return {}
+
+    return look
+
+
+def _look_at_levels(experiment: Experiment, here: Mesh, keys: Key, rows: Rows) -> Look:
+    """Compute the loss of held-out examples by noise level."""
+    model, objective = experiment.model, experiment.objective
+    cond = conditions.of_examples(model.conditions, rows)
+
+    def losses(params: Params, keys: Key, values: Array, cond: Any) -> Array:
+        x0 = training_points(model, keys, params, values).x
+        return objective.loss_by_level(
+            model, params, keys, x0, cond, num_levels=NUM_LEVELS
+        )
+
+    by_level = map_examples(losses, here, EVERYWHERE, *[BY_EXAMPLE] * 3)
+
+    def look(params: Params, step: int, folder: Path) -> dict[str, float]:
+        found = np.asarray(by_level(params, keys, rows["values"], cond)).mean(0)
+        sigmas = np.asarray(objective.middle_levels(NUM_LEVELS))
+        save_losses(folder / f"loss_{step:07d}.png", sigmas, found)
+        return {"test_loss": float(found.mean())}
+
+    return look
+
+
+def _look_at_loss(
+    loss: LossFn, key: Key, rows: Rows, companions: Mapping[str, Params]
+) -> Look:
+    """Compute the objective's mean loss of held-out examples."""
+    compiled = jax.jit(loss)
+
+    def look(params: Params, step: int, folder: Path) -> dict[str, float]:
+        del folder
+        own = {name: p for name, p in params.items() if name != COMPANIONS}
+        context = StepContext(jnp.asarray(step, jnp.int32), own, dict(companions))
+        return {"test_loss": float(compiled(key, own, rows, context).mean())}
+
+    return look
