@@ -9,7 +9,7 @@ steps. Otherwise as configs/cifar10_ddpmpp_subvp.py, at 1.7 times the compute a 
 
 from ml_collections import ConfigDict
 
-from configs import cifar10_ddpmpp_subvp
+from . import cifar10_ddpmpp_subvp
 
 
 def get_config() -> ConfigDict:

@@ -8,7 +8,7 @@ steps. Otherwise as configs/cifar10_ddpmpp_vp.py, at 1.7 times the compute a ste
 
 from ml_collections import ConfigDict
 
-from configs import cifar10_ddpmpp_vp
+from . import cifar10_ddpmpp_vp
 
 
 def get_config() -> ConfigDict:

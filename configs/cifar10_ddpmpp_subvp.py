@@ -9,7 +9,7 @@ goes down to t_min: --config.sde.t_min=0.001 of experiments.sample is theirs.
 
 from ml_collections import ConfigDict
 
-from configs import cifar10_ddpmpp_vp
+from . import cifar10_ddpmpp_vp
 
 
 def get_config() -> ConfigDict:

@@ -8,7 +8,7 @@ the rest as configs/cifar10_edm.py.
 
 from ml_collections import ConfigDict
 
-from configs import cifar10_edm
+from . import cifar10_edm
 
 
 def get_config() -> ConfigDict:

@@ -8,7 +8,7 @@ the rest as configs/cifar10_edm_ve.py.
 
 from ml_collections import ConfigDict
 
-from configs import cifar10_edm_ve
+from . import cifar10_edm_ve
 
 
 def get_config() -> ConfigDict:

@@ -8,7 +8,7 @@ Otherwise as configs/cifar10_ncsnpp_ve.py, at 1.7 times the compute a step.
 
 from ml_collections import ConfigDict
 
-from configs import cifar10_ncsnpp_ve
+from . import cifar10_ncsnpp_ve
 
 
 def get_config() -> ConfigDict:

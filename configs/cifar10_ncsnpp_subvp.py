@@ -8,7 +8,7 @@ parameters. Compute and the rest as configs/cifar10_ddpmpp_subvp.py.
 
 from ml_collections import ConfigDict
 
-from configs import cifar10_ddpmpp_subvp
+from . import cifar10_ddpmpp_subvp
 
 
 def get_config() -> ConfigDict:

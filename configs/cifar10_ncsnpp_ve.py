@@ -10,7 +10,7 @@ half of these.
 
 from ml_collections import ConfigDict
 
-from configs import cifar10_ncsnpp_vp
+from . import cifar10_ncsnpp_vp
 
 # The published loss is half the sum over the dimensions, this one their mean. With the
 # norm of clipping and Adam's eps divided by the ratio, the updates are the same.

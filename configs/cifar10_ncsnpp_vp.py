@@ -8,7 +8,7 @@ parameters. Compute and the rest as configs/cifar10_ddpmpp_vp.py.
 
 from ml_collections import ConfigDict
 
-from configs import cifar10_ddpmpp_vp
+from . import cifar10_ddpmpp_vp
 
 
 def get_config() -> ConfigDict:

@@ -10,7 +10,7 @@ along. Compute and the rest as configs/cifar10_ddpmpp_deep_vp.py.
 
 from ml_collections import ConfigDict
 
-from configs import cifar10_ddpmpp_deep_vp
+from . import cifar10_ddpmpp_deep_vp
 
 
 def get_config() -> ConfigDict:

@@ -10,7 +10,7 @@ together too.
 
 from ml_collections import ConfigDict
 
-from configs import digits
+from . import digits
 
 
 def get_config() -> ConfigDict:

@@ -12,7 +12,7 @@ One example in ten is trained without its silhouette, for guidance.
 
 from ml_collections import ConfigDict
 
-from configs import digits
+from . import digits
 
 
 def get_config() -> ConfigDict:

@@ -13,7 +13,7 @@ likelihood; digits_vdm.py, which is trained by the bound, has 1.71.
 
 from ml_collections import ConfigDict
 
-from configs import digits
+from . import digits
 
 
 def get_config() -> ConfigDict:

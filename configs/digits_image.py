@@ -10,7 +10,7 @@ The means over blocks of 2x2 pixels stand beside the input, each as large as its
 
 from ml_collections import ConfigDict
 
-from configs import digits
+from . import digits
 
 
 def get_config() -> ConfigDict:

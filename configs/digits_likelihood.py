@@ -10,7 +10,7 @@ et al. 2023) and the bound with the discretised decoder.
 
 from ml_collections import ConfigDict
 
-from configs import digits
+from . import digits
 
 
 def get_config() -> ConfigDict:

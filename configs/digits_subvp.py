@@ -5,7 +5,7 @@ python -m experiments.train --config=configs/digits_subvp.py --workdir=runs/digi
 
 from ml_collections import ConfigDict
 
-from configs import digits
+from . import digits
 
 
 def get_config() -> ConfigDict:

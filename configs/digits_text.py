@@ -10,7 +10,7 @@ trained along. One example in ten is trained without its caption.
 
 from ml_collections import ConfigDict
 
-from configs import digits
+from . import digits
 
 
 def get_config() -> ConfigDict:

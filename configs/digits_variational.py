@@ -8,7 +8,7 @@ with the network by the variational bound (Song et al. 2021b, sec. 5).
 
 from ml_collections import ConfigDict
 
-from configs import digits
+from . import digits
 
 
 def get_config() -> ConfigDict:

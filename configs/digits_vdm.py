@@ -9,7 +9,7 @@ for. Else as digits_likelihood.py.
 
 from ml_collections import ConfigDict
 
-from configs import digits_likelihood
+from . import digits_likelihood
 
 
 def get_config() -> ConfigDict:

@@ -5,7 +5,7 @@ python -m experiments.train --config=configs/digits_ve.py --workdir=runs/digits_
 
 from ml_collections import ConfigDict
 
-from configs import digits
+from . import digits
 
 
 def get_config() -> ConfigDict:

@@ -9,7 +9,7 @@ configs/imagenet512_edm2.py.
 
 from ml_collections import ConfigDict
 
-from configs import imagenet512_edm2
+from . import imagenet512_edm2
 
 
 def get_config() -> ConfigDict:

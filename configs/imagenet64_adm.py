@@ -10,7 +10,7 @@ variances. The data are the archive of EDM's dataset tool; all of them train.
 
 from ml_collections import ConfigDict
 
-from configs.imagenet64_edm import ARCHIVE
+from .imagenet64_edm import ARCHIVE
 
 CHAIN = {"beta_schedule": "cosine", "num_train_timesteps": 1000}
 

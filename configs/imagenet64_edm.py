@@ -9,8 +9,8 @@ archive of EDM's dataset tool; all of them train.
 
 from ml_collections import ConfigDict
 
-from configs import cifar10_edm
-from configs.cifar10_edm import MILLION
+from . import cifar10_edm
+from .cifar10_edm import MILLION
 
 BATCH = 4096
 ARCHIVE = "datasets/imagenet-64x64.zip"

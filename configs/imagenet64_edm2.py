@@ -9,8 +9,8 @@ tool; all of them train.
 
 from ml_collections import ConfigDict
 
-from configs import imagenet512_edm2
-from configs.imagenet64_edm import ARCHIVE
+from . import imagenet512_edm2
+from .imagenet64_edm import ARCHIVE
 
 
 def get_config() -> ConfigDict:

@@ -9,7 +9,7 @@ learned variances, by the hybrid loss; samples as in configs/imagenet64_adm.py.
 
 from ml_collections import ConfigDict
 
-from configs import imagenet64_adm
+from . import imagenet64_adm
 
 CHAIN = {"beta_schedule": "cosine", "num_train_timesteps": 4000}
 

@@ -9,7 +9,7 @@ at t_min.
 
 from ml_collections import ConfigDict
 
-from configs import patches
+from . import patches
 
 
 def get_config() -> ConfigDict:

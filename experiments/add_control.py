@@ -8,7 +8,7 @@ python -m experiments.train --workdir=DIR trains the branch alone.
 
 from __future__ import annotations
 
-from experiments import launch, runs
+from . import launch, runs
 
 OPTIONS = {"from": "the folder of the trained run"}
 

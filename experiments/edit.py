@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from experiments import launch, runs
+from . import launch, runs
 
 
 def main(command: launch.Command) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments import launch, runs
+from . import launch, runs
 
 OPTIONS = {"to": "a new file, *.safetensors"}
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments import launch, runs
+from . import launch, runs
 
 OPTIONS = {
     "from": "the weights: .safetensors, .npz, .pt, .pth, .pkl, a Flax checkpoint, or "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments import launch, runs
+from . import launch, runs
 
 
 def main(command: launch.Command) -> None:

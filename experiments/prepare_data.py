@@ -8,7 +8,7 @@ Data of TensorFlow Datasets are downloaded and prepared, if they are not yet, in
 
 from __future__ import annotations
 
-from experiments import launch, runs
+from . import launch, runs
 
 
 def main(command: launch.Command) -> None:

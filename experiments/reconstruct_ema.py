@@ -9,7 +9,7 @@ run of its own, DIR/ema_0.05 and so on, to be sampled and scored.
 
 from __future__ import annotations
 
-from experiments import launch, runs
+from . import launch, runs
 
 OPTIONS = {"std": "widths of averages, 0.05,0.10"}
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.launch import Command, load_config
+from .launch import Command, load_config
 
 
 def require_frozen(command: Command) -> None:

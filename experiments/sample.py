@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from experiments import launch, runs
+from . import launch, runs
 
 
 def main(command: launch.Command) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from experiments import launch, runs
+from . import launch, runs
 
 FLAGS = {"allow_config_change": "go on with a config that changes what the run learns"}
 

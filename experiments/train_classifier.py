@@ -10,7 +10,7 @@ import json
 from functools import partial
 from typing import Any
 
-from experiments import launch, runs
+from . import launch, runs
 
 
 def main(command: launch.Command) -> None:
