@@ -1,10 +1,12 @@
-"""What the programs share: their command line, and the files that describe a run.
+"""The command line that all programs share.
 
---config=FILE              a Python file with get_config(); by default, the config
-                           that the run in --workdir was trained with
+--config=NAME              a packaged config such as digits, a Python file with
+                           get_config(), or either with an argument, FILE.py:WORD; by
+                           default, what the run in --workdir was trained with
 --config.section.field=v   changes one field; naming another alternative, as in
                            --config.sampler.name=heun, starts from its defaults
 --workdir=DIR              where the run lives
+--flagfile=FILE            more words of the command line, one a line
 --dry_run                  print what would be run, and stop
 --distributed              the same command runs on every host of a cluster that JAX
                            knows: TPU pod, SLURM, Kubernetes, Open MPI
@@ -15,14 +17,20 @@
 from __future__ import annotations
 
 import argparse
-import ast
-import importlib.util
+import difflib
 import sys
-import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
+
+from .config_files import open_config
+from .overrides import Overrides, apply, expand, read_overrides, resolve
+
+EPILOG = """\
+--config.SECTION.FIELD=VALUE sets a field of the config, --config.SECTION.FIELD and
+--noconfig.SECTION.FIELD a boolean one; --config=NAME --help prints them all.
+"""
 
 
 class Command(NamedTuple):
@@ -32,9 +40,40 @@ class Command(NamedTuple):
     workdir: Path
     dry_run: bool
     options: Mapping[str, Any] = MappingProxyType({})
-    """Those of this program alone."""
+    """Options and flags of this program alone."""
     hosts: dict[str, Any] | None = None
-    """For `start_devices`: how to find the other hosts; None without any."""
+    """How `start_devices` finds the other hosts; None without any."""
+    traceback: bool = False
+    """Whether a mistake is answered by a traceback."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that answers a mistake by one line, and keeps the layout of its help."""
+
+    def __init__(self, **settings: Any):
+        super().__init__(
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **settings,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
+
+    def refuse_unknown(self, words: list[str]) -> None:
+        """Stop at words that no argument took, with the nearest flag."""
+        for word in words:
+            name = word.partition("=")[0]
+            known = [flag for flag in self._option_string_actions if flag[:2] == "--"]
+            close = difflib.get_close_matches(name, known, n=1)
+            guess = f"; did you mean {close[0]}?" if close and name != word[:1] else ""
+            self.error(f"unknown argument {word!r}{guess}")
+
+    def require(self, known: argparse.Namespace, *names: str) -> None:
+        """Stop if one of these arguments is missing."""
+        missing = [f"--{name}" for name in names if getattr(known, name) is None]
+        if missing:
+            self.error(f"give {' and '.join(missing)}")
 
 
 def parse(
@@ -47,59 +86,59 @@ def parse(
 ) -> Command:
     """Read the command line; --help answers before anything heavy is imported.
 
-    Args: `options` of this program alone, each with its help, all of them needed;
-    `flags` of it, which may be left out; `default(options)`, the config without
-    --config, instead of the run's.
-    Raises: SystemExit for bad arguments, with one line that says what is wrong.
+    Args:
+        description: what the program does, the head of its help.
+        argv: the words; None for those of the process.
+        options: options of this program alone, each with its help, all of them needed.
+        flags: flags of this program alone, each with its help.
+        default: makes the config from the options, where neither --config nor the run
+            states one.
+
+    Raises:
+        SystemExit: a mistake, after one line that says what is wrong.
     """
-    parser = argparse.ArgumentParser(
-        description=description,
-        epilog="Any field of the config can be set: --config.section.field=value.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", metavar="FILE", help="a file with get_config()")
-    parser.add_argument("--workdir", metavar="DIR", required=True, type=Path)
-    parser.add_argument(
-        "--dry_run", action="store_true", help="print what would be run, and stop"
-    )
-    parser.add_argument(
-        "--distributed", action="store_true", help="run on all hosts of a cluster"
-    )
-    parser.add_argument("--coordinator", metavar="ADDRESS:PORT", help="of host 0")
-    parser.add_argument("--num_processes", type=int, help="how many hosts there are")
-    parser.add_argument("--process_id", type=int, help="which of them this is")
-    parser.add_argument(
-        "--heartbeat_timeout",
-        type=int,
-        metavar="SECONDS",
-        default=100,
-        help="after which a host that is silent is dead, and all others end",
-    )
-    for name, text in (options or {}).items():
-        parser.add_argument(f"--{name}", required=True, help=text)
-    for name, text in (flags or {}).items():
-        parser.add_argument(f"--{name}", action="store_true", help=text)
-    known, rest = parser.parse_known_args(argv)
-    own = {name: getattr(known, name) for name in {**(options or {}), **(flags or {})}}
-    overrides = _overrides(parser, rest)
+    parser = _parser(description, options or {}, flags or {})
+    show_traceback = False
     try:
+        words = expand(list(sys.argv[1:] if argv is None else argv))
+        overrides, words = read_overrides(words)
+        known, unknown = parser.parse_known_args(words)
+        show_traceback = known.traceback
+        if known.help:
+            parser.print_help()
+            if known.config is not None:
+                config = open_config(known.config, Path())
+                print("\n" + _fields_text(known.config, config, overrides))
+            parser.exit(0)
+        parser.refuse_unknown(unknown)
+        parser.require(known, "workdir", *(options or {}))
+        own = {n: getattr(known, n) for n in {**(options or {}), **(flags or {})}}
         if known.config is None and default is not None:
-            config = default(own)
+            from ml_collections import ConfigDict
+
+            config = ConfigDict(default(own))
         else:
-            config = load_config(known.config, known.workdir)
-        config = _override(config, overrides)
+            config = open_config(known.config, known.workdir)
+        config = apply(config, overrides)
         hosts = _hosts(parser, known)
-        return Command(config, known.workdir, known.dry_run, own, hosts)
-    except ValueError as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
+        workdir, dry_run = known.workdir, known.dry_run
+        return Command(config, workdir, dry_run, own, hosts, show_traceback)
+    except (ValueError, OSError) as error:
+        if show_traceback:
+            raise
+        parser.error(str(error))
 
 
 def run(main: Callable[[Command], None], description: str, **own: Any) -> None:
     """Parse and call main; a user's mistake is answered by its message alone.
 
-    Args: `own`, the program's `options`, `flags` and `default` for `parse`.
     Exit codes: 0 also after a signal, once all that was done is saved; 2 for a mistake
     in config or command, 1 for files and for training that diverged.
+
+    Args:
+        main: the program.
+        description: of the program, the head of its help.
+        own: the program's `options`, `flags` and `default` for `parse`.
     """
     command = parse(description, **own)
     from score_sde.runtime.preemption import Stopped, listening
@@ -113,15 +152,84 @@ def run(main: Callable[[Command], None], description: str, **own: Any) -> None:
     except Stopped as reason:
         print(reason)
     except UserError as error:
+        if command.traceback:
+            raise
         print(error, file=sys.stderr)
         sys.exit(2)
     except (NonFiniteLossError, SaveError, OSError) as error:
+        if command.traceback:
+            raise
         sys.exit(str(error))
 
 
-def _hosts(
-    parser: argparse.ArgumentParser, known: argparse.Namespace
-) -> dict[str, Any] | None:
+def load_config(text: str | None, workdir: Path) -> dict[str, Any]:
+    """The config of a name or a file, or the one that the run was trained with.
+
+    Raises:
+        ValueError: one line with file, line and mistake.
+    """
+    return resolve(open_config(text, workdir))
+
+
+def _parser(
+    description: str, options: Mapping[str, str], flags: Mapping[str, str]
+) -> Parser:
+    """The parser of a program; what it needs is checked after what it doesn't know."""
+    needed = "".join(f" --{name}=..." for name in options)
+    parser = Parser(
+        description=description,
+        epilog=EPILOG,
+        usage=f"%(prog)s --workdir=DIR{needed} [--config=NAME] [FLAGS]",
+        add_help=False,
+    )
+    add = parser.add_argument
+    add("-h", "--help", action="store_true", help="with --config, its fields as well")
+    add("--config", metavar="NAME", help="a packaged config or FILE.py, or with :WORD")
+    add("--workdir", metavar="DIR", type=Path, help="the folder of the run")
+    for name, text in options.items():
+        add(f"--{name}", help=text)
+    switches = {
+        "dry_run": "print what would be run, and stop",
+        **flags,
+        "traceback": "answer a mistake by a traceback",
+        "distributed": "run on all hosts of a cluster",
+    }
+    for name, text in switches.items():
+        add(f"--{name}", action="store_true", help=text)
+        hidden = argparse.SUPPRESS
+        add(f"--no{name}", action="store_false", dest=name, help=hidden)
+    add("--flagfile", metavar="FILE", help="more words, one a line")
+    add("--coordinator", metavar="ADDRESS:PORT", help="of host 0")
+    add("--num_processes", type=int, metavar="N", help="how many hosts there are")
+    add("--process_id", type=int, metavar="I", help="which of them this is")
+    add(
+        "--heartbeat_timeout",
+        type=int,
+        metavar="SECONDS",
+        default=100,
+        help="after which a host that is silent is dead, and all others end",
+    )
+    return parser
+
+
+def _fields_text(name: str, config: Any, overrides: Overrides) -> str:
+    """Every field of a config with its value, a line each."""
+    rows = list(_rows(apply(config, overrides)))
+    width = max(len(field) for field, _ in rows)
+    lines = [f"  {field:<{width}}  {value}" for field, value in rows]
+    return "\n".join([f"fields of {name}, each set by --config.FIELD=VALUE:", *lines])
+
+
+def _rows(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """(field, value) of all that is not a section."""
+    if isinstance(value, dict) and (value or not path):
+        for name, item in value.items():
+            yield from _rows(item, f"{path}.{name}".lstrip("."))
+    else:
+        yield path, repr(value)
+
+
+def _hosts(parser: Parser, known: argparse.Namespace) -> dict[str, Any] | None:
     """The arguments of `jax.distributed.initialize`, None for one host."""
     told = {
         "coordinator_address": known.coordinator,
@@ -139,113 +247,3 @@ def _hosts(
     if not given and not known.distributed:
         return None
     return given | {"heartbeat_timeout_seconds": known.heartbeat_timeout}
-
-
-def _overrides(parser: argparse.ArgumentParser, rest: list[str]) -> dict[str, str]:
-    """--config.a.b=value and --config.a.b value, as {'a.b': 'value'}."""
-    overrides: dict[str, str] = {}
-    words = iter(rest)
-    for word in words:
-        if not word.startswith("--config."):
-            parser.error(f"unknown argument {word!r}")
-        field, equals, value = word.removeprefix("--config.").partition("=")
-        if not equals:
-            value = next(words, "")
-            if not value:
-                parser.error(f"{word} needs a value")
-        overrides[field] = value
-    return overrides
-
-
-def load_config(file: str | None, workdir: Path) -> dict[str, Any]:
-    """The config of a file, or the one that the run was trained with."""
-    if file is None:
-        path = workdir / "config.json"
-        if not path.exists():
-            raise ValueError(
-                f"no config: give --config=FILE, or a --workdir with {path}."
-            )
-        from score_sde.runtime.folder import read_json
-
-        return _tuples(read_json(path))
-    path = Path(file)
-    if not path.is_file():
-        raise ValueError(f"--config: no file {file!r}.")
-    spec = importlib.util.spec_from_file_location("config", path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"--config: {file!r} is not a Python file.")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        if not hasattr(module, "get_config"):
-            raise ValueError(f"--config: {file!r} has no function get_config().")
-        config = module.get_config()
-    except (SyntaxError, ImportError, AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"--config: {file!r}{_line(error, path)}: {error}") from None
-    if isinstance(config, dict):
-        return config
-    if not hasattr(config, "to_dict"):
-        raise ValueError(f"--config: get_config() of {file!r} gave {config!r}.")
-    return config.to_dict()
-
-
-def _line(error: Exception, path: Path) -> str:
-    """Where in a config file it went wrong."""
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
-    if isinstance(error, SyntaxError):
-        lines = [error.lineno]
-    return f", line {lines[-1]}" if lines else ""
-
-
-def _override(config: dict[str, Any], overrides: dict[str, str]) -> dict[str, Any]:
-    """Set fields of the completed config; ConfigDict refuses new names and types."""
-    from ml_collections import ConfigDict
-
-    from score_sde.run.build import NAMED, complete, rename
-    from score_sde.types import choices_text
-
-    for field, text in overrides.items():
-        section, _, name = field.partition(".")
-        current = config.get(section, {})
-        if name == "name" and section in NAMED and current.get("name") != text:
-            config[section] = rename(current, text, section)
-    full = ConfigDict(complete(config)).lock()
-    for field, text in overrides.items():
-        holder: Any = None
-        value: Any = full
-        for part in field.split("."):
-            known = value if isinstance(value, ConfigDict) else {}
-            if part not in known:
-                hint = choices_text(part, known)
-                raise ValueError(f"--config.{field}={text}: there is no {part!r}{hint}")
-            holder, value = value, value[part]
-        if isinstance(value, ConfigDict):
-            raise ValueError(f"--config.{field}={text}: it is a section of fields.")
-        try:
-            holder[part] = _literal(text, like=value)
-        except TypeError:
-            kind = type(value).__name__
-            raise ValueError(f"--config.{field}={text}: it must be {kind}.") from None
-    return full.to_dict()
-
-
-def _literal(text: str, *, like: Any) -> Any:
-    """The Python literal that a word on the command line spells."""
-    if isinstance(like, str):
-        return text
-    if isinstance(like, bool):
-        text = text.capitalize()
-    if isinstance(like, float) and text in ("inf", "-inf", "nan"):
-        return float(text)
-    try:
-        return ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-        return text
-
-
-def _tuples(value: Any) -> Any:
-    """JSON has no tuples: every list of a saved config was one."""
-    if isinstance(value, dict):
-        return {k: _tuples(v) for k, v in value.items()}
-    return tuple(value) if isinstance(value, list) else value

@@ -1,10 +1,11 @@
 r"""Many runs of one config: python -m experiments.sweep --config=FILE --workdir=DIR \
     --grid.optimizer.learning_rate=0.01,0.02 --grid.seed=0,1
 
-Every combination of the values is a run in its own folder of DIR, trained by
-`experiments.train`; other fields are set for all by --config.section.field=value. The
-same command goes on where it was interrupted, tries again what failed, and at the end
-prints a table, which is also DIR/results.json.
+Every combination of the values is a run in its own folder of DIR, trained by `train`;
+other fields are set for all by --config.section.field=value. Without --grid, the runs
+are those that a function sweep() of the config file lists, each a dict such as
+{"optimizer.learning_rate": 0.01}. The same command goes on where it was interrupted,
+tries again what failed, and at the end prints a table, which is also DIR/results.json.
 
 --jobs=N      runs at a time on this machine, 1 by default
 --likelihood  score the held-out data of every run that is trained, for the table
@@ -21,11 +22,17 @@ import json
 import signal
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from . import launch
+from .config_files import sweep_of
+from .literals import word_of
+from .overrides import Overrides, expand, read_overrides, words_of
 
 if TYPE_CHECKING:
     from score_sde.run.status import Status
@@ -40,18 +47,41 @@ class Run(NamedTuple):
 
     def command(self, program: str, *options: str) -> list[str]:
         """The command of a program for this run."""
-        module = [sys.executable, "-m", f"experiments.{program}"]
+        module = [sys.executable, "-m", f"{__package__}.{program}"]
         return [*module, f"--workdir={self.workdir}", *options]
 
 
-def runs_of(workdir: Path, grid: dict[str, list[str]]) -> list[Run]:
-    """Every combination, in order, each with a folder that says what it is."""
-    combinations = itertools.product(*grid.values())
-    named = [dict(zip(grid, values, strict=True)) for values in combinations]
+def runs_of(workdir: Path, changes: list[dict[str, str]]) -> list[Run]:
+    """A run for each dict of values, in a folder that says what they are.
+
+    Raises:
+        ValueError: two runs would share a folder.
+    """
+    runs = [Run(values, workdir / _folder(values)) for values in changes]
+    seen: dict[Path, Run] = {}
+    for run in runs:
+        other = seen.setdefault(run.workdir, run)
+        if other is not run:
+            raise ValueError(
+                f"{other.values} and {run.values} would share the folder {run.workdir}"
+            )
+    return runs
+
+
+def combinations(grid: dict[str, list[str]]) -> list[dict[str, str]]:
+    """Every combination of the values of some fields, in order."""
     return [
-        Run(values, workdir / ",".join(f"{k}={_as_name(v)}" for k, v in values.items()))
-        for values in named
+        dict(zip(grid, values, strict=True))
+        for values in itertools.product(*grid.values())
     ]
+
+
+def _folder(values: dict[str, str]) -> str:
+    """A name that says the values, cut where a file system would refuse it."""
+    name = ",".join(f"{k}={_as_name(v)}" for k, v in values.items()) or "unchanged"
+    if len(name.encode()) <= 200:
+        return name
+    return f"{name[:50]}-{zlib.crc32(repr(values).encode()):08x}"
 
 
 def _as_name(value: str) -> str:
@@ -60,46 +90,70 @@ def _as_name(value: str) -> str:
 
 def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[Run], list[str]]:
     """(options, runs, fields that are the same for all)."""
-    parser = argparse.ArgumentParser(
+    parser = launch.Parser(
         description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s --config=NAME --workdir=DIR [--grid.FIELD=V,V,...] [FLAGS]",
     )
-    parser.add_argument("--config", metavar="FILE", required=True)
-    parser.add_argument("--workdir", metavar="DIR", required=True, type=Path)
+    parser.add_argument("--config", metavar="NAME")
+    parser.add_argument("--workdir", metavar="DIR", type=Path)
     parser.add_argument("--jobs", type=int, default=1, metavar="N")
     parser.add_argument("--likelihood", action="store_true")
     parser.add_argument("--task", type=int, metavar="I")
     parser.add_argument("--list", action="store_true")
-    known, rest = parser.parse_known_args(argv)
-    grid: dict[str, list[str]] = {}
-    common = []
-    for word in rest:
-        field, equals, values = word.partition("=")
-        if field.startswith("--grid.") and equals and values:
-            grid[field.removeprefix("--grid.")] = _values(values)
-        elif field.startswith("--config.") and equals:
-            common.append(word)
-        else:
+    try:
+        words = expand(list(sys.argv[1:] if argv is None else argv))
+        common, words = read_overrides(words)
+        grid, words = read_overrides(words, "grid")
+        known, unknown = parser.parse_known_args(words)
+        for word in unknown:
             parser.error(
                 f"{word!r}: expected --grid.section.field=value,value,... or "
                 "--config.section.field=value"
             )
-    if not grid:
-        parser.error("give at least one --grid.section.field=value,value,...")
-    if known.jobs < 1:
-        parser.error(f"--jobs is {known.jobs}; it must be at least 1")
-    runs = runs_of(known.workdir, grid)
+        parser.require(known, "config", "workdir")
+        if known.jobs < 1:
+            parser.error(f"--jobs is {known.jobs}; it must be at least 1")
+        runs = runs_of(known.workdir, _changes(grid, known.config))
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    for field in sorted({field for run in runs for field in run.values} & set(common)):
+        parser.error(f"--config.{field} is set for all, and is swept as well")
     if known.task is not None and not 0 <= known.task < len(runs):
         parser.error(f"--task is {known.task}; it must be from 0 to {len(runs) - 1}")
-    return known, runs, common
+    return known, runs, words_of(common)
+
+
+def _changes(grid: Overrides, config: str) -> list[dict[str, str]]:
+    """What the grid, or else the config file, asks to be run.
+
+    Raises:
+        ValueError: neither does, or a field has no values.
+    """
+    values: dict[str, list[str]] = {}
+    for field, given in grid.items():
+        if len(given) > 1:
+            raise ValueError(f"--grid.{field} is given twice")
+        if isinstance(given[0], bool) or not given[0]:
+            raise ValueError(
+                f"--grid.{field}: expected --grid.section.field=value,value,..."
+            )
+        values[field] = _values(given[0])
+    if values:
+        return combinations(values)
+    changes = sweep_of(config)
+    if not changes:
+        raise ValueError(
+            "give at least one --grid.section.field=value,value,..., or a function "
+            "sweep() in the config file"
+        )
+    return [{k: word_of(v) for k, v in change.items()} for change in changes]
 
 
 def _values(text: str) -> list[str]:
-    """Values between commas, where those in parentheses belong to a tuple."""
+    """Values between commas, but for commas in brackets, of a tuple or a dict."""
     values, depth = [""], 0
     for c in text:
-        depth += {"(": 1, ")": -1}.get(c, 0)
+        depth += (c in "([{") - (c in ")]}")
         if c == "," and depth == 0:
             values.append("")
         else:
@@ -114,7 +168,6 @@ def main(argv: list[str] | None = None) -> int:
         for i, run in enumerate(runs):
             print(i, run.workdir)
         return 0
-    from experiments import launch
     from score_sde.run.build import build
     from score_sde.types import UserError
 

@@ -1,0 +1,304 @@
+"""Set fields of a config by the words of a command line.
+
+    --config.a.b=v    --config.a.b v    -config.a.b=v    a value
+    --config.a.b      --noconfig.a.b                     true or false
+    --config.a.b[0]=v                                    one item of a tuple or a list
+    --config.a.b=v --config.a.b=w                        a tuple or a list, item by item
+    --flagfile=FILE                                      more words, one a line
+
+Fields that a config file states are set while its references live, so that whatever it
+derives from them is computed anew. Then defaults are written out, and all others set.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from .literals import item_of, value_of
+
+Overrides = dict[str, list[str | bool]]
+"""Field -> what the command line gives it, in order; a bool where it gives no value."""
+
+OPEN = ("conditions", "companions", "extra")
+"""Sections in which the command line may make new entries."""
+
+
+def expand(words: list[str], *, inside: tuple[Path, ...] = ()) -> list[str]:
+    """Replace --flagfile=FILE by the words in that file, and single dashes by double.
+
+    Raises:
+        ValueError: a file is missing, or contains itself.
+    """
+    expanded: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if re.match(r"-[A-Za-z]\w", word) and _is_flag(word):
+            word = f"-{word}"
+        name, equals, text = word.partition("=")
+        if name != "--flagfile":
+            expanded.append(word)
+            continue
+        file = Path(text if equals else next(rest, "")).expanduser()
+        if file in inside:
+            raise ValueError(f"--flagfile: {str(file)!r} contains itself.")
+        if not file.is_file():
+            raise ValueError(f"--flagfile: no file {str(file)!r}.")
+        lines = [line.strip() for line in file.read_text().splitlines()]
+        lines = [line for line in lines if line and not line.startswith(("#", "//"))]
+        expanded += expand(lines, inside=(*inside, file))
+    return expanded
+
+
+def read_overrides(
+    words: list[str], prefix: str = "config"
+) -> tuple[Overrides, list[str]]:
+    """Take the fields with a prefix out of a command line.
+
+    Args:
+        words: the command line, as `expand` gives it.
+        prefix: the word before the field, as in --config.a.b.
+
+    Returns:
+        What each field is given, in the order of their last words; all other words.
+
+    Raises:
+        ValueError: --no with a value.
+    """
+    overrides: Overrides = {}
+    others = []
+    rest = list(reversed(words))
+    while rest:
+        word = rest.pop()
+        match = re.match(rf"--(no)?{prefix}\.([^=]*)(=?)(.*)", word, re.DOTALL)
+        if match is None:
+            others.append(word)
+            continue
+        no, field, equals, text = match.groups()
+        given: str | bool = text if equals else not no
+        if no and equals:
+            raise ValueError(f"{word}: --no takes no value.")
+        if not no and not equals and rest and not _is_flag(rest[-1]):
+            given = rest.pop()
+        overrides[field] = [*overrides.pop(field, []), given]
+    return overrides, others
+
+
+def words_of(overrides: Overrides, prefix: str = "config") -> list[str]:
+    """The command line that gives these overrides."""
+    return [
+        _word(field, value, prefix)
+        for field, given in overrides.items()
+        for value in given
+    ]
+
+
+def apply(config: Any, overrides: Overrides) -> dict[str, Any]:
+    """Set fields of a config, and write out all its defaults.
+
+    Args:
+        config: an unlocked ConfigDict, which is changed.
+        overrides: of its fields, or of those that only the defaults have.
+
+    Returns:
+        The complete config, of literals.
+
+    Raises:
+        ValueError: one line that names the word on the command line, and the choices.
+    """
+    from ml_collections import ConfigDict
+
+    from score_sde.run.build import complete
+
+    _check_order(overrides)
+    _choose(config, overrides)
+    later: Overrides = {}
+    for field, given in overrides.items():
+        _make_room(config, field)
+        if _has(config, field):
+            _set(config, field, given)
+        else:
+            later[field] = given
+    full = ConfigDict(complete(resolve(config, overrides)))
+    for field, given in later.items():
+        _set(full, field, given)
+    if later:
+        full = ConfigDict(complete(full.to_dict()))
+    return full.to_dict()
+
+
+def resolve(config: Any, given: Collection[str] = ()) -> dict[str, Any]:
+    """The config with every reference replaced by its value.
+
+    Args:
+        config: a ConfigDict.
+        given: fields that were set by hand, and may be None.
+
+    Raises:
+        ValueError: placeholders that were never set.
+    """
+    unset = [
+        f"{field} is a placeholder that is not set; give --config.{field}={kind}"
+        for field, kind in _placeholders(config)
+        if field not in given
+    ]
+    if unset:
+        raise ValueError("; ".join(unset))
+    return config.to_dict()
+
+
+def _is_flag(word: str) -> bool:
+    """Whether a word is a flag: a dash and a letter, but no number such as -inf."""
+    try:
+        float(word)
+    except ValueError:
+        return re.match(r"--?[A-Za-z]", word) is not None
+    return False
+
+
+def _word(field: str, value: str | bool, prefix: str = "config") -> str:
+    if isinstance(value, bool):
+        return f"--{'' if value else 'no'}{prefix}.{field}"
+    return f"--{prefix}.{field}={value}"
+
+
+def _check_order(overrides: Overrides) -> None:
+    """Refuse a field that is set, and then undone by setting all that it is in."""
+    fields = list(overrides)
+    for i, outer in enumerate(fields):
+        for inner in fields[:i]:
+            if inner.startswith(f"{outer}."):
+                raise ValueError(
+                    f"{_word(outer, overrides[outer][-1])} comes after "
+                    f"--config.{inner}, and would undo it."
+                )
+
+
+def _choose(config: Any, overrides: Overrides) -> None:
+    """Start the sections whose `name` is set from the defaults of that alternative."""
+    from score_sde.run.build import NAMED, rename
+
+    if "parts" in overrides and "parts" not in config:
+        config.parts = ()
+    for field, given in overrides.items():
+        section, _, last = field.partition(".")
+        name = given[-1]
+        if last != "name" or section not in NAMED or not isinstance(name, str):
+            continue
+        old = config.get(section, {})
+        known = {key: _peek(old, key) for key in old}
+        if known.get("name") == name:
+            continue
+        kept = rename(known, name, section)
+        if section not in config:
+            config[section] = kept
+            continue
+        for key in known.keys() - kept.keys():
+            del old[key]
+        with old.ignore_type():
+            old["name"] = name
+
+
+def _peek(holder: Any, key: str) -> Any:
+    """The value of a field, None for a placeholder that needs one."""
+    from ml_collections.config_dict import RequiredValueError
+
+    try:
+        return holder[key]
+    except RequiredValueError:
+        return None
+
+
+def _fields(holder: Any) -> dict[str, Any]:
+    """The fields of a ConfigDict, references as they are; {} for anything else."""
+    from ml_collections import ConfigDict
+
+    if not isinstance(holder, ConfigDict):
+        return {}
+    return dict(holder.items(preserve_field_references=True))
+
+
+def _placeholders(config: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """(field, type) of every reference without a value."""
+    from ml_collections import FieldReference
+
+    for name, value in _fields(config).items():
+        field = f"{path}{name}"
+        if isinstance(value, FieldReference):
+            if value.empty():
+                yield field, getattr(value.get_type(), "__name__", "value").upper()
+        else:
+            yield from _placeholders(value, f"{field}.")
+
+
+def _has(config: Any, field: str) -> bool:
+    """Whether a config itself states a field."""
+    *parents, last = field.split(".")
+    for part in parents:
+        config = _peek(config, part) if part in _fields(config) else None
+    return _item(last)[0] in _fields(config)
+
+
+def _make_room(config: Any, field: str) -> None:
+    """Make the sections of a field that belongs to a section open for new entries."""
+    section, *rest = field.split(".")
+    if section not in OPEN:
+        return
+    for part in (section, *rest[:-1]):
+        if part not in _fields(config):
+            if not hasattr(config, "keys"):
+                return  # a value, in which there is no field
+            config[part] = {}
+        config = config[part]
+
+
+def _item(part: str) -> tuple[str, int | None]:
+    """('a', 3) of 'a[3]', ('a', None) of 'a'."""
+    match = re.fullmatch(r"(.*)\[(\d+)\]", part)
+    return (match[1], int(match[2])) if match else (part, None)
+
+
+def _set(config: Any, field: str, given: list[str | bool]) -> None:
+    """Set one field; a ConfigDict refuses values of another type."""
+    from ml_collections import ConfigDict, FieldReference
+
+    from score_sde.types import choices_text
+
+    word = _word(field, given[-1])
+    parts = field.split(".")
+    holder: Any = None
+    value: Any = config
+    for depth, part in enumerate(parts):
+        name, index = _item(part) if depth == len(parts) - 1 else (part, None)
+        known = _fields(value)
+        if name not in known:
+            is_new = depth == len(parts) - 1 and index is None and depth > 0
+            if not (is_new and parts[0] in OPEN and isinstance(value, ConfigDict)):
+                raise ValueError(
+                    f"{word}: there is no {part!r}{choices_text(part, known)}"
+                )
+        holder, value = value, known.get(name)
+    is_reference = isinstance(value, FieldReference)
+    kind = value.get_type() if is_reference else type(value)
+    text = given[-1]
+    try:
+        if index is not None:
+            holder[name] = item_of(_peek(holder, name), index, text, kind)
+        else:
+            holder[name] = value_of(given, kind)
+    except IndexError as error:
+        raise ValueError(f"{word}: {error}.") from None
+    except (TypeError, ValueError):
+        raise ValueError(f"{word}: {_complaint(kind, text)}.") from None
+
+
+def _complaint(kind: Any, text: str | bool) -> str:
+    from ml_collections import ConfigDict
+
+    if isinstance(text, bool):
+        return "it is no boolean, and needs a value"
+    if isinstance(kind, type) and issubclass(kind, (dict, ConfigDict)):
+        return "it is a section of fields"
+    return f"it must be {getattr(kind, '__name__', kind)}"
