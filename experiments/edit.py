@@ -7,11 +7,7 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 from . import launch
-=======
-from . import launch, runs
->>>>>>> launcher
 
 
 def main(command: launch.Command) -> None:

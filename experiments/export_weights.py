@@ -8,11 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-<<<<<<< HEAD
 from . import launch
-=======
-from . import launch, runs
->>>>>>> launcher
 
 OPTIONS = {"to": "a new file, *.safetensors"}
 

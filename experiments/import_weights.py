@@ -12,11 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-<<<<<<< HEAD
 from . import launch
-=======
-from . import launch, runs
->>>>>>> launcher
 
 OPTIONS = {
     "from": "the weights: .safetensors, .npz, .pt, .pth, .pkl, a Flax checkpoint, or "

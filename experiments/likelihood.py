@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-<<<<<<< HEAD
 from . import launch
-=======
-from . import launch, runs
->>>>>>> launcher
 
 
 def main(command: launch.Command) -> None:

@@ -110,7 +110,7 @@ def apply(config: Any, overrides: Overrides) -> dict[str, Any]:
     """
     from ml_collections import ConfigDict
 
-    from score_sde.run.build import complete
+    from score_sde.run.sections import complete
 
     _check_order(overrides)
     _choose(config, overrides)
@@ -178,7 +178,7 @@ def _check_order(overrides: Overrides) -> None:
 
 def _choose(config: Any, overrides: Overrides) -> None:
     """Start the sections whose `name` is set from the defaults of that alternative."""
-    from score_sde.run.build import NAMED, rename
+    from score_sde.run.sections import NAMED, rename
 
     if "parts" in overrides and "parts" not in config:
         config.parts = ()

@@ -8,11 +8,7 @@ Data of TensorFlow Datasets are downloaded and prepared, if they are not yet, in
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 from . import launch
-=======
-from . import launch, runs
->>>>>>> launcher
 
 
 def main(command: launch.Command) -> None:

@@ -9,11 +9,7 @@ run of its own, DIR/ema_0.05 and so on, to be sampled and scored.
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 from . import launch
-=======
-from . import launch, runs
->>>>>>> launcher
 
 OPTIONS = {"std": "widths of averages, 0.05,0.10"}
 

@@ -5,11 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-<<<<<<< HEAD
 from . import launch
-=======
-from . import launch, runs
->>>>>>> launcher
 
 
 def main(command: launch.Command) -> None:

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-<<<<<<< HEAD
 from . import launch
-=======
-from . import launch, runs
->>>>>>> launcher
 
 FLAGS = {"allow_config_change": "go on with a config that changes what the run learns"}
 

@@ -79,6 +79,11 @@ SECTIONS: dict[str, Section] = {
 }
 """In the order in which they are built: a section is given what earlier ones made."""
 
+NAMED = tuple(
+    name for name, s in SECTIONS.items() if s.registry is not None and not s.is_open
+)
+"""Sections with a name."""
+
 PLAIN = ("seed", "parts", "extra")
 """What a config has beside its sections."""
 
