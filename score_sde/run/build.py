@@ -15,16 +15,16 @@ import jax
 from score_sde import conditions, guidance
 from score_sde.conditions import Condition
 from score_sde.data import Dataset
-from score_sde.fields import MISSING, fields_of
+from score_sde.fields import fields_of
 from score_sde.networks import (
     Network,
     as_network,
     predicts_variance,
     problems_of,
     reads,
+    start_from,
     with_image,
 )
-from score_sde.run import parts
 from score_sde.run.experiment import Drawing, Experiment
 from score_sde.run.making import Maker
 from score_sde.run.model import Model
@@ -54,8 +54,8 @@ def build(config: Mapping[str, Any]) -> Experiment:
     Raises:
         ConfigError: with all problems: section, field, value, rule or choices.
     """
-    problems = parts.load(config.get("parts", ()))
-    problems += [
+    maker = Maker(config)
+    problems = [
         f"{name}: no such section{choices_text(name, {*PLAIN, *SECTIONS})}"
         for name in config.keys() - {*PLAIN, *SECTIONS}
     ]
@@ -64,7 +64,6 @@ def build(config: Mapping[str, Any]) -> Experiment:
         problems.append(f"seed: must be an integer from 0 to 2^32 - 1, got {seed!r}")
     if not isinstance(config.get("extra", {}), Mapping):
         problems.append(f"extra is {config['extra']!r}; it must be a dict of notes")
-    maker = Maker(config)
     made = maker.all()
     problems += maker.problems
     if problems:
@@ -74,6 +73,7 @@ def build(config: Mapping[str, Any]) -> Experiment:
         for section, content in maker.config.items()
         if section in SECTIONS and "name" in content and SECTIONS[section].registry
     }
+    made["network_roles"] = maker.network_roles
     experiment, problems = _joined(made, names, maker.given["sigma_data"], seed)
     if problems:
         raise ConfigError(problems)
@@ -107,6 +107,8 @@ def _joined(
     data, dataset = made["data"]
     told, module = tuple(made["conditions"].values()), made["network"]
     network, problems = _network(module, names["network"], dataset, told)
+    if made["network_roles"]:
+        network = start_from(network, module, made["network_roles"])
     model = Model(
         shape=dataset.shape,
         num_levels=dataset.num_levels,
@@ -167,15 +169,10 @@ def _network(
 def _drawing(made: Mapping[str, Any], model: Model) -> tuple[Drawing, list[str]]:
     """How samples are drawn; what its parts refuse shows when they are made once."""
     guide, threshold, problems = made["guidance"], made["threshold"], []
-    roles = tuple(
-        name
-        for name, field in fields_of(guide.func, skip=1).items()
-        if field.default is MISSING and name not in guide.keywords
-    )
     grid = grid_between(made["grid"], model.sde)
     trials: dict[str, Callable[[], Any]] = {
-        "guidance": lambda: guide(_unused, **dict.fromkeys(roles, _unused)),
-        "threshold": lambda: threshold(_unused),
+        "guidance": lambda: guidance.bind(guide),
+        "threshold": lambda: guidance.bind(threshold),
         "grid": lambda: jax.eval_shape(grid),  # no number is computed
     }
     for section, trial in trials.items():
@@ -183,12 +180,38 @@ def _drawing(made: Mapping[str, Any], model: Model) -> tuple[Drawing, list[str]]
             trial()
         except ValueError as error:
             problems.append(f"{section}: {str(error).rstrip('.')}")
+    problems += _unstated(guide, model)
+    roles = guidance.models_needed(guide)
     return Drawing(made["sampler"], grid, guide, roles, threshold), problems
 
 
-def _unused(*_: Any) -> Any:
-    """Stand in for a denoiser while options are checked: it is never called."""
-    raise AssertionError("a denoiser was called while a config was built")
+def _unstated(guide: Callable[..., Any], model: Model) -> list[str]:
+    """Why guidance can't have the conditions that it needs, a text each."""
+    needed = guidance.condition_needed(guide)
+    if needed is None:
+        return []
+    by_entry = {
+        entry: condition
+        for condition in model.conditions
+        for entry in conditions.of_blank([condition], model.shape) or ()
+    }
+    if not by_entry:
+        return [
+            "guidance needs a network that is told something: see section conditions"
+        ]
+    problems = [
+        f"guidance needs a network that is told {entry!r}, and it is told "
+        f"{sorted(by_entry)}: see section conditions"
+        for entry in needed
+        if entry not in by_entry
+    ]
+    for option, entry, value in guidance.values_stated(guide):
+        if entry in by_entry:
+            try:
+                by_entry[entry].state(value)
+            except ValueError as error:
+                problems.append(f"guidance.{option}: {str(error).rstrip('.')}")
+    return problems
 
 
 def grid_between(grid: Callable[..., Array], sde: SDE) -> Callable[[], Array]:
@@ -217,11 +240,6 @@ def _disagreements(experiment: Experiment, names: Mapping[str, str]) -> list[str
             "sampler.variance is 'learned'; it needs a network that predicts "
             "variances: network.learn_sigma True, of a network that has it"
         )
-    entries = tuple(conditions.of_blank(model.conditions, model.shape) or ())
-    problems += [
-        f"guidance.name is {names['guidance']!r}; it needs {text}"
-        for text in guidance.lacks(drawing.guidance, entries)
-    ]
     users = {
         **dict.fromkeys(objective.companions, "objective"),
         **dict.fromkeys(model.network.companions, "network"),

@@ -9,20 +9,23 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from score_sde.conditions import Cond, Condition
 from score_sde.fields import MISSING, Field, fields_of, value_problem
+from score_sde.run import parts
 from score_sde.run.sections import (
     NOT_OPTIONS,
     SECTIONS,
     STATED_IN,
+    complete,
     constructor_of,
     entry_constructor,
     option_fields,
     section_fields,
 )
 from score_sde.run.settings import measured_sigma_data
+from score_sde.runtime.folder import read_config
 from score_sde.types import UserError, choices_text
 
 FAILED: Any = object()
@@ -38,8 +41,11 @@ class Maker:
     def __init__(self, config: Mapping[str, Any]):
         left_out = {k: s.default for k, s in SECTIONS.items() if s.default is not None}
         self.config = {**left_out, **config}
-        self.problems: list[str] = []
+        self.problems = parts.load(config.get("parts", ()))
         self.given: dict[str, Any] = {}
+        """Arguments of parts that other sections determine."""
+        self.network_roles: tuple[str, ...] = ()
+        """Roles of the runs whose networks are arguments of this one's."""
 
     def all(self) -> dict[str, Any]:
         """Make the part, or parts, of every section; problems are collected."""
@@ -94,7 +100,6 @@ class Maker:
                         f"conditions.{name}: what it tells of an image would not be "
                         "true of one that conditions.augment transforms"
                     )
-        self.given["state"] = partial(stated_in, tuple(told.values()))
 
     # Sections.
 
@@ -178,9 +183,15 @@ class Maker:
             is_made = name in own or name in given or name in NOT_OPTIONS
             if is_made or field.default is not MISSING or section == "guidance":
                 continue  # guidance is given companions, when they are loaded
-            source = STATED_IN.get(name, name)
-            self.problems.append(f"{where}: it needs {source}, which is not in the config")
-            return FAILED
+            if section == "network" and name not in STATED_IN:
+                given[name] = self._network_of_companion(where, name)
+            else:
+                source = STATED_IN.get(name, name)
+                self.problems.append(
+                    f"{where}: it needs {source}, which is not in the config"
+                )
+            if given.get(name, FAILED) is FAILED:
+                return FAILED
         if is_bound:
             return partial(constructor, **{**options, **given})
         try:
@@ -189,20 +200,21 @@ class Maker:
             self.problems.append(f"{where}: {str(error).rstrip('.')}")
             return FAILED
 
-
-
-def stated_in(told: tuple[Condition, ...], value: Any) -> Cond:
-    """The entry [1, ...] that a value in a config states of one of these conditions.
-
-    Raises:
-        ValueError: with the reason of the last condition, if none knows the value.
-    """
-    reason = ValueError(f"{value!r} can't be told: the network is told nothing")
-    for condition in told:
+    def _network_of_companion(self, where: str, role: str) -> Any:
+        """The module of another run's network, which is an argument of this one's."""
+        companion = self.config["companions"].get(role)
+        if not isinstance(companion, Mapping) or "run" not in companion:
+            self.problems.append(
+                f"{where}: it needs the network of another run: "
+                f"--config.companions.{role}.run=FOLDER"
+            )
+            return FAILED
+        self.network_roles = (*self.network_roles, role)
         try:
-            return condition.state(value)
-        except ValueError as error:
-            reason = error
-    raise reason
-
-
+            other = Maker(complete(read_config(Path(companion["run"]))))
+        except UserError as error:
+            self.problems.append(f"companions.{role}: {error}")
+            return FAILED
+        module = other.all()["network"]
+        self.problems += [f"companions.{role}: {text}" for text in other.problems]
+        return module
