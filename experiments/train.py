@@ -12,7 +12,7 @@ FLAGS = {"allow_config_change": "go on with a config that changes what the run l
 def main(command: launch.Command) -> None:
     """Train from the newest checkpoint, or from the start, to the last step."""
     from score_sde.run import companions
-    from score_sde.run.build import build
+    from score_sde.run.build import build, check_grid
     from score_sde.run.describe import print_dry_run
     from score_sde.run.model import project_params
     from score_sde.run.sections import complete
@@ -37,6 +37,7 @@ def main(command: launch.Command) -> None:
         return
     experiment.dataset.split("train")  # opened: what is wrong there shows first
     with writing(command.workdir, command.hosts):
+        check_grid(experiment)
         loaded = companions.load(experiment, experiment.training_roles)
         if is_main_host():
             describe_run(

@@ -158,6 +158,12 @@ def test_the_chain_is_checked_once_for_all_that_use_it():
     assert len(build.build(config).drawing.grid()) == 1002
 
 
+def test_a_stated_end_of_the_grid_must_suit_the_other_end_of_the_sde():
+    experiment = build.build(with_fields(grid__sigma_min=100.0))
+    with pytest.raises(build.ConfigError, match="needs 0 < sigma_min < sigma_max, got"):
+        build.check_grid(experiment)
+
+
 def test_a_fact_is_stated_once():
     """What one section determines can't be stated in another, and is handed there."""
     for section, field, where in (
@@ -264,7 +270,10 @@ BAD = [
     ({"sampler__name": "eular"}, r"sampler.name is 'eular'; did you mean 'euler'"),
     ({"sampler__s_churn": -1.0}, r"sampler.s_churn is -1.0; it must be >= 0"),
     ({"grid__sigma_min": 0.0}, r"grid.sigma_min is 0.0; it must be > 0"),
-    ({"grid__sigma_min": 100.0}, r"grid: a grid needs 0 < sigma_min < sigma_max"),
+    (
+        {"grid__sigma_min": 100.0, "grid__sigma_max": 80.0},
+        r"grid: a grid needs 0 < sigma_min < sigma_max",
+    ),
     ({"grid__rho": float("nan")}, r"grid.rho is nan; it must be a number"),
     ({"likelihood__rtol": 0.0}, r"likelihood.rtol is 0.0; it must be > 0 and < 1"),
     ({"likelihood__divergence": "trace"}, r"likelihood.divergence is 'trace'; choose"),
@@ -467,4 +476,5 @@ def test_augmented_data_need_a_network_that_is_told():
     )
     assert loss.shape == (4,)
     told = conditions.of_samples(made.model.conditions, made.dataset, np.arange(3))
-    assert told["augment"].shape == (1, 9) or not told["augment"].any()
+    assert told["augment"].shape == (3, 9)
+    assert not told["augment"].any()

@@ -6,10 +6,11 @@ from collections import ChainMap
 from collections.abc import Callable
 from typing import Annotated
 
-from score_sde.data import dataset, files, tfds
-from score_sde.data.dataset import Dataset, Format
+from score_sde.data.dataset import ABSENT, Dataset, Format, absent
+from score_sde.data.files import FILES, files
 from score_sde.data.images import digits, patches
 from score_sde.data.points import checkerboard, mixture, rings, spirals
+from score_sde.data.tfds import TFDS, tfds_set
 from score_sde.fields import NonNegative, Positive, Rule, each
 
 Shape = Annotated[tuple[int, ...], each(Positive, at_least_one=True)]
@@ -47,7 +48,7 @@ def from_files(
         num_classes: of the labels that come with the examples; 0 for none.
     """
     format = Format(shape, num_levels or None, num_classes)
-    return files.files(format, path, test_path)
+    return files(format, path, test_path)
 
 
 def not_here(
@@ -57,29 +58,29 @@ def not_here(
     num_classes: NumClasses = 0,
 ) -> Dataset:
     """Data whose format alone is known: a model can draw them, and no more."""
-    return dataset.absent(Format(shape, num_levels or None, num_classes))
+    return absent(Format(shape, num_levels or None, num_classes))
 
 
 def _tfds_source(name: str) -> Callable[..., Dataset]:
     """The data of a name of TensorFlow Datasets; images of many sizes take a shape."""
 
     def of_one_size(*, folder: str = "") -> Dataset:
-        return tfds.tfds_set(name, (), folder)
+        return tfds_set(name, (), folder)
 
     def of_any_size(*, shape: Shape = (32, 32, 3), folder: str = "") -> Dataset:
-        return tfds.tfds_set(name, shape, folder)
+        return tfds_set(name, shape, folder)
 
-    return of_any_size if tfds.TFDS[name].shape is None else of_one_size
+    return of_any_size if TFDS[name].shape is None else of_one_size
 
 
 def is_prepared_by_tfds(name: str) -> bool:
     """Whether a source is TensorFlow Datasets', which prepares it once."""
-    return name in tfds.TFDS
+    return name in TFDS
 
 
 SOURCES: ChainMap[str, Callable[..., Dataset]] = ChainMap(
     DATASETS,
-    {files.FILES: from_files, dataset.ABSENT: not_here},
-    {name: _tfds_source(name) for name in tfds.TFDS},
+    {FILES: from_files, ABSENT: not_here},
+    {name: _tfds_source(name) for name in TFDS},
 )
 """`DATASETS`, data in files, absent data, and those of TensorFlow Datasets."""

@@ -147,7 +147,11 @@ def _network(
     """The network for these data, which sees a picture beside its input if told one."""
     shape, known = dataset.shape, reads(module)
     cond = conditions.of_blank(told, shape)
-    problems = [f"network.{text}" for text in problems_of(module, shape)]
+    options = fields_of(type(module))
+    problems = [
+        f"network{'.' if text.split()[0] in options else ': '}{text}"
+        for text in problems_of(module, shape)
+    ]
     problems += [
         f"network.name is {name!r}; it can't be told {entry!r}, but "
         f"{sorted(known or ()) or 'nothing'}: see section conditions"
@@ -169,11 +173,13 @@ def _network(
 def _drawing(made: Mapping[str, Any], model: Model) -> tuple[Drawing, list[str]]:
     """How samples are drawn; what its parts refuse shows when they are made once."""
     guide, threshold, problems = made["guidance"], made["threshold"], []
-    grid = grid_between(made["grid"], model.sde)
+    grid, ends = made["grid"], _unstated_ends(made["grid"], model.sde)
     trials: dict[str, Callable[[], Any]] = {
         "guidance": lambda: guidance.bind(guide),
         "threshold": lambda: guidance.bind(threshold),
-        "grid": lambda: jax.eval_shape(grid),  # no number is computed
+        "grid": lambda: jax.eval_shape(  # no number is computed
+            lambda: grid(**{name: model.sde.sigma(t) for name, t in ends.items()})
+        ),
     }
     for section, trial in trials.items():
         try:
@@ -182,7 +188,8 @@ def _drawing(made: Mapping[str, Any], model: Model) -> tuple[Drawing, list[str]]
             problems.append(f"{section}: {str(error).rstrip('.')}")
     problems += _unstated(guide, model)
     roles = guidance.models_needed(guide)
-    return Drawing(made["sampler"], grid, guide, roles, threshold), problems
+    between = grid_between(grid, model.sde)
+    return Drawing(made["sampler"], between, guide, roles, threshold), problems
 
 
 def _unstated(guide: Callable[..., Any], model: Model) -> list[str]:
@@ -216,11 +223,34 @@ def _unstated(guide: Callable[..., Any], model: Model) -> list[str]:
 
 def grid_between(grid: Callable[..., Array], sde: SDE) -> Callable[[], Array]:
     """The grid whose ends, unless they are stated, are those of the SDE."""
+    left = _unstated_ends(grid, sde)
+
+    def whole() -> Array:
+        with jax.ensure_compile_time_eval():  # numbers, so that they can be checked
+            ends = {name: sde.sigma(t) for name, t in left.items()}
+            return grid(**ends)
+
+    return whole
+
+
+def check_grid(experiment: Experiment) -> None:
+    """Make the grid once, when devices may be used.
+
+    Raises:
+        ConfigError: if the SDE's ends and those that the config states disagree.
+    """
+    try:
+        experiment.drawing.grid()
+    except ValueError as error:
+        raise ConfigError([f"grid: {str(error).rstrip('.')}"]) from None
+
+
+def _unstated_ends(grid: Callable[..., Array], sde: SDE) -> dict[str, Any]:
+    """The ends that a grid wants and its section does not state -> time of the SDE."""
     ends = {"sigma_min": sde.t_min, "sigma_max": sde.t_max}
     stated = getattr(grid, "keywords", {})
     wanted = fields_of(grid.func) if isinstance(grid, partial) else {}
-    left = {k: t for k, t in ends.items() if k in wanted and k not in stated}
-    return lambda: grid(**{name: sde.sigma(t) for name, t in left.items()})
+    return {k: t for k, t in ends.items() if k in wanted and k not in stated}
 
 
 def _disagreements(experiment: Experiment, names: Mapping[str, str]) -> list[str]:

@@ -151,7 +151,7 @@ class Maker:
         """Check the options of one part; report what is wrong with them."""
         before = len(self.problems)
         for name in options.keys() - fields.keys():
-            if name in STATED_IN:
+            if name in STATED_IN and STATED_IN[name] != where:
                 hint = f"; leave it out: {STATED_IN[name]} determines it"
             else:
                 hint = f": no such field{choices_text(name, fields)}"

@@ -160,7 +160,7 @@ class Denoising(Objective):
 
     def problems(self, model: Model, dataset: Dataset) -> list[str]:
         found, is_bound = [], losses.is_bound(self.weight)
-        learned = self.noise_levels.init() is not None
+        learned = jax.eval_shape(self.noise_levels.init) is not None
         if (model.points == "variational" or learned) and not is_bound:
             cause = "learned noise levels need" if learned else "variational points need"
             found.append(f"{cause} the weight of the bound, weight.name 'noise'")

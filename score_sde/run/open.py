@@ -14,7 +14,7 @@ from score_sde import conditions
 from score_sde.data import Dataset
 from score_sde.likelihood import LogProb
 from score_sde.run import companions
-from score_sde.run.build import build
+from score_sde.run.build import build, check_grid
 from score_sde.run.companions import Loaded
 from score_sde.run.experiment import Experiment
 from score_sde.run.likelihoods import score_examples
@@ -139,6 +139,7 @@ def open_run(
             f"{workdir} was trained by objective {name!r}: it has no denoiser."
         )
     start_devices(hosts)
+    check_grid(experiment)
     roles = (*experiment.training_roles, *experiment.drawing.roles)
     loaded = companions.load(experiment, roles)
     like = jax.eval_shape(lambda: initial_params(experiment, loaded.params))
