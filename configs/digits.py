@@ -11,7 +11,7 @@ cores. `VARIANTS` has the others; each is as long unless it says so.
 
 from collections.abc import Callable
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 COARSEST = 0.0196
 """The noise level at which a bin of the grey levels is six sigma wide."""
@@ -29,6 +29,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
 def default() -> ConfigDict:
     """The config of the default run."""
+    num_steps = FieldReference(4_400)
     return ConfigDict(
         {
             "seed": 0,
@@ -58,15 +59,16 @@ def default() -> ConfigDict:
                 "learning_rate": 0.02,
                 "adam_learning_rate": 3e-3,
                 "b2": 0.99,
-                "warmup_steps": 50,
+                "warmup_steps": num_steps // 88,
                 "schedule": "cosine",
             },
             "train": {
-                "num_steps": 4_400,
+                # What is derived from it follows --config.train.num_steps.
+                "num_steps": num_steps,
                 "ema_halflife_steps": 200.0,
-                "log_every": 100,
-                "sample_every": 1_100,
-                "checkpoint_every": 550,
+                "log_every": (num_steps + 43) // 44,
+                "sample_every": (num_steps + 3) // 4,
+                "checkpoint_every": (num_steps + 7) // 8,
             },
             "sampler": {"name": "heun"},
             "grid": {"name": "karras", "num_steps": 18},
