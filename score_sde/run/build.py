@@ -122,7 +122,6 @@ NAMED: dict[str, Mapping[str, Callable[..., Any]]] = {**CLASSES, **FUNCTIONS}
 
 # Arguments that come from elsewhere: another section, the caller, or Flax.
 NOT_FIELDS = {
-    "bad",
     "denoise",
     "log_prob",
     "logits",
@@ -131,6 +130,7 @@ NOT_FIELDS = {
     "sde",
     "sigma",
     "sigma_data",
+    "worse",
 }
 
 

@@ -162,7 +162,7 @@ def guided_denoiser(experiment: Experiment, params: Params) -> Denoise:
     guide = experiment.guidance
     if "worse" in params:
         assert experiment.worse is not None
-        guide = partial(guide, bad=denoiser(experiment.worse, params["worse"]))
+        guide = partial(guide, worse=denoiser(experiment.worse, params["worse"]))
     if "classifier" in params:
         apply = partial(classifier_network(experiment).apply, params["classifier"])
         log_prob = from_logits(make_classifier(apply, experiment.precondition))
