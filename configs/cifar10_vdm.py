@@ -20,7 +20,12 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         {
             "seed": 1,
-            "data": {"name": "cifar10", "batch_size": 128, "points": "centres", "sigma_data": 0.5},
+            "data": {
+                "name": "cifar10",
+                "batch_size": 128,
+                "points": "centres",
+                "sigma_data": 0.5,
+            },
             "sde": {"name": "edm", "t_min": SIGMA_MIN, "t_max": SIGMA_MAX},
             "network": {
                 "name": "unet",

@@ -146,7 +146,7 @@ def classifier(config: ConfigDict) -> None:
 
     python -m experiments.sample --workdir=runs/label
         --config.guidance.name=classifier
-        --config.companions.log_prob.run=runs/classifier
+        --config.companions.classifier.run=runs/classifier
     """
     config.network = {"name": "classifier", "width": 256, "depth": 3, "dropout": 0.2}
     config.objective = {"name": "classification"}

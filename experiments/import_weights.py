@@ -52,7 +52,9 @@ def main(command: launch.Command) -> None:
     program, fitted = weights.fit(state, known, like["network"])
     params = {"network": jax.tree.map(jnp.asarray, fitted)}
     if like.keys() != params.keys():
-        params |= {k: v for k, v in initial_params(experiment).items() if k != "network"}
+        params |= {
+            k: v for k, v in initial_params(experiment).items() if k != "network"
+        }
     optimizer = make_optimizer(
         experiment.optimizer, num_steps=experiment.train.num_steps
     )

@@ -2,37 +2,41 @@
 
 A rule stands in the signature, of a dataclass, a Linen module or a function alike:
 
+    @checks_rules
     def min_snr(sigma, *, gamma: Annotated[float, Positive] = 5.0): ...
 
-Whoever builds the part from a config checks every value by `value_problem`, and a
-dataclass made by `pytree` or `settings` checks its own when it is constructed. A field
+Whoever builds the part from a config checks every value by `value_problem`. A dataclass
+made by `pytree` or `settings` checks its own when it is constructed, and a function
+decorated by `checks_rules` when it is called. A field
 without a rule is checked against its type alone; no number may be NaN, and none may be
 infinite unless its rule says so or its default is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
 import math
+import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Annotated, Any, NamedTuple, TypeVar, dataclass_transform
+from typing import Annotated, Any, NamedTuple, ParamSpec, TypeVar, dataclass_transform
 
 import jax
 
 from score_sde.types import choices_text
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Rule:
     """A condition on a value, and the words that end the sentence "it must be ..."."""
 
     text: str
     holds: Callable[[Any], bool]
-    choices: tuple[str, ...] = ()
+    choices: Collection[str] = ()
     """The values that may be chosen, if there are few: errors name the nearest."""
 
     def complaint(self, value: Any) -> str:
@@ -45,7 +49,6 @@ class Rule:
 Positive = Rule("> 0 and finite", lambda v: 0 < v < math.inf)
 NonNegative = Rule(">= 0 and finite", lambda v: 0 <= v < math.inf)
 Finite = Rule("finite", lambda v: math.isfinite(v))
-Share = Rule("from 0 to 1", lambda v: 0 <= v <= 1)
 PositiveOrInfinite = Rule("> 0 (inf is allowed)", lambda v: v > 0)
 
 
@@ -64,15 +67,22 @@ def up_to(high: float) -> Rule:
     return Rule(f"> 0 and <= {high}", lambda v: 0 < v <= high)
 
 
+def within(low: float, high: float) -> Rule:
+    """The rule low <= value <= high, both ends included."""
+    return Rule(f"from {low} to {high}", lambda v: low <= v <= high)
+
+
 def below(high: float) -> Rule:
     """The rule 0 <= value < high."""
     return Rule(f">= 0 and < {high}", lambda v: 0 <= v < high)
 
 
+Share = within(0, 1)
+
+
 def one_of(choices: Collection[str]) -> Rule:
-    """The rule that a value is one of these words."""
-    known = tuple(sorted(choices))
-    return Rule(f"one of {list(known)}", lambda v: v in known, known)
+    """The rule that a value is one of these words; a registry may grow later on."""
+    return Rule(f"one of {sorted(choices)}", lambda v: v in choices, choices)
 
 
 def each(rule: Rule, *, at_least_one: bool = False) -> Rule:
@@ -130,15 +140,38 @@ def fields_of(
 
 @functools.cache
 def _hints(constructor: Callable[..., Any]) -> Mapping[str, Any]:
-    """Annotations with their rules; none where a name in them can't be found."""
-    is_class = inspect.isclass(constructor)
-    try:
-        return typing.get_type_hints(
-            constructor.__init__ if is_class else constructor,
-            include_extras=True,
-        )
-    except (NameError, TypeError):
-        return {}
+    """Annotations with their rules; none of a name that can't be resolved.
+
+    Each field of a class is resolved where its class was written, so that a subclass in
+    another module inherits its rules.
+    """
+    if not inspect.isclass(constructor):
+        return _hints_of_function(constructor)
+    found: dict[str, Any] = {}
+    if "__init__" in vars(constructor):
+        found |= _hints_of_function(constructor.__init__)
+    for base in reversed(constructor.__mro__):
+        module = sys.modules.get(base.__module__)
+        annotations = vars(base).get("__annotations__", {})
+        found |= _resolved(annotations, vars(module) if module else {})
+    return found
+
+
+def _hints_of_function(function: Any) -> dict[str, Any]:
+    function = inspect.unwrap(function)
+    annotations = getattr(function, "__annotations__", {})
+    return _resolved(annotations, getattr(function, "__globals__", {}))
+
+
+def _resolved(annotations: Mapping[str, Any], names: dict[str, Any]) -> dict[str, Any]:
+    """Those annotations whose names can be resolved, as types."""
+    found: dict[str, Any] = {}
+    for name, hint in annotations.items():
+        one = types.SimpleNamespace(__annotations__={name: hint})
+        # A name that is imported for type checkers alone is not there.
+        with contextlib.suppress(NameError, TypeError):
+            found |= typing.get_type_hints(one, names, include_extras=True)
+    return found
 
 
 def value_problem(field: Field, value: Any) -> str | None:
@@ -246,23 +279,51 @@ def check_fields(instance: Any) -> None:
 
     Raises: ValueError naming every field that is wrong, its value and its rule.
     """
+    cls = type(instance)
+    fields = _known_fields(cls)  # type: ignore[arg-type]
+    _refuse(cls.__name__, fields, {k: getattr(instance, k, None) for k in fields})
+
+
+def _refuse(owner: str, fields: Mapping[str, Field], given: Mapping[str, Any]) -> None:
+    """Raise ValueError if a literal value breaks the rules of its field."""
     wrong = []
-    for name, field in _fields_of_class(type(instance)).items():  # type: ignore[arg-type]
-        value = getattr(instance, name, None)
-        if field.rules and isinstance(value, (*_LITERALS, tuple)):
+    for name, value in given.items():
+        field = fields.get(name)
+        if field and field.rules and isinstance(value, (*_LITERALS, tuple)):
             problem = value_problem(field, value)
             if problem:
                 wrong.append(f"{name} is {value!r}{problem}")
     if wrong:
-        raise ValueError(f"{type(instance).__name__}: {', and '.join(wrong)}.")
+        raise ValueError(f"{owner}: {', and '.join(wrong)}.")
 
 
 @functools.cache
-def _fields_of_class(cls: Callable[..., Any]) -> dict[str, Field]:
-    return fields_of(cls)
+def _known_fields(constructor: Callable[..., Any]) -> dict[str, Field]:
+    return fields_of(constructor)
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
 T = TypeVar("T")
+
+
+def checks_rules(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a function check its literal arguments against the rules in its signature.
+
+    A function that makes another, such as a guided denoiser, so refuses wrong options
+    before anything is computed. Values that are not literals, such as tracers, pass.
+
+    Raises: ValueError, when called, naming every argument that is wrong.
+    """
+    names = list(inspect.signature(function).parameters)
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        _refuse(function.__name__, _known_fields(function), given)
+        return function(*args, **kwargs)
+
+    return checked
 
 
 def static(*, default: Any, kw_only: bool = False) -> Any:

@@ -12,8 +12,9 @@ by multiplying with p / q, which changes the variance of its gradient alone
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,11 +29,13 @@ from score_sde.arrays import (
     per_example,
     sum_over_data,
 )
+from score_sde.fields import Finite, Positive, checks_rules
 from score_sde.noise_levels import NoiseLevels
 from score_sde.sde import SDE
 from score_sde.types import Array, Denoise, Key
 
 Weight = Callable[[Array], Array]
+WeightFunction = TypeVar("WeightFunction", bound=Callable[..., Array])
 
 
 def denoising_loss(
@@ -72,7 +75,7 @@ def denoising_loss(
     if log_variance is not None:
         u = log_variance(jnp.log(sigma))
         loss = loss / jnp.exp(u) + u
-    return loss + noise_levels.lesson(sigma, loss)
+    return loss + noise_levels.surrogate(sigma, loss)
 
 
 def classification_loss(
@@ -96,15 +99,33 @@ def classification_loss(
     return -jnp.take_along_axis(log_probs, label[:, None], axis=1)[:, 0]
 
 
+def weighs_bound(weight: WeightFunction) -> WeightFunction:
+    """Decorate a weight with which the loss is the variational bound on -log p.
+
+    It is so if sigma is drawn from levels with `NoiseLevels.estimates_bound`.
+    """
+    weight.is_bound = True  # type: ignore[attr-defined]
+    return weight
+
+
+def is_bound(weight: Callable[..., Any]) -> bool:
+    """Whether the weight is decorated by `weighs_bound`, also within a partial."""
+    while isinstance(weight, functools.partial):
+        weight = weight.func
+    return getattr(weight, "is_bound", False)
+
+
 # Weights. In terms of the noise eps and of the score s of x0 + sigma eps, the squared
 # error of x0 is sigma^2 |eps error|^2 = sigma^4 |s error|^2.
 
 
+@weighs_bound
 def noise(sigma: Array) -> Array:
     """The squared error of the noise, 'simple' (Ho et al. 2020, eq. 14): 1/sigma^2."""
     return 1 / sigma**2
 
 
+@weighs_bound
 def sigma_squared(sigma: Array) -> Array:
     """sigma^2 times the squared error of the score (Song and Ermon 2019, eq. 6).
 
@@ -124,22 +145,28 @@ def likelihood(sigma: Array, *, sde: SDE) -> Array:
     return 0.5 * sde.diffusion_squared(t) / (sde.alpha(t) ** 2 * sigma**4)
 
 
-def edm(sigma: Array, *, sigma_data: float = 0.5) -> Array:
+@checks_rules
+def edm(sigma: Array, *, sigma_data: Annotated[float, Positive] = 0.5) -> Array:
     """Unit weight on the raw network's error (Karras et al. 2022, table 1)."""
     return 1 / sigma**2 + 1 / sigma_data**2
 
 
-def min_snr(sigma: Array, *, gamma: float = 5.0) -> Array:
+@checks_rules
+def min_snr(sigma: Array, *, gamma: Annotated[float, Positive] = 5.0) -> Array:
     """min(SNR, gamma), SNR = 1/sigma^2 (Hang et al. 2023)."""
     return jnp.minimum(1 / sigma**2, gamma)
 
 
-def soft_min_snr(sigma: Array, *, sigma_data: float = 0.5) -> Array:
+@checks_rules
+def soft_min_snr(
+    sigma: Array, *, sigma_data: Annotated[float, Positive] = 0.5
+) -> Array:
     """1/(sigma^2 + sigma_data^2): the smooth minimum (Crowson et al. 2024, eq. 12)."""
     return 1 / (sigma**2 + sigma_data**2)
 
 
-def sigmoid(sigma: Array, *, bias: float = -3.0) -> Array:
+@checks_rules
+def sigmoid(sigma: Array, *, bias: Annotated[float, Finite] = -3.0) -> Array:
     """sigmoid(bias - log SNR) times SNR (Kingma and Gao 2023; Hoogeboom et al. 2024).
 
     The sigmoid weighs the squared error of the noise.

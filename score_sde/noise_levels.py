@@ -8,9 +8,10 @@ lowers the variance of the loss (Kingma et al. 2021, app. I.1).
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +19,12 @@ import jax.random as jr
 import numpy as np
 
 from score_sde.arrays import example_keys, examples_of
-from score_sde.fields import pytree, require, static
+from score_sde.fields import Finite, Positive, at_least, pytree, require, static
 from score_sde.sde import SDE
 from score_sde.types import Array, Key, Scalar
+
+Params = Any
+"""What a distribution learns: a pytree of arrays."""
 
 
 @pytree
@@ -28,6 +32,28 @@ class NoiseLevels:
     """A distribution of sigma."""
 
     stratified: bool = static(default=False, kw_only=True)
+
+    estimates_bound: ClassVar[bool] = False
+    """True if sigma is drawn so that, with a weight of the bound, the loss estimates
+    the variational bound on -log p without further factors of sigma."""
+
+    def init(self) -> Params | None:
+        """Make the parameters before training; None if there is nothing to learn."""
+        return None
+
+    def with_params(self, params: Params | None) -> Self:
+        """Return the distribution that has these parameters."""
+        del params
+        return self
+
+    @property
+    def reference(self) -> NoiseLevels | None:
+        """The distribution that defines the objective, if its own density is learned.
+
+        The loss is then multiplied by the ratio of their densities, so that what is
+        minimised does not move while the distribution learns. None if it is itself.
+        """
+        return None
 
     @abstractmethod
     def quantile(self, u: Array) -> Array:
@@ -37,10 +63,17 @@ class NoiseLevels:
     def density(self, sigma: Array) -> Array:
         """Probability density of log sigma."""
 
-    def lesson(self, sigma: Array, loss: Array) -> Array:
-        """0, with the gradient by which a distribution learns from a loss, [batch].
+    def surrogate(self, sigma: Array, loss: Array) -> Array:
+        """A term of value 0 whose gradient trains the distribution.
 
-        Args: `loss`, [batch], at these sigma, importance weights included.
+        Added to the loss, it moves the density so that the loss has less variance.
+
+        Args:
+            sigma: noise levels, [batch].
+            loss: the losses at these levels, [batch], importance weights included.
+
+        Returns:
+            Zeros, [batch].
         """
         del sigma
         return jnp.zeros_like(loss)
@@ -76,15 +109,8 @@ class UniformTime(NoiseLevels):
 class LogNormal(NoiseLevels):
     """log sigma ~ N(mean, std^2) (Karras et al. 2022, table 1: P_mean, P_std)."""
 
-    mean: float = -1.2
-    std: float = 1.2
-
-    def __post_init__(self) -> None:
-        require(
-            self,
-            ("finite mean", lambda d: math.isfinite(d.mean)),
-            ("0 < std", lambda d: 0 < d.std < math.inf),
-        )
+    mean: Annotated[float, Finite] = -1.2
+    std: Annotated[float, Positive] = 1.2
 
     def quantile(self, u: Array) -> Array:
         return jnp.exp(self.mean + self.std * jax.scipy.special.ndtri(u))
@@ -101,17 +127,11 @@ class LogUniform(NoiseLevels):
     levels: g^2 / std^2 of Song et al. 2021b (eq. 12) is d log sigma^2 / dt.
     """
 
-    sigma_min: Scalar = 0.002
-    sigma_max: Scalar = 80.0
+    sigma_min: Annotated[Scalar, Positive] = 0.002
+    sigma_max: Annotated[Scalar, Positive] = 80.0
 
     def __post_init__(self) -> None:
-        require(
-            self,
-            (
-                "0 < sigma_min < sigma_max",
-                lambda d: 0 < d.sigma_min < d.sigma_max < math.inf,
-            ),
-        )
+        require(self, ("sigma_min < sigma_max", lambda d: d.sigma_min < d.sigma_max))
 
     def quantile(self, u: Array) -> Array:
         return self.sigma_min * jnp.power(self.sigma_max / self.sigma_min, u)
@@ -129,6 +149,8 @@ class LikelihoodImportance(NoiseLevels):
     """
 
     sde: SDE
+
+    estimates_bound: ClassVar[bool] = True
 
     def quantile(self, u: Array) -> Array:
         return self._between().quantile(u)
@@ -155,19 +177,28 @@ class Learned(NoiseLevels):
     L = f / density does. The schedule minimises E[L^2] (sec. 5.2): for a fixed sigma
     its gradient is that of -L^2 log density, which asks nothing of the network.
 
-    Args: `logits` [num_bins], the parameters; None before training, log sigma uniform.
+    Args:
+        sde: its ends are those of the schedule.
+        num_bins: the number of pieces.
+        logits: the parameters, [num_bins]; None before training, log sigma uniform.
     """
 
     sde: SDE
-    num_bins: int = static(default=32)
+    num_bins: Annotated[int, at_least(1)] = static(default=32)
     logits: Array | None = None
 
-    def __post_init__(self) -> None:
-        require(self, ("1 <= num_bins", lambda d: d.num_bins >= 1))
+    estimates_bound: ClassVar[bool] = True
 
     def init(self) -> Array:
-        """Of a uniform log sigma."""
+        """Make the logits of a uniform log sigma, [num_bins]."""
         return jnp.zeros(self.num_bins, jnp.float32)
+
+    def with_params(self, params: Params | None) -> Self:
+        return dataclasses.replace(self, logits=params)
+
+    @property
+    def reference(self) -> NoiseLevels:
+        return LikelihoodImportance(self.sde)
 
     def quantile(self, u: Array) -> Array:
         probability = jax.lax.stop_gradient(self._probability()).astype(u.dtype)
@@ -181,7 +212,7 @@ class Learned(NoiseLevels):
     def density(self, sigma: Array) -> Array:
         return jax.lax.stop_gradient(self._density(sigma))
 
-    def lesson(self, sigma: Array, loss: Array) -> Array:
+    def surrogate(self, sigma: Array, loss: Array) -> Array:
         surprise = -jnp.log(self._density(jax.lax.stop_gradient(sigma)))
         term = jax.lax.stop_gradient(loss) ** 2 * surprise
         return term - jax.lax.stop_gradient(term)
@@ -210,10 +241,13 @@ class Ladder(NoiseLevels):
     to either neighbour: against a continuous distribution the sum over the ladder is
     the midpoint rule for the integral.
 
-    Args: `sigmas` [levels], at least two.
+    Args:
+        sigmas: the levels, [levels], at least two, positive and increasing.
+
+    Raises: ValueError for other levels, unless they are a JAX array.
     """
 
-    sigmas: Array
+    sigmas: Array | tuple[float, ...]
 
     def __post_init__(self) -> None:
         if isinstance(self.sigmas, (tuple, list, np.ndarray)):

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from score_sde import schedules
 from score_sde.arrays import as_float, check_alike, expand_like
+from score_sde.fields import Positive, at_least, checks_rules, one_of
 from score_sde.sde import SDE, VP, SubVP
 from score_sde.types import Array, Denoise, Scalar, Score
 
@@ -36,7 +37,10 @@ class Preconditioner(NamedTuple):
 Precondition = Callable[[Array], Preconditioner]
 
 
-def edm(sigma: Scalar, *, sigma_data: float = 0.5) -> Preconditioner:
+@checks_rules
+def edm(
+    sigma: Scalar, *, sigma_data: Annotated[float, Positive] = 0.5
+) -> Preconditioner:
     """Unit-variance inputs and targets at every noise level (Karras 2022, sec. 5)."""
     sigma = as_float(sigma)
     total = jnp.hypot(sigma, jnp.full_like(sigma, sigma_data))
@@ -48,24 +52,26 @@ def edm(sigma: Scalar, *, sigma_data: float = 0.5) -> Preconditioner:
     )
 
 
+@checks_rules
 def vp(
     sigma: Scalar,
     *,
-    beta_min: float = 0.1,
-    beta_max: float = 20.0,
-    num_steps: int = 1000,
+    beta_min: Annotated[float, Positive] = 0.1,
+    beta_max: Annotated[float, Positive] = 20.0,
+    num_steps: Annotated[int, at_least(1)] = 1000,
 ) -> Preconditioner:
     """Noise prediction of a VP network that was trained on t in [0, 1]."""
     t = VP(beta_min=beta_min, beta_max=beta_max).t_from_sigma(sigma)
     return noise(sigma)._replace(noise=(num_steps - 1) * t)
 
 
+@checks_rules
 def subvp(
     sigma: Scalar,
     *,
-    beta_min: float = 0.1,
-    beta_max: float = 20.0,
-    num_steps: int = 1000,
+    beta_min: Annotated[float, Positive] = 0.1,
+    beta_max: Annotated[float, Positive] = 20.0,
+    num_steps: Annotated[int, at_least(1)] = 1000,
 ) -> Preconditioner:
     """Noise prediction of a sub-VP network that was trained on t in [0, 1]."""
     sde = SubVP(beta_min=beta_min, beta_max=beta_max)
@@ -80,26 +86,36 @@ def ve(sigma: Scalar) -> Preconditioner:
     return Preconditioner(one, sigma, one, _log(sigma) - math.log(2))
 
 
+@checks_rules
 def ve_ladder(
     sigma: Scalar,
     *,
-    num_steps: int = 1000,
-    sigma_min: float = 0.02,
-    sigma_max: float = 100.0,
+    num_steps: Annotated[int, at_least(1)] = 1000,
+    sigma_min: Annotated[float, Positive] = 0.02,
+    sigma_max: Annotated[float, Positive] = 100.0,
 ) -> Preconditioner:
     """As `ve`, of a network that was fed the index of one of a ladder of levels.
 
     Geometric, the largest the first (Song et al. 2021, app. B); of those next to sigma,
     the nearer in log sigma.
     """
+    if sigma_min >= sigma_max:
+        raise ValueError(
+            f"ve_ladder needs sigma_min < sigma_max, got {sigma_min}, {sigma_max}."
+        )
     sigma = as_float(sigma)
     place = (math.log(sigma_max) - _log(sigma)) / math.log(sigma_max / sigma_min)
     index = jnp.round(jnp.clip(place, 0, 1) * (num_steps - 1))
     return ve(sigma)._replace(noise=index)
 
 
+@checks_rules
 def iddpm(
-    sigma: Scalar, *, num_steps: int = 1000, c_1: float = 0.001, c_2: float = 0.008
+    sigma: Scalar,
+    *,
+    num_steps: Annotated[int, at_least(1)] = 1000,
+    c_1: Annotated[float, Positive] = 0.001,
+    c_2: Annotated[float, Positive] = 0.008,
 ) -> Preconditioner:
     """Noise prediction of an improved-DDPM network, which knows a ladder of levels.
 
@@ -115,14 +131,15 @@ def iddpm(
     return noise(sigma)._replace(noise=index.astype(levels.dtype))
 
 
+@checks_rules
 def chain(
     sigma: Scalar,
     *,
-    beta_schedule: str = "linear",
-    num_train_timesteps: int = 1000,
-    beta_start: float = 1e-4,
-    beta_end: float = 0.02,
-    timestep_scale: float = 1.0,
+    beta_schedule: Annotated[str, one_of(schedules.BETA_SCHEDULES)] = "linear",
+    num_train_timesteps: Annotated[int, at_least(1)] = 1000,
+    beta_start: Annotated[float, Positive] = 1e-4,
+    beta_end: Annotated[float, Positive] = 0.02,
+    timestep_scale: Annotated[float, Positive] = 1.0,
 ) -> Preconditioner:
     """Noise prediction of a network that was fed the timesteps of a discrete chain.
 

@@ -10,8 +10,11 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import Annotated
 
 import numpy as np
+
+from score_sde.fields import Positive, at_least, checks_rules, one_of
 
 
 def linear(
@@ -69,11 +72,12 @@ def levels(betas: np.ndarray) -> np.ndarray:
     return np.sqrt(np.expm1(-np.cumsum(np.log1p(-betas))))
 
 
+@checks_rules
 def chain_levels(
-    beta_schedule: str = "linear",
-    num_train_timesteps: int = 1000,
-    beta_start: float = 1e-4,
-    beta_end: float = 0.02,
+    beta_schedule: Annotated[str, one_of(BETA_SCHEDULES)] = "linear",
+    num_train_timesteps: Annotated[int, at_least(1)] = 1000,
+    beta_start: Annotated[float, Positive] = 1e-4,
+    beta_end: Annotated[float, Positive] = 0.02,
 ) -> np.ndarray:
     """`levels` of a schedule by its name, ascending."""
     betas = BETA_SCHEDULES[beta_schedule]

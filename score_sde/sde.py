@@ -18,7 +18,7 @@ import dataclasses
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -32,20 +32,22 @@ from score_sde.arrays import (
     per_example,
     sum_over_data,
 )
-from score_sde.fields import pytree, require
+from score_sde.fields import Positive, pytree, require
 from score_sde.types import Array, Key, Scalar, Score
 
-TIMES = ("0 < t_min < t_max", lambda sde: 0 < sde.t_min < sde.t_max < math.inf)
-TIMES_TO_1 = ("0 < t_min < t_max <= 1", lambda sde: 0 < sde.t_min < sde.t_max <= 1)
-TIMES_BELOW_1 = ("0 < t_min < t_max < 1", lambda sde: 0 < sde.t_min < sde.t_max < 1)
+TIMES_TO_1 = ("t_min < t_max <= 1", lambda sde: sde.t_min < sde.t_max <= 1)
+TIMES_BELOW_1 = ("t_min < t_max < 1", lambda sde: sde.t_min < sde.t_max < 1)
 
 
 @pytree
 class SDE:
     """A forward process on t_min <= t <= t_max; each method maps t of any shape."""
 
-    t_min: float = dataclasses.field(default=1e-5, kw_only=True)
-    t_max: float = dataclasses.field(default=1.0, kw_only=True)
+    t_min: Annotated[float, Positive] = dataclasses.field(default=1e-5, kw_only=True)
+    t_max: Annotated[float, Positive] = dataclasses.field(default=1.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        require(self, ("t_min < t_max", lambda sde: sde.t_min < sde.t_max))
 
     @abstractmethod
     def log_alpha(self, t: Scalar) -> Array:
@@ -107,15 +109,12 @@ def _derivative(function: Callable[[Array], Array], t: Scalar) -> Array:
 class VP(SDE):
     """Variance preserving, beta linear in t (Song et al. 2021, eq. 11; g^2 = beta)."""
 
-    beta_min: float = 0.1
-    beta_max: float = 20.0
+    beta_min: Annotated[float, Positive] = 0.1
+    beta_max: Annotated[float, Positive] = 20.0
 
     def __post_init__(self) -> None:
-        require(
-            self,
-            ("0 < beta_min <= beta_max", _betas_in_order),
-            TIMES_TO_1,
-        )
+        ordered = ("beta_min <= beta_max", lambda sde: sde.beta_min <= sde.beta_max)
+        require(self, ordered, TIMES_TO_1)
 
     def integral_beta(self, t: Scalar) -> Array:
         """B(t): the integral of beta from 0 to t."""
@@ -138,10 +137,6 @@ class VP(SDE):
         return 2 * integral / (self.beta_min + root)
 
 
-def _betas_in_order(sde: VP) -> bool:
-    return 0 < sde.beta_min <= sde.beta_max < math.inf
-
-
 @pytree
 class SubVP(VP):
     """Sub-VP: less noise than VP at every t (Song et al. 2021, eq. 12)."""
@@ -160,15 +155,12 @@ class VE(SDE):
     At t = 0 the data carry the noise sigma_min, as in the published models.
     """
 
-    sigma_min: float = 0.01
-    sigma_max: float = 50.0
+    sigma_min: Annotated[float, Positive] = 0.01
+    sigma_max: Annotated[float, Positive] = 50.0
 
     def __post_init__(self) -> None:
-        require(
-            self,
-            ("0 < sigma_min < sigma_max", _sigmas_in_order),
-            TIMES_TO_1,
-        )
+        ordered = ("sigma_min < sigma_max", lambda sde: sde.sigma_min < sde.sigma_max)
+        require(self, ordered, TIMES_TO_1)
 
     def log_alpha(self, t: Scalar) -> Array:
         return jnp.zeros_like(as_float(t))
@@ -182,19 +174,12 @@ class VE(SDE):
         return jnp.log(as_float(sigma) / self.sigma_min) / log_ratio
 
 
-def _sigmas_in_order(sde: VE) -> bool:
-    return 0 < sde.sigma_min < sde.sigma_max < math.inf
-
-
 @pytree
 class EDM(SDE):
     """alpha = 1 and sigma = t: time is the noise level (Karras et al. 2022)."""
 
-    t_min: float = dataclasses.field(default=0.002, kw_only=True)
-    t_max: float = dataclasses.field(default=80.0, kw_only=True)
-
-    def __post_init__(self) -> None:
-        require(self, TIMES)
+    t_min: Annotated[float, Positive] = dataclasses.field(default=0.002, kw_only=True)
+    t_max: Annotated[float, Positive] = dataclasses.field(default=80.0, kw_only=True)
 
     def log_alpha(self, t: Scalar) -> Array:
         return jnp.zeros_like(as_float(t))
@@ -215,7 +200,7 @@ class CosineVP(SDE):
     in floating point near t = 1, where the cosine cancels.
     """
 
-    t_max: float = dataclasses.field(default=0.999, kw_only=True)
+    t_max: Annotated[float, Positive] = dataclasses.field(default=0.999, kw_only=True)
 
     def __post_init__(self) -> None:
         require(self, TIMES_BELOW_1)
@@ -235,7 +220,7 @@ class CosineVP(SDE):
 class StraightLine(SDE):
     """xt = (1 - t) x0 + t eps: flow matching, rectified flow (Lipman 2022)."""
 
-    t_max: float = dataclasses.field(default=0.999, kw_only=True)
+    t_max: Annotated[float, Positive] = dataclasses.field(default=0.999, kw_only=True)
 
     def __post_init__(self) -> None:
         require(self, TIMES_BELOW_1)

@@ -245,7 +245,7 @@ BAD = [
     ),
     ({"network__name": "mlp"}, r"network.\w+: no such field"),
     ({"data__name": "digit"}, r"data.name is 'digit'; did you mean 'digits'"),
-    ({"data__name": "rings"}, r"it takes images .*not data of shape \(2,\)"),
+    ({"data__name": "rings"}, r"it takes .*images .*not data of shape \(2,\)"),
     ({"data__batch_size": -5}, r"data.batch_size is -5; it must be >= 1"),
     ({"data__batch_size": "64"}, r"data.batch_size is '64'; it must be int"),
     ({"data__sigma_data": 0.0}, r"data.sigma_data is 0.0; it must be > 0"),

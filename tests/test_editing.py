@@ -357,8 +357,11 @@ def test_methods_treat_examples_alone_and_keep_float32(method):
         ),
         (lambda: editing.tail(SIGMAS, 0.0), "strength is 0.0"),
         (lambda: editing.tail(SIGMAS, float("nan")), "strength is nan"),
-        (lambda: SAMPLERS["repaint"](repeats=0), "needs 1 <= repeats"),
-        (lambda: SAMPLERS["repaint"](jump_length=0), "needs 1 <= jump_length"),
+        (lambda: SAMPLERS["repaint"](repeats=0), "repeats is 0; it must be >= 1"),
+        (
+            lambda: SAMPLERS["repaint"](jump_length=0),
+            "jump_length is 0; it must be",
+        ),
     ],
 )
 def test_mistakes_are_named(make, message):

@@ -1,5 +1,6 @@
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -7,14 +8,15 @@ import jax.random as jr
 import numpy as np
 import pytest
 from cases import GAUSSIAN, LABELLED
+from score_sde.run.inference import class_log_probs
 
 import score_sde as ss
 from experiments.launch import load_config
 from score_sde import conditions, guidance
 from score_sde.conditions import captions
+from score_sde.fields import Positive, checks_rules
 from score_sde.networks import MLP, Network, from_linen
 from score_sde.run.build import build
-from score_sde.run.inference import class_log_probs
 from score_sde.run.model import denoiser, guided_denoiser, init_params
 
 NUM = 50_000
@@ -320,7 +322,7 @@ def test_an_experiment_goes_away_from_a_worse_one():
     config = load_config(str(Path(__file__).parents[1] / "configs/points.py"), Path())
     config["network"] |= {"width": 8, "depth": 1}
     made = build(config)
-    guide = partial(guidance.GUIDANCES["auto"], run="", weight=3.0, sigma_low=0.2)
+    guide = partial(guidance.GUIDANCES["auto"], weight=3.0, sigma_low=0.2)
     guided = made._replace(guidance=guide, worse=made)
 
     def drawn(seed):
@@ -511,6 +513,33 @@ def test_a_label_of_a_network_may_be_missing(key):
         (lambda g: g.dynamic_threshold(smooth, percentile=0.0), "percentile is 0.0"),
         (lambda g: g.dynamic_threshold(smooth, limit=-1.0), "limit is -1.0"),
         (lambda g: g.temperature(smooth, 0.0, sigma_data=1.0), "tau is 0.0"),
+        (lambda g: g.static_threshold(smooth, high=float("inf")), "high is inf"),
+        (
+            lambda g: g.GUIDANCES["auto"](smooth, worse=smooth, weight=float("nan")),
+            "nan",
+        ),
+        (
+            lambda g: g.GUIDANCES["classifier_free"](
+                smooth, sigma_low=2.0, sigma_high=1.0
+            ),
+            "sigma_low 2.0 must be below sigma_high 1.0",
+        ),
+        (
+            lambda g: g.GUIDANCES["classifier"](
+                smooth, log_prob=None, sigma_low=1.0, sigma_high=1.0
+            ),
+            "sigma_low 1.0 must be below sigma_high 1.0",
+        ),
+        (
+            lambda g: g.GUIDANCES["classifier_free"](smooth, negative_label=-2),
+            "negative_label is -2; it must be >= -1",
+        ),
+        (lambda g: g.GUIDANCES["scheduled"](smooth, sigmas=(1.0, -1.0)), "sigmas is"),
+        (lambda g: g.GUIDANCES["scheduled"](smooth), "0 sigmas need as many weights"),
+        (
+            lambda g: g.GUIDANCES["composed"](smooth, labels=(1,), weights=(1.0, 2.0)),
+            "it needs one number for each of labels and captions, 1",
+        ),
         (lambda g: g.check_labels(np.asarray([0, 7]), 5), "label 7 is no class"),
         (lambda g: g.check_labels(np.asarray([-2]), 5), "label -2 is no class"),
         (lambda g: g.check_labels(np.asarray([0.5]), 5), "must be integers"),
@@ -534,6 +563,51 @@ def test_a_label_of_a_network_may_be_missing(key):
 def test_mistakes_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make(guidance)
+
+
+def test_guidance_says_what_it_needs():
+    needs = {
+        name: (guidance.condition_needed(make), guidance.models_needed(make))
+        for name, make in guidance.GUIDANCES.items()
+    }
+    assert needs == {
+        "none": (None, ()),
+        "classifier_free": ((), ()),
+        "scheduled": ((), ()),
+        "composed": ((), ()),
+        "classifier": (("label",), ("log_prob",)),
+        "auto": (None, ("worse",)),
+    }
+    for make in guidance.THRESHOLDS.values():
+        assert guidance.condition_needed(make) is None
+
+
+def test_what_guidance_needs_depends_on_the_options_that_are_bound():
+    make = guidance.GUIDANCES["composed"]
+    assert guidance.condition_needed(partial(make, labels=())) == ()
+    both = partial(partial(make, labels=(1,)), captions=("a three",))
+    assert guidance.condition_needed(both) == ("label", "words")
+    away = partial(guidance.GUIDANCES["classifier_free"], negative_label=3)
+    assert guidance.condition_needed(away) == ("label",)
+    auto = partial(guidance.GUIDANCES["auto"], worse=smooth)
+    assert guidance.models_needed(auto) == ()
+
+
+def test_options_are_checked_when_they_are_bound_also_a_strangers():
+    def stranger(denoise, *, worse, strength: Annotated[float, Positive] = 1.0):
+        return guidance.autoguidance(denoise, worse, strength)
+
+    assert guidance.models_needed(stranger) == ("worse",)
+    bound = guidance.bind(checks_rules(stranger), strength=2.0)
+    x = points()
+    found = bound(smooth, worse=lambda x, sigma, cond=None: x)(x, 0.5)
+    np.testing.assert_allclose(found, x + 2 * (smooth(x, 0.5) - x), rtol=1e-12)
+    with pytest.raises(ValueError, match="stranger: strength is 0.0; it must be > 0"):
+        guidance.bind(checks_rules(stranger), strength=0.0)
+    with pytest.raises(ValueError, match="low 1.0 must be below sigma_high 0.5"):
+        guidance.bind(guidance.GUIDANCES["auto"], sigma_low=1.0, sigma_high=0.5)
+    with pytest.raises(ValueError, match="needs low < high"):
+        guidance.bind(guidance.THRESHOLDS["static"], low=2.0)
 
 
 def test_gaussian_data_guided_by_their_own_condition_stay_gaussian():

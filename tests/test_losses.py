@@ -123,6 +123,16 @@ def test_weights_are_the_published_ones():
     assert published.keys() | {"likelihood"} == losses.WEIGHTS.keys()
 
 
+def test_the_weights_of_the_bound_are_one_over_sigma_squared():
+    """Kingma et al. 2021: the integral of |x0 - D|^2 / sigma^2 over log sigma."""
+    sigma = jnp.geomspace(0.01, 50.0, 9)
+    said = {name for name, weight in WEIGHTS.items() if losses.is_bound(weight)}
+    true = {n for n, w in WEIGHTS.items() if np.allclose(w(sigma) * sigma**2, 1.0)}
+    assert said == true == {"noise", "sigma_squared"}
+    assert losses.is_bound(partial(partial(losses.noise)))
+    assert not losses.is_bound(lambda sigma: sigma)
+
+
 @pytest.mark.parametrize("sde", ALL_SDES, ids=name_of)
 def test_likelihood_weight_is_half_g_squared_on_the_score(sde, key):
     """Against the definition: g^2/2 |s - grad log p(xt given x0)|^2 at one t."""

@@ -104,10 +104,13 @@ def test_a_ladder_is_drawn_from_its_levels(key):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LogNormal(std=0.0), "0 < std"),
-        (lambda: LogNormal(mean=float("nan")), "finite mean"),
-        (lambda: LogUniform(sigma_min=2.0, sigma_max=1.0), "0 < sigma_min < sigma_max"),
-        (lambda: Learned(ss.VP(), num_bins=0), "1 <= num_bins"),
+        (lambda: LogNormal(std=0.0), "std is 0.0; it must be > 0"),
+        (lambda: LogNormal(mean=float("nan")), "mean is nan; it must be a number"),
+        (
+            lambda: LogUniform(sigma_min=2.0, sigma_max=1.0),
+            "LogUniform needs sigma_min < sigma_max",
+        ),
+        (lambda: Learned(ss.VP(), num_bins=0), "num_bins is 0; it must be >= 1"),
         (lambda: Ladder((0.5, 0.1)), "increasing positive"),
         (lambda: Ladder((0.5,)), "at least two"),
     ],
@@ -115,6 +118,31 @@ def test_a_ladder_is_drawn_from_its_levels(key):
 def test_bad_settings_name_the_rule(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_only_a_learned_distribution_has_parameters_and_a_reference():
+    sde = ss.VP()
+    plain = [LogNormal(), UniformTime(sde), LikelihoodImportance(sde)]
+    for levels in plain:
+        assert levels.init() is None
+        assert levels.with_params(None) is levels
+        assert levels.reference is None
+    assert [levels.estimates_bound for levels in plain] == [False, False, True]
+    learned = Learned(sde, num_bins=4)
+    assert learned.estimates_bound
+    assert learned.reference == LikelihoodImportance(sde)
+    logits = jnp.asarray([0.0, 1.0, 2.0, 3.0])
+    sigma = jnp.asarray([0.02, 0.5])
+    before = learned.with_params(learned.init())
+    np.testing.assert_allclose(
+        before.density(sigma), learned.reference.density(sigma), rtol=1e-6
+    )
+    after = learned.with_params(logits)
+    low, high = (np.log(float(sde.sigma(t))) for t in (sde.t_min, sde.t_max))
+    bins = (4 * (np.log(sigma) - low) / (high - low)).astype(int)
+    share = np.exp(np.arange(4)) / np.exp(np.arange(4)).sum()
+    ratio = after.density(sigma) / before.density(sigma)
+    np.testing.assert_allclose(ratio, 4 * share[bins], rtol=1e-6)
 
 
 def test_a_learned_schedule_has_exact_ends_and_rises_whatever_its_parameters(key):
@@ -143,15 +171,15 @@ def test_a_learned_schedule_finds_the_one_of_least_variance():
 
     @jax.jit
     def step(logits, key):
-        def lesson(logits):
+        def surrogate(logits):
             return levels_of(logits, key).mean()
 
-        value, gradient = jax.value_and_grad(lesson)(logits)
+        value, gradient = jax.value_and_grad(surrogate)(logits)
         return logits - 3e-5 * gradient, value
 
     def levels_of(logits, key):
         now, sigma, loss = estimates(logits, key)
-        return now.lesson(sigma, loss)
+        return now.surrogate(sigma, loss)
 
     logits = levels.init()
     for i in range(500):

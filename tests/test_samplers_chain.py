@@ -1,5 +1,6 @@
 """The discrete chains and their relatives, against other programs and known laws."""
 
+import re
 from functools import partial
 
 import jax
@@ -115,7 +116,7 @@ def test_a_whole_chain_has_the_levels_of_its_products(schedule):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"beta_schedule": "cosin"}, "beta_schedule is 'cosin'; choose from"),
+        ({"beta_schedule": "cosin"}, "beta_schedule is 'cosin'; did you mean 'cosine'"),
         ({"timestep_spacing": "even"}, "timestep_spacing is 'even'; choose from"),
         ({"num_train_timesteps": 4}, "num_steps is 5; the chain has 4"),
         ({"steps_offset": 500}, "steps_offset is 500; it leads out of the chain"),
@@ -763,33 +764,52 @@ def test_a_network_of_one_sde_is_sampled_under_any_other(sde, key):
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("name", "options", "message"),
     [
-        lambda: SAMPLERS["ddim"](eta=1.5),
-        lambda: SAMPLERS["ddpm"](variance="large"),
-        lambda: SAMPLERS["ddpm"](learned=lambda x, sigma: x),
-        lambda: ss.sample(
-            SAMPLERS["ddpm"](variance="learned"),
-            lambda x, sigma, cond=None: x,
-            jnp.ones((1, 2)),
-            jnp.asarray([1.0, 0.5, 0.0]),
-            key=jr.key(0),
+        ("ddim", {"eta": 1.5}, "eta is 1.5; it must be from 0 to 1"),
+        ("ddpm", {"variance": "large"}, "variance is 'large'; did you mean"),
+        (
+            "ddpm",
+            {"learned": lambda x, sigma: x},
+            "DDPM needs a function `learned`",
         ),
-        lambda: SAMPLERS["unipc"](order=4),
-        lambda: SAMPLERS["unipc"](solver_type="heun"),
-        lambda: SAMPLERS["deis"](order=0),
-        lambda: SAMPLERS["dpm_solver_2"](algorithm_type="ddim"),
-        lambda: SAMPLERS["dpm_solver_2"](
-            method="singlestep", algorithm_type="sde-dpmsolver++"
+        ("unipc", {"order": 4}, "order is 4; it must be from 1 to 3"),
+        ("unipc", {"solver_type": "heun"}, "'heun'; choose from ['bh1', 'bh2']"),
+        ("deis", {"order": 0}, "order is 0; it must be from 1 to 4"),
+        ("dpm_solver_2", {"algorithm_type": "ddim"}, "choose from ['dpmsolver', "),
+        (
+            "dpm_solver_2",
+            {"method": "singlestep", "algorithm_type": "sde-dpmsolver++"},
+            "DPMSolver2 needs method 'multistep' for the reverse SDE",
         ),
-        lambda: SAMPLERS["langevin"](step_size="norm"),
-        lambda: SAMPLERS["langevin"](n_steps=0),
-        lambda: SAMPLERS["predictor_corrector"](predictor="heun"),
-        lambda: SAMPLERS["predictor_corrector"](corrector="heun"),
-        lambda: SAMPLERS["predictor_corrector"](snr=-1.0),
-        lambda: SAMPLERS["adaptive_sde"](atol=0.0),
+        ("langevin", {"step_size": "norm"}, "choose from ['ald', 'langevin']"),
+        ("langevin", {"n_steps": 0}, "n_steps is 0; it must be >= 1"),
+        ("predictor_corrector", {"predictor": "heun"}, "predictor is 'heun'; choose"),
+        ("predictor_corrector", {"corrector": "heun"}, "corrector is 'heun'; choose"),
+        ("predictor_corrector", {"snr": -1.0}, "snr is -1.0; it must be > 0"),
+        ("adaptive_sde", {"atol": 0.0}, "atol is 0.0; it must be > 0"),
+        ("adaptive_sde", {"max_factor": 1.0}, "max_factor is 1.0; it must be > 1"),
     ],
 )
-def test_bad_options_are_refused(make):
-    with pytest.raises(ValueError, match="needs"):
-        make()
+def test_bad_options_are_refused(name, options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        SAMPLERS[name](**options)
+
+
+def test_a_sampler_says_what_must_be_bound_before_it_draws():
+    def sampled(sampler):
+        x, sigmas = jnp.ones((1, 2)), jnp.asarray([1.0, 0.5, 0.0])
+        still = lambda x, sigma, cond=None: x
+        return ss.sample(sampler, still, x, sigmas, key=jr.key(0)).x
+
+    for make in SAMPLERS.values():
+        assert make().wants == ()
+        assert make().bind(variance=None) == make()
+    learned = SAMPLERS["ddpm"](variance="learned")
+    assert learned.wants == ("variance",)
+    with pytest.raises(ValueError, match="needs a function `learned`"):
+        sampled(learned)
+    bound = learned.bind(variance=lambda x, sigma: jnp.ones_like(x))
+    assert bound.wants == ()
+    large = sampled(SAMPLERS["ddpm"](variance="fixed_large"))
+    np.testing.assert_allclose(sampled(bound), large, rtol=1e-12)

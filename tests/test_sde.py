@@ -272,15 +272,16 @@ def test_a_prior_sample_does_not_depend_on_its_batch(key):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ss.VP(beta_min=-1.0), "VP needs 0 < beta_min <= beta_max, got"),
-        (lambda: ss.VP(beta_min=3.0, beta_max=2.0), "0 < beta_min <= beta_max"),
-        (lambda: ss.VP(beta_max=float("nan")), "0 < beta_min <= beta_max"),
-        (lambda: ss.VE(sigma_min=0.0), "0 < sigma_min < sigma_max"),
-        (lambda: ss.EDM(t_min=0.0), "0 < t_min < t_max"),
-        (lambda: ss.StraightLine(t_max=1.0), "0 < t_min < t_max < 1"),
-        (lambda: ss.CosineVP(t_min=0.5, t_max=0.4), "0 < t_min < t_max < 1"),
+        (lambda: ss.VP(beta_min=-1.0), "VP: beta_min is -1.0; it must be > 0"),
+        (lambda: ss.VP(beta_min=3.0, beta_max=2.0), "needs beta_min <= beta_max, got"),
+        (lambda: ss.VP(beta_max=float("nan")), "beta_max is nan; it must be a number"),
+        (lambda: ss.VE(sigma_min=0.0), "sigma_min is 0.0; it must be > 0"),
+        (lambda: ss.EDM(t_min=0.0), "t_min is 0.0; it must be > 0"),
+        (lambda: ss.EDM(t_min=3.0, t_max=2.0), "EDM needs t_min < t_max, got"),
+        (lambda: ss.StraightLine(t_max=1.0), "needs t_min < t_max < 1, got"),
+        (lambda: ss.CosineVP(t_min=0.5, t_max=0.4), "needs t_min < t_max < 1, got"),
     ],
 )
 def test_bad_settings_name_the_rule(make, message):
-    with pytest.raises(ValueError, match=message.replace("<=", "<=")):
+    with pytest.raises(ValueError, match=message):
         make()

@@ -1,6 +1,20 @@
-"""Guidance: functions from denoiser to denoiser, for every sampler and likelihood."""
+"""Guidance: functions from denoiser to denoiser, for every sampler and likelihood.
+
+A function that a config may name (`GUIDANCES`, `THRESHOLDS`, or one of your own that is
+added there) has the signature
+
+    guide(denoise, *, worse, classifier, option=default, ...) -> denoise
+
+and states in it all that it needs: another model by a keyword-only parameter without a
+default, named after the role of the run that offers it, such as `worse` (a denoiser) or
+`classifier` (a `LabelLogProb`); a condition by
+the decorator `needs_condition`; options, with their rules, by all other parameters.
+`models_needed(guide)`, `condition_needed(guide)` and `fields.fields_of(guide, skip=1)`
+read these; `bind(guide, **options)` binds options and checks them at once.
+"""
 
 from score_sde.arrays import check_labels as check_labels
+from score_sde.guidance.conditional import LabelLogProb as LabelLogProb
 from score_sde.guidance.conditional import classifier as classifier
 from score_sde.guidance.conditional import classifier_free as classifier_free
 from score_sde.guidance.conditional import compose as compose
@@ -18,3 +32,8 @@ from score_sde.guidance.guided import autoguidance as autoguidance
 from score_sde.guidance.guided import interpolated as interpolated
 from score_sde.guidance.guided import interval as interval
 from score_sde.guidance.guided import network_evals as network_evals
+from score_sde.guidance.needs import bind as bind
+from score_sde.guidance.needs import condition_needed as condition_needed
+from score_sde.guidance.needs import models_needed as models_needed
+from score_sde.guidance.needs import needs_condition as needs_condition
+from score_sde.guidance.needs import values_stated as values_stated

@@ -10,42 +10,49 @@ so that D_c - D_u is the direction in which c becomes likelier.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 
 from score_sde.arrays import example_keys, expand_like, where_example
+from score_sde.fields import Share, checks_rules
 from score_sde.guidance.guided import (
     Guided,
     Weight,
-    checked,
+    check_weight,
     combine,
     network_evals,
     weight_at,
 )
+from score_sde.guidance.needs import needs_condition
 from score_sde.types import NO_LABEL, Array, Denoise, Key, Scalar
 
-LogProb = Callable[[Array, Scalar, Any], Array]
+LabelLogProb = Callable[[Array, Scalar, Any], Array]
 """(x, sigma, cond) -> log p(cond given x at noise level sigma) in nats, [batch]."""
 
 
 def null_condition(cond: Any) -> Any:
-    """The condition that says nothing: labels and tokens -1, vectors and images 0."""
+    """Make the condition that says nothing: labels and tokens -1, all others 0."""
 
-    def absent(leaf: Array) -> Array:
+    def nothing(leaf: Array) -> Array:
         leaf = jnp.asarray(leaf)
         integer = jnp.issubdtype(leaf.dtype, jnp.integer)
         return jnp.full_like(leaf, NO_LABEL if integer else 0)
 
-    return jax.tree.map(absent, cond)
+    return jax.tree.map(nothing, cond)
 
 
 def drop_condition(key: Key, cond: Any, share: float) -> Any:
-    """Training's condition, with a share of the examples told nothing (Ho 2022).
+    """Tell a share of the examples nothing, so that one network learns both (Ho 2022).
 
-    So that one network learns both. The coin of example i is a function of (key, i).
+    The coin of example i is a function of (key, i).
+
+    Args:
+        key: one key, or one per example.
+        cond: a pytree whose leaves are [batch, ...].
+        share: the probability, from 0 to 1, that an example is told nothing.
     """
     (batch,) = {len(leaf) for leaf in jax.tree.leaves(cond)}
     coins = jax.vmap(lambda key: jr.bernoulli(key, share))(example_keys(key, batch))
@@ -57,24 +64,29 @@ def drop_condition(key: Key, cond: Any, share: float) -> Any:
 
 
 def without_condition(denoise: Denoise) -> Guided:
-    """The denoiser, told nothing: an unconditional network beside a classifier."""
+    """Make an unconditional denoiser, for a classifier: never tell it a condition."""
     return Guided(
         lambda x, sigma, cond=None: denoise(x, sigma),
         lambda sigma: network_evals(denoise, sigma),
     )
 
 
+@needs_condition()
+@checks_rules
 def classifier_free(
     denoise: Denoise,
     weight: Weight,
     *,
     negative: Any = null_condition,
-    rescale: float = 0.0,
+    rescale: Annotated[float, Share] = 0.0,
     one_call: bool = True,
 ) -> Guided:
-    """Away from the unconditional model (Ho and Salimans 2022): D_n + w (D_c - D_n).
+    """Guide away from the unconditional model: D_n + w (D_c - D_n).
+
+    Source: Ho and Salimans 2022 (their w is w - 1 here).
 
     Args:
+        denoise: a model that was trained with and without its condition.
         weight: a number, or a function of sigma such as `interval`.
         negative: what to go away from: a function of the condition, or a condition
             with leaves [1, ...] or [batch, ...].
@@ -83,38 +95,39 @@ def classifier_free(
             al. 2023, eq. 15-16).
         one_call: evaluate both conditions as one batch of twice the size, which keeps
             an accelerator busier; else one after the other, in half the memory.
-    Raises: ValueError for a weight or rescale that is not finite; when called, without
-        a condition, or with a negative one of another structure.
-    """
-    if not 0 <= rescale <= 1:
-        raise ValueError(f"rescale is {rescale}; it must be from 0 to 1.")
 
-    def away(x: Array, sigma: Scalar, cond: Any = None) -> Array:
+    Raises: ValueError for a weight that is not finite and a rescale outside [0, 1];
+        when called, without a condition, or with a negative one of another structure.
+    """
+
+    def unconditional(x: Array, sigma: Scalar, cond: Any = None) -> Array:
         return denoise(x, sigma, _negative(negative, cond, len(x)))
 
-    def pair(x: Array, sigma: Scalar, cond: Any) -> tuple[Array, Array]:
-        conds = [present(cond), _negative(negative, cond, len(x))]
-        there, here = under_each(denoise, x, sigma, conds, one_call=one_call)
-        return there, here
+    def conditional(x: Array, sigma: Scalar, cond: Any = None) -> Array:
+        return denoise(x, sigma, require_condition(cond))
 
-    def aim(x: Array, sigma: Scalar, cond: Any = None) -> Array:
-        return denoise(x, sigma, present(cond))
+    def both(x: Array, sigma: Scalar, cond: Any) -> tuple[Array, Array]:
+        conds = [require_condition(cond), _negative(negative, cond, len(x))]
+        target, base = under_each(denoise, x, sigma, conds, one_call=one_call)
+        return target, base
 
-    def finish(mixed: Array, there: Array) -> Array:
+    def restore_contrast(mixed: Array, target: Array) -> Array:
         if rescale == 0:
             return mixed
         axes = tuple(range(1, mixed.ndim))
-        ratio = there.std(axes, keepdims=True) / mixed.std(axes, keepdims=True)
+        ratio = target.std(axes, keepdims=True) / mixed.std(axes, keepdims=True)
         return mixed * (1 - rescale + rescale * ratio)
 
     cost = lambda sigma: network_evals(denoise, sigma)  # noqa: E731
-    return combine(pair, Guided(aim, cost), Guided(away, cost), weight, finish)
+    target, base = Guided(conditional, cost), Guided(unconditional, cost)
+    return combine(both, target, base, weight, restore_contrast)
 
 
+@needs_condition()
 def compose(
     denoise: Denoise, weights: Sequence[Weight], *, one_call: bool = True
 ) -> Guided:
-    """Several conditions at once, as a product of experts (Liu et al. 2022).
+    """Guide to several conditions at once, as a product of experts (Liu et al. 2022).
 
     D_u + sum_i w_i (D_ci - D_u), for the density p(x) prod_i (p(x given c_i) / p(x))^wi
     at each noise level. With weights 1 that is p(x given all c_i) if they are
@@ -122,22 +135,30 @@ def compose(
     leads away from its condition.
 
     The condition of the result is a sequence of conditions, one for each weight.
+
+    Args:
+        denoise: a model that was trained with and without its condition.
+        weights: numbers, or functions of sigma.
+        one_call: as in `classifier_free`.
+
+    Raises: ValueError for a weight that is not finite; when called, without conditions
+        or with another number of them.
     """
-    weights = [checked(w) for w in weights]
+    weights = [check_weight(w) for w in weights]
 
     def guided(x: Array, sigma: Scalar, cond: Any = None) -> Array:
-        conds = list(present(cond))
+        conds = list(require_condition(cond))
         if len(conds) != len(weights):
             raise ValueError(
                 f"{len(weights)} weights need as many conditions, got {len(conds)}."
             )
         conds.append(null_condition(conds[0]))
-        *there, here = under_each(denoise, x, sigma, conds, one_call=one_call)
+        *targets, base = under_each(denoise, x, sigma, conds, one_call=one_call)
         steps = [
-            expand_like(weight_at(w, sigma), x) * (d - here)
-            for w, d in zip(weights, there, strict=True)
+            expand_like(weight_at(w, sigma), x) * (target - base)
+            for w, target in zip(weights, targets, strict=True)
         ]
-        return here + sum(steps, jnp.zeros_like(here))
+        return base + sum(steps, jnp.zeros_like(base))
 
     def evals(sigma: Array) -> Array:
         return (len(weights) + 1) * network_evals(denoise, sigma)
@@ -145,18 +166,26 @@ def compose(
     return Guided(guided, evals)
 
 
-def classifier(denoise: Denoise, log_prob: LogProb, weight: Weight) -> Guided:
-    """D + w sigma^2 grad log p(c given x, sigma) (Dhariwal and Nichol 2021, eq. 14).
+@needs_condition()
+def classifier(denoise: Denoise, log_prob: LabelLogProb, weight: Weight) -> Guided:
+    """Guide by a classifier of noisy data: D + w sigma^2 grad log p(c given x, sigma).
 
-    At w = 1 and with the exact classifier of noisy data, the conditional denoiser.
-    The classifier's forward and backward pass come on top of the counted evaluations.
+    At w = 1 and with the exact classifier this is the conditional denoiser. The
+    classifier's forward and backward pass come on top of the counted evaluations.
+
+    Source: Dhariwal and Nichol 2021, eq. 14.
 
     Args:
-        denoise: is told the condition too; of an unconditional network, give
-            `without_condition(denoise)`.
-        weight: where a function of sigma gives 0, the classifier is not evaluated.
+        denoise: a model that is told the condition too; of an unconditional network,
+            give `without_condition(denoise)`.
+        log_prob: log p(c given x, sigma) in nats, [batch].
+        weight: a number, or a function of sigma. Where that gives 0, the classifier is
+            not evaluated.
+
+    Raises: ValueError for a weight that is not finite; when called, without a
+        condition.
     """
-    weight = checked(weight)
+    weight = check_weight(weight)
 
     def guided(x: Array, sigma: Scalar, cond: Any = None) -> Array:
         def step() -> Array:
@@ -164,7 +193,7 @@ def classifier(denoise: Denoise, log_prob: LogProb, weight: Weight) -> Guided:
             scale = expand_like(weight_at(weight, sigma), x)
             return scale * expand_like(sigma, x) ** 2 * slope
 
-        cond = present(cond)
+        cond = require_condition(cond)
         x0 = denoise(x, sigma, cond)
         if not callable(weight):
             return x0 + step()
@@ -174,8 +203,8 @@ def classifier(denoise: Denoise, log_prob: LogProb, weight: Weight) -> Guided:
     return Guided(guided, lambda sigma: network_evals(denoise, sigma))
 
 
-def from_logits(logits: Callable[[Array, Scalar], Array]) -> LogProb:
-    """log p(label given x) from logits(x, sigma), [batch, classes]; 0 for no label."""
+def from_logits(logits: Callable[[Array, Scalar], Array]) -> LabelLogProb:
+    """Make log p(label given x) of logits(x, sigma), [batch, classes]; else 0."""
 
     def log_prob(x: Array, sigma: Scalar, cond: Any) -> Array:
         label = cond["label"]
@@ -189,7 +218,7 @@ def from_logits(logits: Callable[[Array, Scalar], Array]) -> LogProb:
 def under_each(
     denoise: Denoise, x: Array, sigma: Scalar, conds: Sequence[Any], *, one_call: bool
 ) -> list[Array]:
-    """D(x, sigma, c) for each condition c."""
+    """Evaluate D(x, sigma, c) for each condition c, in one call if wanted."""
     if not one_call:
         return [denoise(x, sigma, cond) for cond in conds]
     # The copies of an example stand side by side, so that a batch that is cut over
@@ -208,10 +237,10 @@ def _side_by_side(*leaves: Array) -> Array:
     return stacked.reshape(-1, *stacked.shape[2:])
 
 
-def present(cond: Any) -> Any:
-    """The condition, if there is one.
+def require_condition(cond: Any) -> Any:
+    """Return the condition itself, if there is one.
 
-    Raises: ValueError.
+    Raises: ValueError if it is None.
     """
     if cond is None:
         raise ValueError("guidance needs a condition, but cond is None.")
@@ -219,9 +248,12 @@ def present(cond: Any) -> Any:
 
 
 def _negative(negative: Any, cond: Any, batch: int) -> Any:
-    """The negative condition in the shape of the condition."""
+    """The negative condition, made of the condition or broadcast to its shape.
+
+    Raises: ValueError for one with other parts than the condition.
+    """
     if callable(negative):
-        return negative(present(cond))
+        return negative(require_condition(cond))
     parts, given = (str(jax.tree.structure(c)) for c in (cond, negative))
     if parts != given:
         raise ValueError(

@@ -1,22 +1,35 @@
-"""What a config can name: guidance, and corrections, in numbers and words alone."""
+"""Guidance and thresholds that a config can name, their options numbers and words.
+
+Options are checked when a function is called with a denoiser, before that is evaluated.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from score_sde.conditions import captions as words
+from score_sde.fields import (
+    Finite,
+    NonNegative,
+    Positive,
+    PositiveOrInfinite,
+    Share,
+    at_least,
+    checks_rules,
+    each,
+)
+from score_sde.guidance import conditional
 from score_sde.guidance.conditional import (
-    LogProb,
-    classifier,
+    LabelLogProb,
     classifier_free,
     compose,
     null_condition,
-    present,
+    require_condition,
 )
 from score_sde.guidance.corrections import (
     dynamic_threshold,
@@ -25,34 +38,52 @@ from score_sde.guidance.corrections import (
 )
 from score_sde.guidance.guided import (
     Guided,
+    Schedule,
     Weight,
     autoguidance,
     interpolated,
     interval,
     network_evals,
 )
+from score_sde.guidance.needs import needs_condition
 from score_sde.types import NO_LABEL, Array, Denoise, Scalar
 
+Label = Annotated[int, at_least(NO_LABEL)]
+Number = Annotated[float, Finite]
+Low = Annotated[float, NonNegative]
+High = Annotated[float, PositiveOrInfinite]
 
-def plain(denoise: Denoise) -> Denoise:
-    """The denoiser as it is."""
+
+def unguided(denoise: Denoise) -> Denoise:
+    """Return the denoiser as it is."""
     return denoise
 
 
-def away(
+@needs_condition(negative_label="label", negative_caption="words")
+@checks_rules
+def away_from_unconditional(
     denoise: Denoise,
     *,
-    weight: float = 2.0,
-    negative_label: int = NO_LABEL,
+    weight: Number = 2.0,
+    negative_label: Label = NO_LABEL,
     negative_caption: str = "",
-    sigma_low: float = 0.0,
-    sigma_high: float = math.inf,
-    rescale: float = 0.0,
+    sigma_low: Low = 0.0,
+    sigma_high: High = math.inf,
+    rescale: Annotated[float, Share] = 0.0,
 ) -> Denoise:
-    """`classifier_free` between two noise levels; the model itself elsewhere.
+    """Guide by `classifier_free` between two noise levels alone.
 
-    negative_label, negative_caption: the class or the caption to go away from; without
-    either, the model that is told nothing.
+    Args:
+        denoise: a model that was trained with and without its condition.
+        weight: 1 is the model itself.
+        negative_label: the class to go away from; -1 for the model that is told
+            nothing.
+        negative_caption: the caption to go away from; "" as above.
+        sigma_low: guide above this noise level.
+        sigma_high: guide up to this noise level.
+        rescale: as in `classifier_free`.
+
+    Raises: ValueError for options that break a rule.
     """
     return classifier_free(
         denoise,
@@ -62,16 +93,31 @@ def away(
     )
 
 
+@needs_condition(negative_label="label", negative_caption="words")
+@checks_rules
 def away_by_schedule(
     denoise: Denoise,
     *,
-    sigmas: tuple[float, ...] = (),
-    weights: tuple[float, ...] = (),
-    negative_label: int = NO_LABEL,
+    sigmas: Annotated[tuple[float, ...], each(Positive)] = (),
+    weights: Annotated[tuple[float, ...], each(Finite)] = (),
+    negative_label: Label = NO_LABEL,
     negative_caption: str = "",
-    rescale: float = 0.0,
+    rescale: Annotated[float, Share] = 0.0,
 ) -> Denoise:
-    """`classifier_free` with weights at some noise levels, and between them."""
+    """Guide by `classifier_free` with a weight that is a function of the noise level.
+
+    Args:
+        denoise: a model that was trained with and without its condition.
+        sigmas: ascending noise levels.
+        weights: the weight at each of them; see `interpolated`.
+        negative_label: the class to go away from; -1 for the model that is told
+            nothing.
+        negative_caption: the caption to go away from; "" as above.
+        rescale: as in `classifier_free`.
+
+    Raises: ValueError for options that break a rule, levels that do not ascend, and
+        another number of weights.
+    """
     return classifier_free(
         denoise,
         interpolated(sigmas, weights),
@@ -80,78 +126,120 @@ def away_by_schedule(
     )
 
 
+@needs_condition(labels="label", captions="words")
+@checks_rules
 def composed(
     denoise: Denoise,
     *,
-    weight: float = 1.0,
-    labels: tuple[int, ...] = (),
+    weight: Number = 1.0,
+    labels: Annotated[tuple[int, ...], each(at_least(NO_LABEL))] = (),
     captions: tuple[str, ...] = (),
-    weights: tuple[float, ...] = (),
+    weights: Annotated[tuple[float, ...], each(Finite)] = (),
 ) -> Denoise:
-    """`compose` of what each sample is told, and of others that all are told too.
+    """Compose each sample's own condition with others that all samples are told too.
 
-    weight: of the sample's own condition.
-    labels, captions: the others, of a network with classes and of one that reads.
-    weights: one of each; a negative one leads away.
+    Args:
+        denoise: a model that was trained with and without its condition.
+        weight: the weight of the sample's own condition.
+        labels: further classes, of a model that is told labels.
+        captions: further captions, of a model that reads.
+        weights: one of each label and caption; a negative one leads away.
+
+    Raises: ValueError for options that break a rule, and another number of weights.
     """
+    if len(weights) != len(labels) + len(captions):
+        raise ValueError(
+            f"weights is {weights}; it needs one number for each of labels and "
+            f"captions, {len(labels) + len(captions)}."
+        )
     others = [_with("label", np.asarray(label, np.int32)) for label in labels]
     others += [_with("words", words.tokens(caption)) for caption in captions]
     whole = compose(denoise, [weight, *weights])
 
     def guided(x: Array, sigma: Scalar, cond: Any = None) -> Array:
-        told = [present(cond), *(other(cond) for other in others)]
-        return whole(x, sigma, told)
+        conds = [require_condition(cond), *(other(cond) for other in others)]
+        return whole(x, sigma, conds)
 
     return Guided(guided, whole.evals)
 
 
+@needs_condition("label")
+@checks_rules
 def by_classifier(
     denoise: Denoise,
     *,
-    log_prob: LogProb,
-    weight: float = 1.0,
-    sigma_low: float = 0.0,
-    sigma_high: float = math.inf,
+    classifier: LabelLogProb,
+    weight: Number = 1.0,
+    sigma_low: Low = 0.0,
+    sigma_high: High = math.inf,
 ) -> Denoise:
-    """`classifier` between two noise levels; the model itself is told no label."""
-    return classifier(
-        Guided(
-            lambda x, sigma, cond=None: denoise(x, sigma, _unlabelled(cond)),
-            lambda sigma: network_evals(denoise, sigma),
-        ),
-        log_prob,
-        interval(weight, sigma_low, sigma_high, outside=0.0),
+    """Guide by `classifier` between two noise levels; the model is told no label.
+
+    Args:
+        denoise: a model, unconditional or trained with and without labels.
+        classifier: log p(label | x, sigma); its run is a companion of the model's.
+        weight: the weight of the classifier's gradient.
+        sigma_low: guide above this noise level.
+        sigma_high: guide up to this noise level.
+
+    Raises: ValueError for options that break a rule.
+    """
+    unlabelled = Guided(
+        lambda x, sigma, cond=None: denoise(x, sigma, _unlabelled(cond)),
+        lambda sigma: network_evals(denoise, sigma),
     )
+    levels = _interval(weight, sigma_low, sigma_high, outside=0.0)
+    return conditional.classifier(unlabelled, classifier, levels)
 
 
+@checks_rules
 def away_from_worse(
     denoise: Denoise,
     *,
-    bad: Denoise,
-    run: str = "",
-    weight: float = 2.0,
-    sigma_low: float = 0.0,
-    sigma_high: float = math.inf,
+    worse: Denoise,
+    weight: Number = 2.0,
+    sigma_low: Low = 0.0,
+    sigma_high: High = math.inf,
 ) -> Denoise:
-    """`autoguidance` between two noise levels; the model itself elsewhere.
+    """Guide by `autoguidance` between two noise levels alone.
 
-    Args: `run`, the folder of the run that `bad` is loaded from by who calls.
+    Args:
+        denoise: the model.
+        worse: the weaker model to go away from; its run is a companion of the model's.
+        weight: 1 is the model itself.
+        sigma_low: guide above this noise level.
+        sigma_high: guide up to this noise level.
+
+    Raises: ValueError for options that break a rule.
     """
-    del run
-    return autoguidance(denoise, bad, _between(weight, sigma_low, sigma_high))
+    return autoguidance(denoise, worse, _between(weight, sigma_low, sigma_high))
 
 
-def _between(weight: float, low: float, high: float) -> Weight:
-    whole = (low, high) == (0.0, math.inf)
-    return weight if whole else interval(weight, low, high)
+def _between(weight: float, sigma_low: float, sigma_high: float) -> Weight:
+    """The weight between two levels; the number itself if they hold all levels."""
+    if (sigma_low, sigma_high) == (0.0, math.inf):
+        return weight
+    return _interval(weight, sigma_low, sigma_high)
+
+
+def _interval(
+    weight: float, sigma_low: float, sigma_high: float, *, outside: float = 1.0
+) -> Schedule:
+    """`interval`, whose error names the options of a config."""
+    if sigma_low >= sigma_high:
+        raise ValueError(
+            f"sigma_low {sigma_low} must be below sigma_high {sigma_high}."
+        )
+    return interval(weight, sigma_low, sigma_high, outside=outside)
 
 
 def _unlabelled(cond: Any) -> Any:
+    """The condition with label -1 for every example."""
     return cond | {"label": jnp.full_like(cond["label"], NO_LABEL)}
 
 
 def _negative(label: int, caption: str) -> Callable[[Any], Any]:
-    """What to go away from: the condition with another label or caption, or none."""
+    """The map to the condition to go away from: another label or caption, or none."""
     if label == NO_LABEL and not caption:
         return null_condition
     if caption:
@@ -160,27 +248,27 @@ def _negative(label: int, caption: str) -> Callable[[Any], Any]:
 
 
 def _with(name: str, value: np.ndarray) -> Callable[[Any], Any]:
-    """The condition with one entry of this value for all examples."""
+    """The map to the condition with one entry of this value for all examples."""
 
-    def other(cond: Any) -> Any:
-        told = jnp.asarray(cond[name])
+    def replace_entry(cond: Any) -> Any:
+        entry = jnp.asarray(cond[name])
         return cond | {
-            name: jnp.broadcast_to(jnp.asarray(value, told.dtype), told.shape)
+            name: jnp.broadcast_to(jnp.asarray(value, entry.dtype), entry.shape)
         }
 
-    return other
+    return replace_entry
 
 
 GUIDANCES: dict[str, Callable[..., Denoise]] = {
-    "none": plain,
-    "classifier_free": away,
+    "none": unguided,
+    "classifier_free": away_from_unconditional,
     "scheduled": away_by_schedule,
     "composed": composed,
     "classifier": by_classifier,
     "auto": away_from_worse,
 }
 THRESHOLDS: dict[str, Callable[..., Denoise]] = {
-    "none": plain,
+    "none": unguided,
     "static": static_threshold,
     "dynamic": dynamic_threshold,
     "temperature": temperature,

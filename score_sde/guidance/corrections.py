@@ -2,38 +2,51 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 
 from score_sde.arrays import expand_like
+from score_sde.fields import Finite, Positive, Rule, checks_rules
 from score_sde.guidance.guided import Guided, network_evals
 from score_sde.types import Array, Denoise, Scalar
 
+Percentile = Rule("> 0 and <= 100", lambda v: 0 < v <= 100)
 
+
+@checks_rules
 def static_threshold(
-    denoise: Denoise, *, low: float = -1.0, high: float = 1.0
+    denoise: Denoise,
+    *,
+    low: Annotated[float, Finite] = -1.0,
+    high: Annotated[float, Finite] = 1.0,
 ) -> Guided:
-    """x0 clipped to the range of the data (Saharia et al. 2022, sec. 2.3)."""
+    """Clip x0 to the range of the data, [low, high] (Saharia et al. 2022, sec. 2.3).
+
+    Raises: ValueError unless low < high, both finite.
+    """
     if not low < high:
         raise ValueError(f"static_threshold needs low < high, got {low} and {high}.")
     return _corrected(denoise, lambda x0: jnp.clip(x0, low, high))
 
 
+@checks_rules
 def dynamic_threshold(
-    denoise: Denoise, *, percentile: float = 99.5, limit: float = 1.0
+    denoise: Denoise,
+    *,
+    percentile: Annotated[float, Percentile] = 99.5,
+    limit: Annotated[float, Positive] = 1.0,
 ) -> Guided:
-    """x0 clipped to [-s, s] and divided by s / limit (Saharia et al. 2022, sec. 2.3).
+    """Clip x0 to [-s, s] and divide it by s / limit (Saharia et al. 2022, sec. 2.3).
 
-    s is the given percentile of |x0| in each example, and at least the limit, which is
-    the range of the data.
+    Args:
+        denoise: the denoiser whose prediction is corrected.
+        percentile: s is this percentile of |x0| in each example, and at least `limit`.
+        limit: the range of the data, [-limit, limit].
+
+    Raises: ValueError for a percentile outside (0, 100] or a limit that is not > 0.
     """
-    if not 0 < percentile <= 100:
-        raise ValueError(f"percentile is {percentile}; it must be > 0 and <= 100.")
-    if not 0 < limit < math.inf:
-        raise ValueError(f"limit is {limit}; it must be > 0.")
 
     def threshold(x0: Array) -> Array:
         size = jnp.abs(x0).reshape(len(x0), -1)
@@ -44,16 +57,26 @@ def dynamic_threshold(
     return _corrected(denoise, threshold)
 
 
-def temperature(denoise: Denoise, tau: float = 0.9, *, sigma_data: float) -> Guided:
-    """Towards p^(1/tau): the score times (sd^2 + sigma^2) / (tau sd^2 + sigma^2).
+@checks_rules
+def temperature(
+    denoise: Denoise,
+    tau: Annotated[float, Positive] = 0.9,
+    *,
+    sigma_data: Annotated[float, Positive],
+) -> Guided:
+    """Sharpen towards p^(1/tau): the score times (sd^2 + sigma^2)/(tau sd^2 + sigma^2).
 
-    1/tau at low noise, nothing at high noise. Exact for Gaussian data of standard
-    deviation sigma_data = sd in every direction (Ingraham et al. 2023, app. B), the
-    usual heuristic for others. tau < 1 sharpens.
+    The factor is 1/tau at low noise and 1 at high noise. It is exact for Gaussian data
+    of standard deviation sigma_data = sd in every direction (Ingraham et al. 2023,
+    app. B), and the usual heuristic for others.
+
+    Args:
+        denoise: the denoiser whose score is multiplied.
+        tau: the temperature; below 1 sharpens.
+        sigma_data: standard deviation of the data.
+
+    Raises: ValueError for a tau or sigma_data that is not > 0.
     """
-    for name, value in (("tau", tau), ("sigma_data", sigma_data)):
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name} is {value}; it must be > 0.")
 
     def sharpened(x: Array, sigma: Scalar, cond: Any = None) -> Array:
         noise = expand_like(sigma, x) ** 2
@@ -64,6 +87,8 @@ def temperature(denoise: Denoise, tau: float = 0.9, *, sigma_data: float) -> Gui
 
 
 def _corrected(denoise: Denoise, correct: Callable[[Array], Array]) -> Guided:
+    """The denoiser with a function applied to its result."""
+
     def corrected(x: Array, sigma: Scalar, cond: Any = None) -> Array:
         return correct(denoise(x, sigma, cond))
 

@@ -1,10 +1,10 @@
-"""What a guided denoiser is, how much it costs, and the one combination of two.
+"""Guided denoisers: what they cost, and the one combination of two.
 
-    D = D_base + w (D_aim - D_base)
+    D = D_base + w (D_target - D_base)
 
-w = 1 is the aim alone, w = 0 the base alone, w > 1 goes past the aim. (Ho and Salimans
-2022 count from the aim: their w is w - 1 here.) A weight is a number or a function of
-sigma; where such a function gives 1, the base is not evaluated.
+w = 1 is the target alone, w = 0 the base alone, w > 1 goes past the target. (Ho and
+Salimans 2022 count from the target: their w is w - 1 here.) A weight is a number or a
+function of sigma; where such a function gives 1, the base is not evaluated.
 """
 
 from __future__ import annotations
@@ -54,13 +54,15 @@ def network_evals(denoise: Denoise, sigma: Scalar) -> Array:
 def interval(
     weight: Weight, low: float, high: float = math.inf, *, outside: float = 1.0
 ) -> Schedule:
-    """The weight where low < sigma <= high, else `outside` (Kynkaanniemi et al. 2024).
+    """Make a weight that holds for low < sigma <= high, else `outside`.
 
-    Raises: ValueError unless 0 <= low < high.
+    Source: Kynkaanniemi et al. 2024.
+
+    Raises: ValueError unless 0 <= low < high, and for a weight that is not finite.
     """
     if not 0 <= low < high:
         raise ValueError(f"an interval needs 0 <= low < high, got {low} and {high}.")
-    weight = checked(weight)
+    weight = check_weight(weight)
 
     def schedule(sigma: Array) -> Array:
         sigma = jnp.asarray(sigma)
@@ -71,7 +73,7 @@ def interval(
 
 
 def interpolated(sigmas: Sequence[float], weights: Sequence[float]) -> Schedule:
-    """Weights at these levels, linear in log sigma between them, constant beyond.
+    """Make a weight linear in log sigma between these levels, and constant beyond.
 
     Raises: ValueError unless the levels are positive and ascend, with a finite weight
         for each.
@@ -81,7 +83,7 @@ def interpolated(sigmas: Sequence[float], weights: Sequence[float]) -> Schedule:
     levels = np.asarray([0.0, *sigmas, math.inf])
     if not (np.diff(levels) > 0).all():
         raise ValueError(f"sigmas must be > 0 and ascend, got {sigmas}.")
-    known = np.asarray([checked(w) for w in weights], np.float64)
+    known = np.asarray([check_weight(w) for w in weights], np.float64)
 
     def schedule(sigma: Array) -> Array:
         log_sigma = jnp.log(jnp.asarray(sigma, jnp.float32))
@@ -91,52 +93,68 @@ def interpolated(sigmas: Sequence[float], weights: Sequence[float]) -> Schedule:
     return schedule
 
 
-def autoguidance(good: Denoise, bad: Denoise, weight: Weight) -> Guided:
-    """Away from a worse model of the same data (Karras et al. 2024b).
+def autoguidance(denoise: Denoise, worse: Denoise, weight: Weight) -> Guided:
+    """Guide away from a worse model of the same data (Karras et al. 2024b).
 
-    `bad` may also be the same model told something else, or any other denoiser.
+    Args:
+        denoise: the model.
+        worse: the weaker one; it may also be the same model told something else, or
+            any other denoiser.
+        weight: a number, or a function of sigma such as `interval`.
+
+    Raises: ValueError for a weight that is not finite.
     """
 
-    def pair(x: Array, sigma: Scalar, cond: Any) -> tuple[Array, Array]:
-        return good(x, sigma, cond), bad(x, sigma, cond)
+    def both(x: Array, sigma: Scalar, cond: Any) -> tuple[Array, Array]:
+        return denoise(x, sigma, cond), worse(x, sigma, cond)
 
-    return combine(pair, good, bad, weight)
+    return combine(both, denoise, worse, weight)
 
 
 Pair = Callable[[Array, Scalar, Any], tuple[Array, Array]]
-Finish = Callable[[Array, Array], Array]
+"""(x, sigma, cond) -> (D_target, D_base)."""
+Correction = Callable[[Array, Array], Array]
+"""(the combination, D_target) -> the corrected combination."""
 
 
 def combine(
-    pair: Pair,
-    aim: Denoise,
+    both: Pair,
+    target: Denoise,
     base: Denoise,
     weight: Weight,
-    finish: Finish = lambda mixed, aim: mixed,
+    correct: Correction = lambda mixed, target: mixed,
 ) -> Guided:
-    """D_base + w (D_aim - D_base), at the cost of the aim alone where w is 1.
+    """D_base + w (D_target - D_base), at the cost of the target alone where w is 1.
 
-    Args: `pair`, both at once; `finish(mixed, D_aim)`, applied to the result.
+    Args:
+        both: target and base at once.
+        target: the denoiser that w = 1 is.
+        base: the denoiser that w = 0 is; here it is asked for its cost alone.
+        weight: a number, or a function of sigma.
+        correct: applied to the combination and the target, where w is not 1.
+
+    Raises: ValueError for a weight that is not finite.
     """
-    weight = checked(weight)
+    weight = check_weight(weight)
     always = isinstance(weight, (int, float)) and weight == 1
 
     def guided(x: Array, sigma: Scalar, cond: Any = None) -> Array:
-        def both() -> Array:
-            there, here = pair(x, sigma, cond)
+        def mix() -> Array:
+            denoised, away_from = both(x, sigma, cond)
             w = expand_like(weight_at(weight, sigma), x)
-            return finish(here + w * (there - here), there)
+            return correct(away_from + w * (denoised - away_from), denoised)
 
         if always:
-            return aim(x, sigma, cond)
+            return target(x, sigma, cond)
         if not callable(weight):
-            return both()
+            return mix()
         alone = (weight_at(weight, sigma) == 1).all()
-        return jax.lax.cond(alone, lambda: aim(x, sigma, cond), both)
+        return jax.lax.cond(alone, lambda: target(x, sigma, cond), mix)
 
     def evals(sigma: Array) -> Array:
-        there, here = (network_evals(d, sigma) for d in (aim, base))
-        return jnp.where(weight_at(weight, sigma) == 1, there, there + here)
+        of_target, of_base = (network_evals(d, sigma) for d in (target, base))
+        alone = weight_at(weight, sigma) == 1
+        return jnp.where(alone, of_target, of_target + of_base)
 
     return Guided(guided, evals)
 
@@ -146,10 +164,10 @@ def weight_at(weight: Weight, sigma: Scalar) -> Array:
     return jnp.asarray(weight(jnp.asarray(sigma)) if callable(weight) else weight)
 
 
-def checked(weight: Weight) -> Weight:
-    """The weight, if it is a function, traced, or finite.
+def check_weight(weight: Weight) -> Weight:
+    """Return the weight itself, if it is a function, traced, or finite.
 
-    Raises: ValueError.
+    Raises: ValueError for a number that is not finite.
     """
     if callable(weight) or is_traced(weight):
         return weight

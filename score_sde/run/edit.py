@@ -58,7 +58,9 @@ def read(experiment: Experiment) -> Given:
     """
     model, settings = experiment.model, experiment.editing
     if len(model.shape) != 3 or model.num_levels is None:
-        raise UserError(f"{experiment.dataset.name} are points; only images are edited.")
+        raise UserError(
+            f"{experiment.dataset.name} are points; only images are edited."
+        )
     return TASKS[settings.task](settings, model)
 
 

@@ -34,7 +34,6 @@ ENDS_OF_GRID = ("sigma_min", "sigma_max")
 """Options of a grid that are those of the SDE unless they are stated."""
 
 
-
 class Maker:
     """The parts of one config, as they are made, and the problems that were found."""
 
@@ -108,7 +107,9 @@ class Maker:
         kind, content = SECTIONS[name], self.config.get(name)
         if content is None and not kind.is_required:
             return None
-        failed: Any = (FAILED, FAILED) if name == "data" else {} if kind.is_open else FAILED
+        failed: Any = (
+            (FAILED, FAILED) if name == "data" else {} if kind.is_open else FAILED
+        )
         if not isinstance(content, Mapping):
             word = "missing" if content is None else f"{content!r}, no section"
             self.problems.append(f"{name}: this section is {word}")
@@ -126,7 +127,9 @@ class Maker:
             return failed
         if kind.settings is None or constructor is kind.settings:
             return self._made(name, name, constructor, options)
-        shared = {k: options.pop(k) for k in [*options] if k in fields_of(kind.settings)}
+        shared = {
+            k: options.pop(k) for k in [*options] if k in fields_of(kind.settings)
+        }
         common = self._made(name, name, kind.settings, shared)
         return common, self._made(name, name, constructor, options)
 

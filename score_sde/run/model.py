@@ -170,7 +170,9 @@ def scoring_points(
     )
 
 
-def points_of_flow(model: Model, params: Params, keys: Key, values: Array) -> Dequantised:
+def points_of_flow(
+    model: Model, params: Params, keys: Key, values: Array
+) -> Dequantised:
     """Points where the flow that is trained with the network puts them."""
     levels = model.num_levels
     assert levels is not None  # `Data.problems` refuses variational points of points

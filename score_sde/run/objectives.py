@@ -162,7 +162,9 @@ class Denoising(Objective):
         found, is_bound = [], losses.is_bound(self.weight)
         learned = jax.eval_shape(self.noise_levels.init) is not None
         if (model.points == "variational" or learned) and not is_bound:
-            cause = "learned noise levels need" if learned else "variational points need"
+            cause = (
+                "learned noise levels need" if learned else "variational points need"
+            )
             found.append(f"{cause} the weight of the bound, weight.name 'noise'")
         if model.points == "variational" and not self.noise_levels.estimates_bound:
             found.append(
@@ -256,9 +258,7 @@ class Hybrid(Denoising):
     def __call__(
         self, key: Key, params: Params, batch: Batch, context: Context
     ) -> Array:
-        reverse = reverse_chain(
-            context.model, params, dropout_key=context.dropout_key
-        )
+        reverse = reverse_chain(context.model, params, dropout_key=context.dropout_key)
         return elbo.hybrid_loss(
             key,
             reverse,

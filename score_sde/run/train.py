@@ -55,7 +55,9 @@ def initial_params(
     return params | {"network": model.network.start(params["network"], companions)}
 
 
-def make_loss(experiment: Experiment, offers: Mapping[str, Any] | None = None) -> LossFn:
+def make_loss(
+    experiment: Experiment, offers: Mapping[str, Any] | None = None
+) -> LossFn:
     """Make the loss of a batch: (key, params, batch of rows, context) -> [batch].
 
     Args:
@@ -71,8 +73,9 @@ def make_loss(experiment: Experiment, offers: Mapping[str, Any] | None = None) -
             values = data.flip_at_random(key_flip, rows["values"])
             rows = rows | {"values": values}
         points = training_points(model, key_data, params, rows["values"])
-        x0, cond = points.x, conditions.in_training(
-            model.conditions, jr.fold_in(key, 5), rows
+        x0, cond = (
+            points.x,
+            conditions.in_training(model.conditions, jr.fold_in(key, 5), rows),
         )
         if cond is not None and experiment.train.condition_dropout:
             share = experiment.train.condition_dropout

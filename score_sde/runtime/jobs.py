@@ -94,7 +94,9 @@ def parts_folder(folder: Path, made_by: dict[str, Any]) -> Path:
     return folder
 
 
-def map_examples(function: Callable[..., Any], mesh: Mesh, *specs: PartitionSpec) -> Any:
+def map_examples(
+    function: Callable[..., Any], mesh: Mesh, *specs: PartitionSpec
+) -> Any:
     """Compile a function so that each device works on its own share of the batch.
 
     No collective is in a solver, where devices may take different numbers of steps.

@@ -6,14 +6,21 @@ dx = 2 (D - x) ds + sqrt(2) sigma dW.
 
 from __future__ import annotations
 
-import math
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from score_sde.arrays import expand_like, mean_over_data, where_example
-from score_sde.fields import pytree, require, static
+from score_sde.fields import (
+    NonNegative,
+    Positive,
+    Rule,
+    at_least,
+    between,
+    pytree,
+    static,
+)
 from score_sde.samplers.steps import Draw, Model, Sampler, SampleResult
 from score_sde.types import Array
 
@@ -60,25 +67,14 @@ class AdaptiveSDE(Sampler):
         max_steps: attempts, after which examples that have not arrived have failed.
     """
 
-    rtol: float = 0.05
-    atol: float = 0.0078
-    safety: float = 0.9
-    exponent: float = 0.9
-    max_factor: float = 5.0
-    max_steps: int = static(default=10_000)
+    rtol: Annotated[float, NonNegative] = 0.05
+    atol: Annotated[float, Positive] = 0.0078
+    safety: Annotated[float, between(0, 1)] = 0.9
+    exponent: Annotated[float, Positive] = 0.9
+    max_factor: Annotated[float, Rule("> 1 (inf is allowed)", lambda v: v > 1)] = 5.0
+    max_steps: Annotated[int, at_least(1)] = static(default=10_000)
 
     needs_path: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        require(
-            self,
-            ("0 <= rtol", lambda s: 0 <= s.rtol < math.inf),
-            ("0 < atol", lambda s: 0 < s.atol < math.inf),
-            ("0 < safety < 1", lambda s: 0 < s.safety < 1),
-            ("0 < exponent", lambda s: 0 < s.exponent < math.inf),
-            ("1 < max_factor", lambda s: s.max_factor > 1),
-            ("1 <= max_steps", lambda s: s.max_steps >= 1),
-        )
 
     def num_evals(self, sigmas: Array) -> Array:
         del sigmas

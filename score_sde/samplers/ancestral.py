@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax.numpy as jnp
 
-from score_sde.fields import pytree, require
+from score_sde.fields import NonNegative, pytree
 from score_sde.samplers.steps import (
     Draw,
     Interval,
     Model,
     Sampler,
     Step,
-    present,
+    is_on,
     slope,
 )
 from score_sde.types import Array, Scalar
@@ -47,21 +46,14 @@ class Noised(Sampler):
     s_noise multiplies that noise, without being made up for.
     """
 
-    eta: float = 1.0
-    s_noise: float = 1.0
+    eta: Annotated[float, NonNegative] = 1.0
+    s_noise: Annotated[float, NonNegative] = 1.0
 
     num_draws: ClassVar[int] = 1
 
-    def __post_init__(self) -> None:
-        require(
-            self,
-            ("0 <= eta", lambda s: 0 <= s.eta < math.inf),
-            ("0 <= s_noise", lambda s: 0 <= s.s_noise < math.inf),
-        )
-
     @property
     def stochastic(self) -> bool:
-        return present(self.eta)
+        return is_on(self.eta)
 
     def noised(self, x: Array, std: Array, at: Interval, draw: Draw) -> Array:
         """x with s_noise std eps added, eps being the first draw of the step."""

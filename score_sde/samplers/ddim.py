@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from score_sde.fields import pytree, require
+from score_sde.fields import Share, pytree
 from score_sde.samplers.ancestral import EulerAncestral
 from score_sde.samplers.steps import (
     Draw,
@@ -12,7 +12,7 @@ from score_sde.samplers.steps import (
     Model,
     Sampler,
     Step,
-    present,
+    is_on,
 )
 from score_sde.types import Array
 
@@ -25,16 +25,13 @@ class DDIM(Sampler):
     eta times the standard deviation of the chain's posterior.
     """
 
-    eta: float = 0.0
+    eta: Annotated[float, Share] = 0.0
 
     num_draws: ClassVar[int] = 1
 
-    def __post_init__(self) -> None:
-        require(self, ("0 <= eta <= 1", lambda s: 0 <= s.eta <= 1))
-
     @property
     def stochastic(self) -> bool:
-        return present(self.eta)
+        return is_on(self.eta)
 
     def step(
         self, denoise: Model, x: Array, at: Interval, draw: Draw, state: Any

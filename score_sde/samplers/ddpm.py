@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 import jax.numpy as jnp
 
-from score_sde.fields import pytree, require, static
+from score_sde.fields import one_of, pytree, require, static
 from score_sde.samplers.steps import Draw, Interval, Model, Sampler, Step
 from score_sde.types import Array, Scalar
 
 Interpolation = Callable[[Array, Scalar], Array]
 """(x, sigma) -> v in [-1, 1], shaped like x."""
+
+
+VARIANCES = ("fixed_small", "fixed_large", "learned")
 
 
 @pytree
@@ -28,25 +32,34 @@ class DDPM(Sampler):
             log variance = (v + 1)/2 log large + (1 - v)/2 log small (Nichol and
             Dhariwal 2021, eq. 15). If v comes from the network that denoises, and from
             the same inputs, the compiler evaluates that network once. It may be bound
-            later, by `dataclasses.replace`, where the parameters are known.
+            later, by `bind(variance=...)`, where the parameters are known.
+
     Raises: ValueError, when drawing, for "learned" without that function.
     """
 
-    variance: str = static(default="fixed_small")
+    variance: Annotated[str, one_of(VARIANCES)] = static(default="fixed_small")
     learned: Interpolation | None = static(default=None)
 
     num_draws: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        choices = ("fixed_large", "fixed_small", "learned")
         require(
             self,
-            (f"variance in {list(choices)}", lambda s: s.variance in choices),
             (
                 "a function `learned` with variance 'learned' alone",
                 lambda s: s.learned is None or s.variance == "learned",
             ),
         )
+
+    @property
+    def wants(self) -> tuple[str, ...]:
+        missing = self.variance == "learned" and self.learned is None
+        return ("variance",) if missing else ()
+
+    def bind(self, **offers: Any) -> Self:
+        if "variance" not in self.wants or "variance" not in offers:
+            return self
+        return dataclasses.replace(self, learned=offers["variance"])
 
     def step(
         self, denoise: Model, x: Array, at: Interval, draw: Draw, state: Any

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 
-from score_sde.fields import pytree, require, static
+from score_sde.fields import pytree, static, within
 from score_sde.samplers.multistep import (
     advance,
     for_noise,
@@ -31,11 +31,8 @@ class DEIS(Sampler):
         lower_order_final: of less than 15 steps, the last are of order ..., 2, 1.
     """
 
-    order: int = static(default=3)
+    order: Annotated[int, within(1, 4)] = static(default=3)
     lower_order_final: bool = static(default=True)
-
-    def __post_init__(self) -> None:
-        require(self, ("order in [1, 2, 3, 4]", lambda s: s.order in (1, 2, 3, 4)))
 
     def init(self, x: Array) -> Any:
         return (jnp.zeros_like(x),) * (self.order - 1)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from score_sde.arrays import expand_like, mean_over_data, where_example
-from score_sde.fields import pytree, require, static
+from score_sde.fields import Finite, NonNegative, Positive, pytree, static, within
 from score_sde.integrate import MAX_STEPS
 from score_sde.samplers.ancestral import Noised
 from score_sde.samplers.dpm_fast import levels_above, positive_ends
@@ -71,29 +70,18 @@ class DPMAdaptive(Noised):
     Args: `order`, 2 or 3; `h_init`, the first step in log sigma.
     """
 
-    eta: float = 0.0
-    order: int = static(default=3)
-    rtol: float = 0.05
-    atol: float = 0.0078
-    h_init: float = 0.05
-    pcoeff: float = 0.0
-    icoeff: float = 1.0
-    dcoeff: float = 0.0
-    accept_safety: float = 0.81
+    eta: Annotated[float, NonNegative] = 0.0
+    order: Annotated[int, within(2, 3)] = static(default=3)
+    rtol: Annotated[float, NonNegative] = 0.05
+    atol: Annotated[float, Positive] = 0.0078
+    h_init: Annotated[float, Positive] = 0.05
+    pcoeff: Annotated[float, Finite] = 0.0
+    icoeff: Annotated[float, Finite] = 1.0
+    dcoeff: Annotated[float, Finite] = 0.0
+    accept_safety: Annotated[float, Positive] = 0.81
 
     # Near enough to the end, in log sigma.
     margin: ClassVar[float] = 1e-5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(
-            self,
-            ("order in (2, 3)", lambda s: s.order in (2, 3)),
-            ("0 <= rtol", lambda s: 0 <= s.rtol < math.inf),
-            ("0 < atol", lambda s: 0 < s.atol < math.inf),
-            ("0 < h_init", lambda s: 0 < s.h_init < math.inf),
-            ("0 < accept_safety", lambda s: 0 < s.accept_safety < math.inf),
-        )
 
     def num_evals(self, sigmas: Array) -> Array:
         del sigmas

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
 from score_sde.arrays import is_traced
-from score_sde.fields import pytree
+from score_sde.fields import NonNegative, pytree
 from score_sde.samplers.ancestral import Noised, ancestral_levels, remainder
 from score_sde.samplers.noise_steps import (
     first_order,
@@ -33,7 +33,7 @@ class DPMFast(Noised):
     With eta > 0 a step goes further down and adds noise; no noise in the last.
     """
 
-    eta: float = 0.0
+    eta: Annotated[float, NonNegative] = 0.0
 
     def run(
         self,

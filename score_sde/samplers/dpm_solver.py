@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde.fields import pytree, require, static
+from score_sde.fields import one_of, pytree, require, static
 from score_sde.samplers.multistep import (
     Coefficients,
     advance,
@@ -26,6 +26,13 @@ from score_sde.samplers.multistep import (
 )
 from score_sde.samplers.steps import Draw, Interval, Model, Sampler, Step, slope
 from score_sde.types import Array
+
+COEFFICIENTS: dict[str, Callable[[Array, Array, int], Coefficients]] = {
+    "dpmsolver++": for_data,
+    "dpmsolver": for_noise,
+    "sde-dpmsolver++": partial(for_data, rate=2),
+    "sde-dpmsolver": partial(for_noise, rate=2),
+}
 
 
 def singlestep_orders(
@@ -57,9 +64,13 @@ class DPMSolver(Sampler):
         euler_at_final: the last step is of order 1.
     """
 
-    algorithm_type: str = static(default="dpmsolver++")
-    solver_type: str = static(default="midpoint")
-    method: str = static(default="multistep")
+    algorithm_type: Annotated[str, one_of(COEFFICIENTS)] = static(default="dpmsolver++")
+    solver_type: Annotated[str, one_of(("heun", "midpoint"))] = static(
+        default="midpoint"
+    )
+    method: Annotated[str, one_of(("multistep", "singlestep"))] = static(
+        default="multistep"
+    )
     lower_order_final: bool = static(default=True)
     euler_at_final: bool = static(default=False)
 
@@ -69,18 +80,6 @@ class DPMSolver(Sampler):
     def __post_init__(self) -> None:
         require(
             self,
-            (
-                f"algorithm_type in {sorted(COEFFICIENTS)}",
-                lambda s: s.algorithm_type in COEFFICIENTS,
-            ),
-            (
-                "solver_type in ['heun', 'midpoint']",
-                lambda s: s.solver_type in ("heun", "midpoint"),
-            ),
-            (
-                "method in ['multistep', 'singlestep']",
-                lambda s: s.method in ("multistep", "singlestep"),
-            ),
             (
                 "method 'multistep' for the reverse SDE",
                 lambda s: s.method == "multistep" or not s.stochastic,
@@ -153,14 +152,6 @@ class DPMSolver(Sampler):
             return at.sigma_next * jnp.sqrt((1 - ratio) * (1 + ratio))
         added = at.sigma * jnp.sqrt((1 - ratio) * (1 + ratio))
         return jnp.where(at.sigma_next > 0, added, 0.0)
-
-
-COEFFICIENTS: dict[str, Callable[[Array, Array, int], Coefficients]] = {
-    "dpmsolver++": for_data,
-    "dpmsolver": for_noise,
-    "sde-dpmsolver++": partial(for_data, rate=2),
-    "sde-dpmsolver": partial(for_noise, rate=2),
-}
 
 
 @pytree

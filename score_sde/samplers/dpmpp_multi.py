@@ -13,11 +13,11 @@ sigma = 0 ends at D.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 
-from score_sde.fields import pytree, require, static
+from score_sde.fields import one_of, pytree, static
 from score_sde.samplers.ancestral import Noised
 from score_sde.samplers.exponential import phi, toward
 from score_sde.samplers.steps import Draw, Interval, Model, Sampler, Step
@@ -72,14 +72,7 @@ class DPMpp2MSDE(Noised):
     Args: `solver_type`, "midpoint" or "heun".
     """
 
-    solver_type: str = static(default="midpoint")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(
-            self,
-            (f"solver_type in {SOLVER_TYPES}", lambda s: s.solver_type in SOLVER_TYPES),
-        )
+    solver_type: Annotated[str, one_of(SOLVER_TYPES)] = static(default="midpoint")
 
     def init(self, x: Array) -> Array:
         """The denoised value of the step before."""

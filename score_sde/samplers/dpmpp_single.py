@@ -6,11 +6,11 @@ x = D + (sigma_next / sigma) (x - D) (Lu et al. 2022, arXiv 2211.01095).
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 
-from score_sde.fields import pytree, require
+from score_sde.fields import Rule, pytree
 from score_sde.samplers.ancestral import (
     Noised,
     ancestral_levels,
@@ -56,13 +56,9 @@ class DPMppSDE(Noised):
     variance at 20 steps). Given noise is used as it is.
     """
 
-    r: float = 0.5
+    r: Annotated[float, Rule("> 0 and <= 1", lambda r: 0 < r <= 1)] = 0.5
 
     num_draws: ClassVar[int] = 2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, ("0 < r <= 1", lambda s: 0 < s.r <= 1))
 
     def step(
         self, denoise: Model, x: Array, at: Interval, draw: Draw, state: Any

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from score_sde.fields import pytree, require
+from score_sde.fields import NonNegative, PositiveOrInfinite, pytree, require
 from score_sde.samplers.steps import (
     Draw,
     Interval,
@@ -16,7 +16,7 @@ from score_sde.samplers.steps import (
     Sampler,
     Step,
     count_steps_twice,
-    present,
+    is_on,
     slope,
 )
 from score_sde.types import Array
@@ -30,24 +30,19 @@ class Churn(Sampler):
     else 0; the added noise is inflated by s_noise.
     """
 
-    s_churn: float = 0.0
-    s_tmin: float = 0.0
-    s_tmax: float = math.inf
-    s_noise: float = 1.0
+    s_churn: Annotated[float, NonNegative] = 0.0
+    s_tmin: Annotated[float, NonNegative] = 0.0
+    s_tmax: Annotated[float, PositiveOrInfinite] = math.inf
+    s_noise: Annotated[float, NonNegative] = 1.0
 
     num_draws: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        require(
-            self,
-            ("0 <= s_churn", lambda c: 0 <= c.s_churn < math.inf),
-            ("0 <= s_tmin <= s_tmax", lambda c: 0 <= c.s_tmin <= c.s_tmax),
-            ("0 <= s_noise", lambda c: 0 <= c.s_noise < math.inf),
-        )
+        require(self, ("s_tmin <= s_tmax", lambda c: c.s_tmin <= c.s_tmax))
 
     @property
     def stochastic(self) -> bool:
-        return present(self.s_churn)
+        return is_on(self.s_churn)
 
     def churned(self, x: Array, at: Interval, draw: Draw) -> tuple[Array, Array]:
         """x and its noise level after the noise was added."""
@@ -109,7 +104,7 @@ class EDMStochastic(Heun):
     For other data other churn is best: the paper's CIFAR-10 models need none.
     """
 
-    s_churn: float = 40.0
-    s_tmin: float = 0.05
-    s_tmax: float = 50.0
-    s_noise: float = 1.003
+    s_churn: Annotated[float, NonNegative] = 40.0
+    s_tmin: Annotated[float, NonNegative] = 0.05
+    s_tmax: Annotated[float, PositiveOrInfinite] = 50.0
+    s_noise: Annotated[float, NonNegative] = 1.003

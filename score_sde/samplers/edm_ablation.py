@@ -9,13 +9,12 @@ All SDEs have one flow, but its steps differ: the paper's table 2 compares them.
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
-from score_sde.fields import pytree, require, static
+from score_sde.fields import Positive, pytree, static, within
 from score_sde.samplers.edm import Churn
 from score_sde.samplers.steps import (
     Draw,
@@ -41,16 +40,8 @@ class EDMAblation(Churn):
     """
 
     sde: SDE = EDM()
-    order: int = static(default=2)
-    alpha: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(
-            self,
-            ("order in (1, 2)", lambda s: s.order in (1, 2)),
-            ("0 < alpha", lambda s: 0 < s.alpha < math.inf),
-        )
+    order: Annotated[int, within(1, 2)] = static(default=2)
+    alpha: Annotated[float, Positive] = 1.0
 
     def step(
         self, denoise: Model, x: Array, at: Interval, draw: Draw, state: Any

@@ -4,68 +4,89 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated
 
 import jax.numpy as jnp
 
 from score_sde import schedules
 from score_sde.arrays import as_float, is_traced
+from score_sde.fields import Positive, at_least, checks_rules, one_of
 from score_sde.sde import SDE, VP
 from score_sde.types import Array, Scalar
 
+Count = Annotated[int, at_least(1)]
 
+
+@checks_rules
 def karras(
-    num_steps: int, *, sigma_min: Scalar, sigma_max: Scalar, rho: Scalar = 7.0
+    num_steps: Count,
+    *,
+    sigma_min: Annotated[Scalar, Positive],
+    sigma_max: Annotated[Scalar, Positive],
+    rho: Annotated[Scalar, Positive] = 7.0,
 ) -> Array:
     """Evenly spaced in sigma^(1/rho) (Karras et al. 2022, eq. 5)."""
-    _check_ends(num_steps, sigma_min, sigma_max)
+    _check_ends(sigma_min, sigma_max)
     high, low = (jnp.power(as_float(s), 1 / rho) for s in (sigma_max, sigma_min))
     sigmas = jnp.power(jnp.linspace(high, low, num_steps), rho)
     return _with_zero(sigmas, first=sigma_max)
 
 
-def exponential(num_steps: int, *, sigma_min: Scalar, sigma_max: Scalar) -> Array:
+@checks_rules
+def exponential(
+    num_steps: Count,
+    *,
+    sigma_min: Annotated[Scalar, Positive],
+    sigma_max: Annotated[Scalar, Positive],
+) -> Array:
     """Evenly spaced in log sigma."""
     return polyexponential(num_steps, sigma_min=sigma_min, sigma_max=sigma_max, rho=1.0)
 
 
+@checks_rules
 def polyexponential(
-    num_steps: int, *, sigma_min: Scalar, sigma_max: Scalar, rho: Scalar = 1.0
+    num_steps: Count,
+    *,
+    sigma_min: Annotated[Scalar, Positive],
+    sigma_max: Annotated[Scalar, Positive],
+    rho: Annotated[Scalar, Positive] = 1.0,
 ) -> Array:
     """log sigma falls as a polynomial of degree rho; 1 is `exponential`."""
-    _check_ends(num_steps, sigma_min, sigma_max)
+    _check_ends(sigma_min, sigma_max)
     high, low = (jnp.log(as_float(s)) for s in (sigma_max, sigma_min))
     ramp = jnp.power(jnp.linspace(1.0, 0.0, num_steps, dtype=high.dtype), rho)
     return _with_zero(jnp.exp(ramp * (high - low) + low), first=sigma_max)
 
 
-def uniform_time(num_steps: int, *, sde: SDE) -> Array:
+@checks_rules
+def uniform_time(num_steps: Count, *, sde: SDE) -> Array:
     """sigma at times evenly spaced from t_max to t_min: the grid of any SDE."""
-    _check_count(num_steps)
     return _with_zero(sde.sigma(jnp.linspace(sde.t_max, sde.t_min, num_steps)))
 
 
+@checks_rules
 def vp(
-    num_steps: int,
+    num_steps: Count,
     *,
-    beta_d: float = 19.9,
-    beta_min: float = 0.1,
-    eps_s: float = 1e-3,
+    beta_d: Annotated[float, Positive] = 19.9,
+    beta_min: Annotated[float, Positive] = 0.1,
+    eps_s: Annotated[float, Positive] = 1e-3,
 ) -> Array:
     """sigma of a VP process at even times from 1 to eps_s (Karras 2022, table 1)."""
     sde = VP(beta_min=beta_min, beta_max=beta_min + beta_d, t_min=eps_s)
     return uniform_time(num_steps, sde=sde)
 
 
+@checks_rules
 def ddpm(
-    num_steps: int,
+    num_steps: Count,
     *,
-    beta_schedule: str = "linear",
-    num_train_timesteps: int = 1000,
-    beta_start: float = 1e-4,
-    beta_end: float = 0.02,
-    timestep_spacing: str = "leading",
-    steps_offset: int = 0,
+    beta_schedule: Annotated[str, one_of(schedules.BETA_SCHEDULES)] = "linear",
+    num_train_timesteps: Count = 1000,
+    beta_start: Annotated[float, Positive] = 1e-4,
+    beta_end: Annotated[float, Positive] = 0.02,
+    timestep_spacing: Annotated[str, one_of(schedules.TIMESTEP_SPACINGS)] = "leading",
+    steps_offset: Annotated[int, at_least(0)] = 0,
 ) -> Array:
     """Levels of a discrete chain, at num_steps of its timesteps (Ho et al. 2020).
 
@@ -76,14 +97,13 @@ def ddpm(
         steps_offset: added to every timestep.
     Raises: ValueError for an unknown name and for timesteps that the chain lacks.
     """
-    _named("beta_schedule", beta_schedule, schedules.BETA_SCHEDULES)
-    space = _named("timestep_spacing", timestep_spacing, schedules.TIMESTEP_SPACINGS)
-    if not 1 <= num_steps <= num_train_timesteps:
+    space = schedules.TIMESTEP_SPACINGS[timestep_spacing]
+    if num_steps > num_train_timesteps:
         raise ValueError(
             f"num_steps is {num_steps}; the chain has {num_train_timesteps} timesteps."
         )
     timesteps = space(num_steps, num_train_timesteps) + steps_offset
-    if timesteps[0] >= num_train_timesteps or timesteps[-1] < 0:
+    if timesteps[0] >= num_train_timesteps:
         raise ValueError(
             f"steps_offset is {steps_offset}; it leads out of the chain, to timesteps "
             f"from {timesteps[-1]} to {timesteps[0]} of {num_train_timesteps}."
@@ -101,13 +121,7 @@ def _with_zero(sigmas: Array, first: Scalar | None = None) -> Array:
     return jnp.append(sigmas, jnp.zeros_like(sigmas[:1]))
 
 
-def _check_count(num_steps: int) -> None:
-    if num_steps < 1:
-        raise ValueError(f"num_steps is {num_steps}; a grid has at least 1.")
-
-
-def _check_ends(num_steps: int, sigma_min: Scalar, sigma_max: Scalar) -> None:
-    _check_count(num_steps)
+def _check_ends(sigma_min: Scalar, sigma_max: Scalar) -> None:
     if is_traced((sigma_min, sigma_max)):
         return
     low, high = float(sigma_min), float(sigma_max)
@@ -115,12 +129,6 @@ def _check_ends(num_steps: int, sigma_min: Scalar, sigma_max: Scalar) -> None:
         raise ValueError(
             f"a grid needs 0 < sigma_min < sigma_max, got {low} and {high}."
         )
-
-
-def _named(field: str, value: str, choices: dict[str, Any]) -> Any:
-    if value not in choices:
-        raise ValueError(f"{field} is {value!r}; choose from {sorted(choices)}.")
-    return choices[value]
 
 
 GRIDS: dict[str, Callable[..., Array]] = {

@@ -8,15 +8,14 @@ those of every SDE but for the factor `scale` of a discrete chain.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
 from score_sde.arrays import expand_like, sum_over_data
-from score_sde.fields import Requirement, pytree, require, static
+from score_sde.fields import Positive, at_least, one_of, pytree, static
 from score_sde.samplers.steps import Draw, Interval, Model, Sampler, Step
 from score_sde.types import Array, Scalar
 
@@ -114,16 +113,9 @@ class Langevin(Sampler):
         n_steps: at each level.
     """
 
-    step_size: str = static(default="ald")
-    snr: float = 0.16
-    n_steps: int = static(default=1)
-
-    def __post_init__(self) -> None:
-        require(
-            self,
-            (f"step_size in {sorted(STEP_SIZES)}", lambda s: s.step_size in STEP_SIZES),
-            *LANGEVIN_RULES,
-        )
+    step_size: Annotated[str, one_of(STEP_SIZES)] = static(default="ald")
+    snr: Annotated[float, Positive] = 0.16
+    n_steps: Annotated[int, at_least(1)] = static(default=1)
 
     @property
     def num_draws(self) -> int:
@@ -153,9 +145,3 @@ class Langevin(Sampler):
     def num_evals(self, sigmas: Array) -> Array:
         above_zero = (sigmas[1:] > 0).sum()
         return self.n_steps * above_zero + len(sigmas) - 1 - above_zero
-
-
-LANGEVIN_RULES: tuple[Requirement, ...] = (
-    ("0 < snr", lambda s: 0 < s.snr < math.inf),
-    ("1 <= n_steps", lambda s: s.n_steps >= 1),
-)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 
-from score_sde.fields import pytree, require, static
+from score_sde.fields import at_least, pytree, static
 from score_sde.samplers.steps import Draw, Interval, Model, Sampler, Step, slope
 from score_sde.types import Array
 
@@ -18,10 +18,7 @@ class LMS(Sampler):
     The first steps have fewer slopes behind them and an order as low as that, 1, 2, ...
     """
 
-    order: int = static(default=4)
-
-    def __post_init__(self) -> None:
-        require(self, ("1 <= order", lambda s: s.order >= 1))
+    order: Annotated[int, at_least(1)] = static(default=4)
 
     def init(self, x: Array) -> tuple[Array, ...]:
         """The slopes at the levels before, newest first."""

@@ -8,12 +8,12 @@ over such an interval; before it, the corrector makes Langevin steps at level t.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax.numpy as jnp
 
-from score_sde.fields import pytree, require, static
-from score_sde.samplers.langevin import LANGEVIN_RULES, STEP_SIZES, equilibrate
+from score_sde.fields import Positive, at_least, one_of, pytree, static
+from score_sde.samplers.langevin import STEP_SIZES, equilibrate
 from score_sde.samplers.steps import Draw, Interval, Model, Sampler, Step
 from score_sde.sde import SDE, VE
 from score_sde.types import Array
@@ -83,6 +83,9 @@ PREDICTORS: dict[str, Predictor] = {
 }
 
 
+CORRECTORS = ("none", *STEP_SIZES)
+
+
 def _scale(sde: SDE, sigma: Array, sigma_next: Array) -> Array:
     """a: the scale of the data at the noisier level over that at the other."""
     t, s = sde.t_from_sigma(sigma), sde.t_from_sigma(sigma_next)
@@ -103,20 +106,11 @@ class PredictorCorrector(Sampler):
     """
 
     sde: SDE = VE()
-    predictor: str = static(default="reverse_diffusion")
-    corrector: str = static(default="langevin")
-    snr: float = 0.16
-    n_steps: int = static(default=1)
+    predictor: Annotated[str, one_of(PREDICTORS)] = static(default="reverse_diffusion")
+    corrector: Annotated[str, one_of(CORRECTORS)] = static(default="langevin")
+    snr: Annotated[float, Positive] = 0.16
+    n_steps: Annotated[int, at_least(1)] = static(default=1)
     denoise: bool = static(default=True)
-
-    def __post_init__(self) -> None:
-        correctors = ("none", *STEP_SIZES)
-        require(
-            self,
-            (f"predictor in {sorted(PREDICTORS)}", lambda s: s.predictor in PREDICTORS),
-            (f"corrector in {sorted(correctors)}", lambda s: s.corrector in correctors),
-            *LANGEVIN_RULES,
-        )
 
     @property
     def num_draws(self) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde.fields import pytree, require, static
+from score_sde.fields import at_least, pytree, static
 from score_sde.samplers.ancestral import ancestral_levels, remainder
 from score_sde.samplers.steps import Draw, Model, Sampler, SampleResult, slope
 from score_sde.types import Array
@@ -28,15 +28,8 @@ class RePaint(Sampler):
     result itself.
     """
 
-    repeats: int = static(default=10)
-    jump_length: int = static(default=1)
-
-    def __post_init__(self) -> None:
-        require(
-            self,
-            ("1 <= repeats", lambda s: s.repeats >= 1),
-            ("1 <= jump_length", lambda s: s.jump_length >= 1),
-        )
+    repeats: Annotated[int, at_least(1)] = static(default=10)
+    jump_length: Annotated[int, at_least(1)] = static(default=1)
 
     @property
     def num_draws(self) -> int:

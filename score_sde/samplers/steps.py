@@ -7,7 +7,7 @@ that the probability flow of every SDE is dx/dsigma = (x - D(x, sigma)) / sigma.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import jax
 import jax.numpy as jnp
@@ -89,7 +89,25 @@ class Sampler:
     """A step rule. Its options are the fields of a subclass."""
 
     needs_path: ClassVar[bool] = False
-    """Whether steps are chosen by what was drawn, so that draws must be of one path."""
+    """True if draws must be of one path, since they decide the steps."""
+
+    @property
+    def wants(self) -> tuple[str, ...]:
+        """Names of what must be bound by `bind` before the sampler can draw.
+
+        "variance" is a function (x, sigma) -> v, the variances that a network
+        predicts; see `ddpm.Interpolation`.
+        """
+        return ()
+
+    def bind(self, **offers: Any) -> Self:
+        """Return the sampler with those of the offers bound that it wants.
+
+        Args:
+            offers: values by the names of `wants`; others are ignored.
+        """
+        del offers
+        return self
 
     @property
     def num_draws(self) -> int:
@@ -150,8 +168,8 @@ def slope(x: Array, denoised: Array, sigma: Scalar) -> Array:
     return (x - denoised) / sigma
 
 
-def present(value: Scalar) -> bool:
-    """Whether an option is switched on; one that is traced may be."""
+def is_on(value: Scalar) -> bool:
+    """Return False only for the literal 0; a traced value counts as on."""
     return not isinstance(value, (int, float)) or value != 0
 
 

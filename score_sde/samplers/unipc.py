@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde.fields import pytree, require, static
+from score_sde.fields import at_least, each, one_of, pytree, static, within
 from score_sde.samplers.multistep import (
     Coefficients,
     advance,
@@ -37,21 +37,13 @@ class UniPC(Sampler):
         disable_corrector: the steps whose results are not corrected.
     """
 
-    order: int = static(default=2)
-    solver_type: str = static(default="bh2")
+    order: Annotated[int, within(1, 3)] = static(default=2)
+    solver_type: Annotated[str, one_of(("bh1", "bh2"))] = static(default="bh2")
     predict_x0: bool = static(default=True)
     lower_order_final: bool = static(default=True)
-    disable_corrector: tuple[int, ...] = static(default=())
-
-    def __post_init__(self) -> None:
-        require(
-            self,
-            ("order in [1, 2, 3]", lambda s: s.order in (1, 2, 3)),
-            (
-                "solver_type in ['bh1', 'bh2']",
-                lambda s: s.solver_type in ("bh1", "bh2"),
-            ),
-        )
+    disable_corrector: Annotated[tuple[int, ...], each(at_least(0))] = static(
+        default=()
+    )
 
     def init(self, x: Array) -> Any:
         return x, (jnp.zeros_like(x),) * self.order

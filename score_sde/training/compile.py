@@ -21,8 +21,8 @@ from score_sde.runtime.mesh import (
 from score_sde.training.loop import Training
 from score_sde.training.optimizer import Optimizer, make_optimizer
 from score_sde.training.step import (
-    Batch,
     NO_COMPANIONS,
+    Batch,
     Gradient,
     LossFn,
     Metrics,
@@ -97,7 +97,9 @@ def compile_train_step(
         out_shardings=(where, replicated(mesh)),
         donate_argnums=0,
     )
-    return lambda state, batch, companions=NO_COMPANIONS: compiled(state, batch, dict(companions))
+    return lambda state, batch, companions=NO_COMPANIONS: compiled(
+        state, batch, dict(companions)
+    )
 
 
 def _pmapped(several: TrainStep, axis: int, num_devices: int) -> TrainStep:
@@ -164,5 +166,7 @@ def prepare_training(
     num_averages = len(settings.power_ema_stds)
     state = init_state(params, optimizer, num_power_emas=num_averages)
     compiled = compile_train_step(step, state, devices, mesh)
-    placed = put_state(dict(companions), mesh, fsdp=False) if companions else NO_COMPANIONS
+    placed = (
+        put_state(dict(companions), mesh, fsdp=False) if companions else NO_COMPANIONS
+    )
     return partial(compiled, companions=placed), put_state(state, mesh)

@@ -87,14 +87,14 @@ def whole_batch_gradient(loss: LossFn) -> Gradient:
     def gradient(
         key: Key, params: Params, batch: Batch, context: StepContext
     ) -> tuple[Array, Params]:
-        return jax.value_and_grad(
-            lambda p: loss(key, p, batch, context).mean()
-        )(params)
+        return jax.value_and_grad(lambda p: loss(key, p, batch, context).mean())(params)
 
     return gradient
 
 
-def accumulated_gradient(loss: LossFn, parts: int, *, shares: int, unroll: bool) -> Gradient:
+def accumulated_gradient(
+    loss: LossFn, parts: int, *, shares: int, unroll: bool
+) -> Gradient:
     """Gradient accumulation: split the batch into `parts`, one after another.
 
     Args:
@@ -105,7 +105,6 @@ def accumulated_gradient(loss: LossFn, parts: int, *, shares: int, unroll: bool)
         unroll: whether the loop is written out, since XLA on CPUs is 6 to 66 times
             slower at gradients of convolutions in a loop.
     """
-
     of_whole = whole_batch_gradient(loss)
 
     def gradient(
@@ -168,7 +167,9 @@ def make_train_step(
     """
 
     def train_step(
-        state: TrainState, batch: Batch, companions: Mapping[str, Params] = NO_COMPANIONS
+        state: TrainState,
+        batch: Batch,
+        companions: Mapping[str, Params] = NO_COMPANIONS,
     ) -> tuple[TrainState, Metrics]:
         key = jr.fold_in(jr.key(seed), state.step)
         params = project(state.params)
