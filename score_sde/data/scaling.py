@@ -6,6 +6,8 @@ pass unchanged.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -26,7 +28,7 @@ def dequantise(key: Key, values: Array, *, num_levels: int | None) -> Array:
     return 2 * (x + noise) / num_levels - 1
 
 
-def centres(values: Array, *, num_levels: int | None) -> Array:
+def centres(values: Any, *, num_levels: int | None) -> Any:
     """Levels to the centres of their bins in [-1, 1]; points pass unchanged."""
     x = values.astype(jnp.float32)
     return x if num_levels is None else (2 * x + 1) / num_levels - 1

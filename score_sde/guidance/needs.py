@@ -1,7 +1,8 @@
 """What a guidance function needs beside a denoiser, stated by the function itself.
 
-- Another model, such as a worse one or a classifier, is a keyword-only parameter without
-  a default. Its name is the role of the run that offers it: `worse`, `classifier`.
+- Another model, such as a worse one or a classifier, is a keyword-only parameter
+  without a default. Its name is the role of the run that offers it: `worse`,
+  `classifier`.
 - A condition is stated by the decorator `needs_condition`. A function without the
   decorator needs none.
 - Every other parameter is an option, a literal that a config may set.

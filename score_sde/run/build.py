@@ -112,6 +112,7 @@ def _joined(
     model = Model(
         shape=dataset.shape,
         num_levels=dataset.num_levels,
+        num_labels=dataset.num_classes,
         sigma_data=sigma_data,
         points=data.points,
         sde=made["sde"],
@@ -259,7 +260,7 @@ def _disagreements(experiment: Experiment, names: Mapping[str, str]) -> list[str
     objective, companions = experiment.objective, experiment.companions
     problems = [
         f"objective.name is {names['objective']!r}: {text}"
-        for text in objective.problems(model, experiment.dataset)
+        for text in objective.problems(model)
     ]
     problems += [f"editing.{text}" for text in experiment.editing.problems(model.shape)]
     problems += [

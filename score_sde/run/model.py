@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
@@ -38,6 +39,8 @@ class Model(NamedTuple):
     """The shape of one example."""
     num_levels: int | None
     """Grey levels of the data; None for points and latents."""
+    num_labels: int
+    """Classes of the labels that come with the data; 0 without labels."""
     sigma_data: float
     """Standard deviation of the scaled data."""
     points: str
@@ -145,7 +148,7 @@ def training_points(
         x0 = data.centres(values, num_levels=levels)
     else:
         x0 = data.dequantise(key, values, num_levels=levels)
-    return Dequantised(x0, np.zeros((), np.float32))
+    return Dequantised(x0, jnp.zeros((), x0.dtype))
 
 
 def scoring_points(

@@ -23,7 +23,6 @@ import jax.random as jr
 from score_sde import elbo, losses
 from score_sde.arrays import mean_over_data, per_example
 from score_sde.conditions import Rows
-from score_sde.data import Dataset
 from score_sde.fields import Positive, settings
 from score_sde.guidance import from_logits
 from score_sde.networks import LogVariance
@@ -87,9 +86,9 @@ class Objective:
         del key, model
         return {}
 
-    def problems(self, model: Model, dataset: Dataset) -> list[str]:
-        """Why it can't train this model on these data, a text each."""
-        del model, dataset
+    def problems(self, model: Model) -> list[str]:
+        """Why it can't train this model on its data, a text each."""
+        del model
         return []
 
     def offer(self, model: Model, params: Params) -> Any:
@@ -158,7 +157,7 @@ class Denoising(Objective):
             params["noise_levels"] = learned
         return params
 
-    def problems(self, model: Model, dataset: Dataset) -> list[str]:
+    def problems(self, model: Model) -> list[str]:
         found, is_bound = [], losses.is_bound(self.weight)
         learned = jax.eval_shape(self.noise_levels.init) is not None
         if (model.points == "variational" or learned) and not is_bound:
@@ -241,7 +240,7 @@ class Hybrid(Denoising):
 
     bounds_chain: ClassVar[bool] = True
 
-    def problems(self, model: Model, dataset: Dataset) -> list[str]:
+    def problems(self, model: Model) -> list[str]:
         found = []
         if not model.predicts_variance:
             found.append(
@@ -282,9 +281,9 @@ class Classification(Objective):
 
     trains_denoiser: ClassVar[bool] = False
 
-    def problems(self, model: Model, dataset: Dataset) -> list[str]:
-        if not dataset.num_classes:
-            return [f"{dataset.name} has no classes to tell apart"]
+    def problems(self, model: Model) -> list[str]:
+        if not model.num_labels:
+            return ["the data have no classes to tell apart"]
         return []
 
     def offer(self, model: Model, params: Params) -> Any:

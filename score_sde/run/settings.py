@@ -130,7 +130,7 @@ class Editing:
     """What is done to a picture, and how.
 
     Attributes:
-        image: a picture file; of super_resolve the small one, of deblur the blurred one.
+        image: a picture file; of super_resolve the small one, of deblur the blurred.
         mask: of inpaint, a picture file that is white where the image is drawn anew.
         strength: of image_to_image, the share of the grid's steps that are taken.
         factor: of super_resolve.

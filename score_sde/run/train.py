@@ -1,4 +1,4 @@
-"""Training a config: its loss, its batches, its cost, and what it reports now and then."""
+"""Training a config: its loss, its batches, its cost, and its reports."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def _tuples(value: Any) -> Any:
 
 @contextmanager
 def new_run(workdir: Path) -> Iterator[Path]:
-    """Give a folder to be filled, which becomes workdir if nothing goes wrong meanwhile.
+    """Give a folder to be filled, which becomes workdir if nothing goes wrong.
 
     Raises:
         UserError: if workdir is there and not an empty folder.
