@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
     """The config, a section per object."""
-    return ConfigDict(
+    config = ConfigDict(
         {
             "seed": 0,
             "data": {"name": "digits", "batch_size": 64, "sigma_data": 0.71},
@@ -41,7 +41,6 @@ def get_config() -> ConfigDict:
                 "learning_rate": 0.02,
                 "adam_learning_rate": 3e-3,
                 "b2": 0.99,
-                "warmup_steps": 50,
                 "schedule": "cosine",
             },
             "train": {
@@ -66,4 +65,7 @@ def get_config() -> ConfigDict:
                 "num_train": 360,
             },
         }
-    ).lock()
+    )
+    # 50 of 4,400; of a shorter run, as large a part.
+    config.optimizer.warmup_steps = config.train.get_ref("num_steps") // 88
+    return config.lock()

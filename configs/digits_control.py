@@ -22,4 +22,5 @@ def get_config() -> ConfigDict:
     config.condition = {"image": "silhouette"}
     config.loss.condition_dropout = 0.1
     config.train.num_steps = 2_200
+    config.optimizer.warmup_steps = config.train.get_ref("num_steps") // 44
     return config.lock()

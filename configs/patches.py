@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
     """The config, a section per object."""
-    return ConfigDict(
+    config = ConfigDict(
         {
             "seed": 0,
             "data": {
@@ -35,7 +35,6 @@ def get_config() -> ConfigDict:
             "loss": {},
             "optimizer": {
                 "learning_rate": 1e-3,
-                "warmup_steps": 200,
                 "schedule": "cosine",
             },
             "train": {
@@ -55,4 +54,7 @@ def get_config() -> ConfigDict:
             "sampling": {"num_samples": 64, "batch_size": 16},
             "likelihood": {"rtol": 1e-4, "atol": 1e-4, "batch_size": 26},
         }
-    ).lock()
+    )
+    # 200 of 4,000; of a shorter run, as large a part.
+    config.optimizer.warmup_steps = config.train.get_ref("num_steps") // 20
+    return config.lock()
