@@ -9,7 +9,7 @@ configs/patches.py:vdm trains by the variational bound with a learned noise sche
 the centres of the levels (Kingma et al. 2021); a bin is six sigma wide at t_min.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -29,6 +29,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
 def default() -> ConfigDict:
     """The config of the default run."""
+    num_steps = FieldReference(4_000)
     return ConfigDict(
         {
             "seed": 0,
@@ -53,11 +54,11 @@ def default() -> ConfigDict:
             "weight": {"name": "edm"},
             "optimizer": {
                 "learning_rate": 1e-3,
-                "warmup_steps": 200,
+                "warmup_steps": num_steps // 20,
                 "schedule": "cosine",
             },
             "train": {
-                "num_steps": 4_000,
+                "num_steps": num_steps,
                 "ema_halflife_steps": 300.0,
                 "log_every": 50,
                 "sample_every": 1_000,

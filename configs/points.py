@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
     """The config, a section per object."""
-    return ConfigDict(
+    config = ConfigDict(
         {
             "seed": 0,
             "data": {"name": "rings", "batch_size": 512, "sigma_data": 0.4},
@@ -21,7 +21,6 @@ def get_config() -> ConfigDict:
             "weight": {"name": "edm"},
             "optimizer": {
                 "learning_rate": 2e-3,
-                "warmup_steps": 100,
                 "schedule": "cosine",
             },
             "train": {
@@ -36,4 +35,7 @@ def get_config() -> ConfigDict:
             "sampling": {"num_samples": 4096, "batch_size": 1024},
             "likelihood": {"divergence": "exact", "batch_size": 500},
         }
-    ).lock()
+    )
+    # 100 of 5,000; of a shorter run, as large a part.
+    config.optimizer.warmup_steps = config.train.get_ref("num_steps") // 50
+    return config.lock()

@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     if "" not in sys.path:
         sys.path.append("")
     sys.argv = [f"score-sde {words[0]}", *words[1:]]
-    runpy.run_module(f"{__package__}.{name}", run_name="__main__", alter_sys=True)
+    runpy.run_module(f"{__package__}.{name}", run_name="__main__")
     return 0
 
 

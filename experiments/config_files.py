@@ -131,7 +131,7 @@ def _read_run(workdir: Path) -> dict[str, Any]:
     """The config that the run in workdir was trained with."""
     path = workdir / "config.json"
     if not path.exists():
-        raise ValueError(f"no config: give --config=NAME, or a --workdir with {path}.")
+        raise ValueError(f"no config: give --config=FILE, or a --workdir with {path}.")
     from score_sde.runtime.folder import read_json
 
     return _tuples(read_json(path))

@@ -324,47 +324,6 @@ def test_files_to_edit_are_checked_before_any_device_work(pictures, fields, mess
         edits.read(build(config))
 
 
-@pytest.mark.parametrize(
-    ("field", "message"),
-    [
-        ("sde.nam=vp", "there is no 'nam'; did you mean 'name'"),
-        ("sd.name=vp", "there is no 'sd'; did you mean 'sde'"),
-        ("seed.x=1", "there is no 'x'"),
-        ("train=3", "--config.train=3: it is a section"),
-        ("train.num_steps=1.5", "--config.train.num_steps=1.5: it must be int"),
-    ],
-)
-def test_a_field_that_is_none_is_answered_by_one_line(field, message, tmp_path, capsys):
-    words = [
-        f"--config={ROOT / 'configs/digits.py'}",
-        f"--workdir={tmp_path}",
-        f"--config.{field}",
-    ]
-    with pytest.raises(SystemExit) as stop:
-        launch.parse("", words)
-    out = capsys.readouterr().err
-    assert stop.value.code == 2
-    assert message in out
-    assert out.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("def get_config(:", "line 1: invalid syntax"),
-        ("import nothing_of_that_name", "line 1: No module named"),
-        ("x = 1\n\ndef get_config():\n    return x.y", "line 4: 'int' object has no"),
-        ("def get_config(): pass", r"get_config\(\) of .* gave None"),
-        ("x = 1", r"has no function get_config\(\)"),
-    ],
-)
-def test_a_config_file_that_fails_is_named_with_the_line(text, message, tmp_path):
-    file = tmp_path / "config.py"
-    file.write_text(text)
-    with pytest.raises(ValueError, match=message):
-        launch.load_config(str(file), tmp_path)
-
-
 @pytest.mark.parametrize("text", ['{"train": {"num', "[]"])
 def test_a_damaged_config_of_a_run_is_named(text, tmp_path):
     (tmp_path / "config.json").write_text(text)
@@ -397,32 +356,6 @@ def test_a_dry_run_prints_and_writes_nothing(tmp_path):
     assert "operations: " in out
     assert "MiB of state" in out
     assert not workdir.exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--config=configs/digits.py", "--config.train.num_step=3"], "num_step"),
-        (
-            ["--config=configs/digits.py", "--config.data.batch_size=x"],
-            "data.batch_size=x",
-        ),
-        (
-            ["--config=configs/digits.py", "--confg.seed=1"],
-            "unknown argument '--confg.seed=1'",
-        ),
-        (["--config=configs/none.py"], "no file 'configs/none.py'"),
-        (["--config=README.md"], "not a Python file"),
-        ([], "no config: give --config=FILE"),
-    ],
-)
-def test_mistakes_on_the_command_line_are_one_clear_error(
-    tmp_path, arguments, message, capsys
-):
-    with pytest.raises(SystemExit) as exit_:
-        launch.parse("train", [f"--workdir={tmp_path}", *arguments])
-    assert exit_.value.code == 2
-    assert message in capsys.readouterr().err
 
 
 def test_sampling_without_a_checkpoint_says_so(tmp_path):
@@ -462,37 +395,3 @@ def test_a_workdir_that_is_a_file_is_named(tmp_path):
     path.touch()
     out = program("train", "--config=configs/digits.py", f"--workdir={path}", code=2)
     assert f"--workdir: {path}: File exists" in out
-
-
-def test_overrides_are_typed_and_names_reset_their_section(tmp_path):
-    command = launch.parse(
-        "train",
-        [
-            f"--workdir={tmp_path}",
-            "--config=configs/digits.py",
-            "--config.network.multipliers=(1,2,4)",
-            "--config.sde.name",
-            "vp",
-            "--config.sde.beta_max=15",
-            "--config.loss.learn_log_variance=true",
-        ],
-    )
-    assert command.config["network"]["multipliers"] == (1, 2, 4)
-    assert command.config["sde"] == {
-        "name": "vp",
-        "t_min": 1e-5,
-        "t_max": 1.0,
-        "beta_min": 0.1,
-        "beta_max": 15.0,
-    }
-    assert command.config["loss"]["learn_log_variance"] is True
-
-
-def test_naming_other_data_keeps_how_they_are_fed(tmp_path):
-    words = [f"--config={ROOT / 'configs/digits.py'}", f"--workdir={tmp_path}"]
-    data = launch.parse("", [*words, "--config.data.name=patches"]).config["data"]
-    assert (data["name"], data["batch_size"], data["sigma_data"]) == (
-        "patches",
-        64,
-        0.71,
-    )

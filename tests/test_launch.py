@@ -1,0 +1,570 @@
+"""The command line: what it reads, what it refuses, and how that compares with absl's.
+
+`config_flags` of ml_collections is the reference; a row says why where we differ.
+"""
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+from ml_collections.config_dict import placeholder, required_placeholder
+
+from experiments import config_files, launch
+from experiments.overrides import OPEN, apply, expand, read_overrides, words_of
+
+ROOT = Path(__file__).parents[1]
+DIGITS = f"--config={ROOT / 'configs/digits.py'}"
+FIELDS = """
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+def get_config(word="none"):
+    c = ConfigDict({"i": 1, "f": 0.5, "b": False, "s": "x", "w": word, "n": None})
+    c.update({"t": (1, 2), "ts": ("a",), "l": [1, 2], "d": {"a": 1}})
+    c.p = placeholder(int)
+    c.twice = c.get_ref("i") * 2
+    return c.lock()
+"""
+SET = "--config.p=7"
+"""We refuse placeholders that are left unset, and stock doesn't."""
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("configs") / "fields.py"
+    path.write_text(FIELDS)
+    return path
+
+
+def stock(file, words):
+    """What absl and ml_collections make of a command line; an error's name."""
+    words = [f"--config={file}", SET, *words]
+    values = flags.FlagValues()
+    try:
+        with warnings.catch_warnings():  # it loads modules as one did before 3.4
+            warnings.simplefilter("ignore", DeprecationWarning)
+            config_flags.DEFINE_config_file(
+                "config", flag_values=values, sys_argv=["program", *words]
+            )
+            rest = values(["program", *words])[1:]
+    except Exception as error:
+        return type(error).__name__
+    return values.config.to_dict(), rest
+
+
+def ours(file, words):
+    """The same of ours."""
+    try:
+        words = expand([SET, *words])
+        overrides, rest = read_overrides(words)
+        config = config_files.open_config(str(file), Path())
+        full = apply(config, overrides)
+    except ValueError as error:
+        return f"refused: {error}"
+    return {name: full[name] for name in config}, rest
+
+
+SAME = [
+    "--config.i=3",
+    "--config.i 3",
+    "-config.i=3",
+    "-config.i 3",
+    "--config.i -3",
+    "--config.i=0x10",
+    "--config.i=007",
+    "--config.i=1_000",
+    "--config.i=3 --config.i=4",
+    "--config.f=3",
+    "--config.f=1e-3",
+    "--config.f=inf",
+    "--config.f -inf",
+    "--config.b",
+    "--config.b --config.i=3",
+    "--config.b --noconfig.b",
+    "--noconfig.b",
+    "-config.b",
+    "-noconfig.b",
+    "--config.b=true",
+    "--config.b=True",
+    "--config.b=1",
+    "--config.b=f",
+    "--config.s=3",
+    "--config.s=None",
+    "--config.s=",
+    "--config.s=a=b",
+    "--config.s='a b'",
+    "--config.s -3",
+    "--config.t=(1,2,3)",
+    "--config.t='(1, 2, 3)'",
+    "--config.t=1,2,3",
+    "--config.t=[1,2,3]",
+    "--config.t=3",
+    "--config.t=()",
+    "--config.t=1 --config.t=3",
+    "--config.t -1",
+    "--config.ts=b",
+    "--config.ts=/a/b.py",
+    "--config.ts=a --config.ts=b",
+    """--config.ts="('a','b')" """,
+    "--config.l[0]=5",
+    "--config.d.a=3",
+    """--config.d="{'a': 3}" """,
+    "--config.p=3",
+    "--config.twice=9",
+    "--config.twice=9 --config.i=4",
+    "--config.s=$FILE",
+    "--flagfile=$FLAGS",
+    "--flagfile $FLAGS",
+    "-flagfile=$FLAGS",
+    "--config.i=9 --flagfile=$FLAGS --config.b=0",
+]
+REFUSED = {
+    "--config.i=1.5": "--config.i=1.5: it must be int",
+    "--config.i=x": "--config.i=x: it must be int",
+    "--config.i=": "--config.i=: it must be int",
+    "--config.i": "--config.i: it is no boolean, and needs a value",
+    "--config.f=x": "it must be float",
+    "--config.b=yes": "it must be bool",
+    "--config.p=x": "it must be int",
+    "--noconfig.s": "it is no boolean",
+    "--noconfig.b=3": "--no takes no value",
+    "--config.x=3": "there is no 'x'; choose from",
+    "--config.d.x=3": "there is no 'x'; choose from ['a']",
+    "--config.d=3": "--config.d=3: it is a section of fields",
+    "--config.l[7]=3": "it has 2 items",
+    "--config.d.a=2 --config.d={}": "comes after --config.d.a, and would undo it",
+    "--config.=3": "there is no ''",
+    "--flagfile=none.txt": "no file 'none.txt'",
+}
+"""Refused by both; ours by this line."""
+BETTER = {
+    # Words -> (stock, ours, why).
+    "--config.s --config.i=3": (
+        {"s": "--config.i=3"},
+        "needs a value",
+        "a value that is another flag is a value that was forgotten",
+    ),
+    "--config.b true": ({"b": True}, {"b": True}, "the word 'true' is not left over"),
+    "--config.i=1e3": (
+        "IllegalFlagValueError",
+        {"i": 1000, "twice": 2000},
+        "steps are written so",
+    ),
+    "--config.f=None": (
+        "IllegalFlagValueError",
+        {"f": None},
+        "fields may be optional; `build` refuses None for the others",
+    ),
+    "--config.n=3": (
+        "UnsupportedOperationError",
+        {"n": 3},
+        "an optional field may be None in the file",
+    ),
+    "--config.ts=a,b": ({"ts": ("a,b",)}, {"ts": ("a", "b")}, "as for numbers"),
+    "--config.ts=(a,b)": ({"ts": ("(a,b)",)}, {"ts": ("a", "b")}, "as for numbers"),
+    "--config.t=": ({"t": ("",)}, {"t": ()}, "nothing is no item"),
+    "--config.t=(1,2) --config.t=(3,)": (
+        {"t": (1, 2, 3)},
+        {"t": (3,)},
+        "the last word counts, so that a script's own can be changed",
+    ),
+    "--config.t[0]=5": ("IndexError", {"t": (5, 2)}, "as for lists"),
+    "--config.l=[3]": ("UnsupportedOperationError", {"l": [3]}, "as for tuples"),
+    "--config.l=3,4": ("UnsupportedOperationError", {"l": [3, 4]}, "as for tuples"),
+}
+
+
+def words_in(line, tmp_path, file):
+    (tmp_path / "inner.txt").write_text("// a comment\n--config.f=2.5\n")
+    text = f"# a comment\n\n  --config.i=5\n--config.b\n--flagfile={tmp_path}/inner.txt"
+    (tmp_path / "flags.txt").write_text(text)
+    line = line.replace("$FLAGS", str(tmp_path / "flags.txt"))
+    return shlex.split(line.replace("$FILE", str(file)))
+
+
+@pytest.mark.parametrize("line", SAME)
+def test_a_command_line_means_what_it_means_to_config_flags(line, file, tmp_path):
+    words = words_in(line, tmp_path, file)
+    expected = stock(file, words)
+    assert isinstance(expected, tuple)
+    assert ours(file, words) == expected
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_what_config_flags_refuses_is_refused_by_one_line(line, file, tmp_path):
+    words = words_in(line, tmp_path, file)
+    assert isinstance(stock(file, words), str)
+    said = ours(file, words)
+    assert said.startswith("refused: ")
+    assert REFUSED[line] in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("line", BETTER)
+def test_where_config_flags_is_worse_the_row_says_why(line, file, tmp_path):
+    theirs, mine, why = BETTER[line]
+    words = words_in(line, tmp_path, file)
+    plain, _ = stock(file, [])
+    for expected, got in ((theirs, stock(file, words)), (mine, ours(file, words))):
+        if isinstance(expected, dict):
+            assert got[0] == plain | expected
+        else:
+            assert expected in got
+    assert stock(file, words) != ours(file, words)
+    assert why
+
+
+def test_words_of_overrides_are_read_as_the_same_overrides():
+    words = ["--config.a=1", "--noconfig.b", "--config.c", "--config.a=x y"]
+    overrides, _ = read_overrides(words)
+    assert read_overrides(words_of(overrides))[0] == overrides
+
+
+def test_a_flag_file_that_contains_itself_is_refused(tmp_path):
+    file = tmp_path / "flags.txt"
+    file.write_text(f"--flagfile={file}\n")
+    with pytest.raises(ValueError, match="contains itself"):
+        expand([f"--flagfile={file}"])
+
+
+def parsed(*words, **options):
+    return launch.parse("", ["--workdir=none", *words], **options)
+
+
+def refusal(capsys, *words, **options):
+    """The one line that answers a mistake."""
+    with pytest.raises(SystemExit) as stop:
+        parsed(*words, **options)
+    said = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert said.count("\n") == 1
+    return said
+
+
+def config_file(tmp_path, text):
+    """A config file that changes the packaged digits, and its --config."""
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    return f"--config={path}"
+
+
+VARIANT = """
+from configs import digits
+from ml_collections.config_dict import placeholder, required_placeholder
+
+def get_config(word="plain"):
+    config = digits.get_config().unlock()
+    {change}
+    return config
+"""
+
+
+def test_a_reference_is_computed_anew_after_overrides(tmp_path):
+    change = 'config.train.sample_every = config.train.get_ref("num_steps") // 2'
+    config = config_file(tmp_path, VARIANT.format(change=change))
+    assert parsed(config).config["train"]["sample_every"] == 2_200
+    words = [config, "--config.train.num_steps=10"]
+    assert parsed(*words).config["train"]["sample_every"] == 5
+    words.append("--config.train.sample_every=3")
+    assert parsed(*words).config["train"]["sample_every"] == 3
+
+
+def test_a_reference_outlives_the_choice_of_another_alternative(tmp_path):
+    change = (
+        'config.grid.num_steps = config.train.get_ref("num_steps"); '
+        'config.grid.rho = config.train.get_ref("ema_halflife_steps")'
+    )
+    config = config_file(tmp_path, VARIANT.format(change=change))
+    words = ["--config.grid.name=log_uniform", "--config.train.num_steps=12"]
+    grid = parsed(config, "--config.grid.name=log_snr", words[1]).config["grid"]
+    assert grid["num_steps"] == 12
+    assert "rho" not in grid
+
+
+@pytest.mark.parametrize("kind", [placeholder, required_placeholder])
+def test_a_placeholder_needs_a_value(kind, tmp_path, capsys):
+    change = f"config.seed = 0; config.train.num_steps = {kind.__name__}(int)"
+    config = config_file(tmp_path, VARIANT.format(change=change))
+    said = refusal(capsys, config)
+    assert "train.num_steps is a placeholder that is not set" in said
+    assert "give --config.train.num_steps=INT" in said
+    words = [config, "--config.train.num_steps=10"]
+    assert parsed(*words).config["train"]["num_steps"] == 10
+    assert "it must be int" in refusal(capsys, config, "--config.train.num_steps=x")
+
+
+def test_packaged_configs_have_names():
+    names = config_files.packaged_names()
+    assert {"digits", "points", "cifar10_edm"} <= set(names)
+    for word in ("digits", "digits_vp"):
+        command = parsed(f"--config={word}")
+        file = parsed(f"--config={ROOT / 'configs'}/{word}.py")
+        assert command.config == file.config
+
+
+def test_a_config_has_an_argument(tmp_path):
+    config = config_file(tmp_path, VARIANT.format(change="config.extra = {'w': word}"))
+    assert parsed(config).config["extra"] == {"w": "plain"}
+    assert parsed(f"{config}:a:b").config["extra"] == {"w": "a:b"}
+    assert parsed(f"{config}:").config["extra"] == {"w": ""}
+
+
+def test_a_config_starts_from_another_in_its_folder(tmp_path):
+    config_file(tmp_path, VARIANT.format(change="config.seed = 7"))
+    other = tmp_path / "other.py"
+    other.write_text("from . import mine\nget_config = mine.get_config\n")
+    assert parsed(f"--config={other}").config["seed"] == 7
+
+
+def test_the_sections_for_entries_of_a_user_take_new_ones():
+    words = [
+        "--config.companions.worse.run=runs/small",
+        "--config.companions.worse.step=3",
+        "--config.conditions.label={}",
+        "--config.extra.note=as in the paper",
+        "--config.extra.deep.er=(1,2)",
+    ]
+    config = parsed("--config=digits", *words).config
+    assert config["companions"]["worse"] == {"run": "runs/small", "step": 3}
+    assert "label" in config["conditions"]
+    assert config["extra"] == {"note": "as in the paper", "deep": {"er": (1, 2)}}
+    assert set(OPEN) <= config.keys()
+
+
+@pytest.mark.parametrize("section", ["train", "extra.note"])
+def test_no_entry_is_made_where_none_may_be(section, tmp_path, capsys):
+    text = VARIANT.format(change="config.extra = {'note': 'text'}")
+    word = f"--config.{section}.more=1"
+    said = refusal(capsys, config_file(tmp_path, text), word)
+    assert f"{word}: there is no 'more'" in said
+
+
+BAD_FILES = {
+    "def get_config(:": "line 1: invalid syntax",
+    "import nothing_of_that_name": "line 1: No module named",
+    "x = 1\n\ndef get_config():\n    return x.y": "line 4: 'int' object has no",
+    "def get_config():\n    1 / 0": "line 2: division by zero (ZeroDivisionError)",
+    "def get_config():\n    raise SystemExit(3)": "line 2: 3 (SystemExit)",
+    "import sys\nsys.exit()": "line 2: SystemExit",
+    "def get_config():\n    assert False": "line 2: AssertionError",
+    "def get_config():\n    raise ValueError('a\\nb')": "line 2: a b (ValueError)",
+    "import json\n\ndef get_config(): json.loads('{')": "raised in decoder.py, line",
+    "def get_config(): pass": "gave None; it must give a ConfigDict",
+    "def get_config(): return [1]": "gave [1]; it must give a ConfigDict",
+    "x = 1": "has no function get_config()",
+    "def get_config(): return {1: 2}": "the config has the key 1, which is no string",
+    "def get_config(): return {'a': {(): 2}}": "a has the key ()",
+    "def get_config(): return {'a.b': 2}": "a.b",
+    "def get_config(): return {'a': {'b': print}}": "a.b is <built-in function print>",
+    "def get_config(): return {'a': {1}}": "a is {1}, a set; it must be a literal",
+}
+
+
+@pytest.mark.parametrize("text", BAD_FILES)
+def test_a_config_file_that_fails_is_answered_by_one_line(text, tmp_path, capsys):
+    config = config_file(tmp_path, text)
+    said = refusal(capsys, config)
+    assert BAD_FILES[text] in said
+    assert "mine.py" in said
+
+
+def test_a_mistake_has_a_traceback_if_asked(tmp_path):
+    config = config_file(tmp_path, "def get_config():\n    return 1 / 0")
+    with pytest.raises(ValueError, match="line 2") as caught:
+        parsed(config, "--traceback")
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("--config=digit", "no packaged config 'digit'; did you mean 'digits'?"),
+        ("--config=configs", f"'{'configs'}' is a folder"),
+        ("--config=none/digits.py", "there is a packaged one: --config=digits"),
+        ("--config=digits:class", "takes no argument 'class'"),
+        ("--config=digits:", "takes no argument ''"),
+    ],
+)
+def test_a_config_that_is_none_is_answered_by_names(word, message, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert message in refusal(capsys, word)
+
+
+def test_a_config_that_needs_an_argument_says_so(tmp_path, capsys):
+    config = config_file(tmp_path, "def get_config(word): return {'seed': word}")
+    assert "needs an argument: give" in refusal(capsys, config)
+
+
+def test_what_is_missing_and_what_is_unknown_is_said_in_this_order(capsys):
+    with pytest.raises(SystemExit):
+        launch.parse("", ["--wrokdir=a", "--config=digits"])
+    said = capsys.readouterr().err
+    assert "unknown argument '--wrokdir=a'; did you mean --workdir?" in said
+    with pytest.raises(SystemExit):
+        launch.parse("", ["--config=digits"], options={"from": "a run"})
+    assert "give --workdir and --from" in capsys.readouterr().err
+    assert "expected one argument" in refusal(capsys, "--config", "--dry_run")
+
+
+def test_flags_of_programs_are_read_as_those_of_absl():
+    words = ["-config=digits", "-dry_run", "--go", "--nogo"]
+    command = parsed(*words, flags={"go": ""})
+    assert command.dry_run
+    assert command.options == {"go": False}
+
+
+def test_help_lists_the_fields_of_a_config(capsys):
+    with pytest.raises(SystemExit) as stop:
+        launch.parse(
+            "Head\n    with  layout", ["--help", "--config=digits", "--config.seed=7"]
+        )
+    out = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert "Head\n    with  layout" in out
+    for field, value in {
+        "train.num_steps": "4400",
+        "seed": "7",
+        "network.multipliers": "(1, 2)",
+        "sampler.s_churn": "0.0",  # a default
+        "sde.name": "'edm'",
+    }.items():
+        assert any(line.split(None, 1) == [field, value] for line in out.splitlines())
+
+
+def test_help_is_quick():
+    """Under half a second, of which Python itself takes a part."""
+    times = []
+    for _ in range(5):
+        start = time.monotonic()
+        command = [sys.executable, "-m", "experiments.train", "--help"]
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        times.append(time.monotonic() - start)
+    assert min(times) < 0.5, times  # the others may have waited for other tests
+
+
+def test_a_run_goes_on_with_its_config_and_notes(tmp_path):
+    config = parsed("--config=digits", "--config.extra.note=mine").config
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    again = launch.parse("", [f"--workdir={tmp_path}"]).config
+    assert again == config
+
+
+def test_a_config_of_any_mapping_is_read(tmp_path):
+    for kind in ("ConfigDict", "FrozenConfigDict", "dict"):
+        config_file(
+            tmp_path,
+            f"import ml_collections\n"
+            f"from ml_collections import ConfigDict, FrozenConfigDict\n"
+            f"def get_config(): return {kind}({{'a': {{'b': (1, 2)}}}})",
+        )
+        config = launch.load_config(str(tmp_path / "mine.py"), tmp_path)
+        assert config == {"a": {"b": (1, 2)}}
+    assert isinstance(ConfigDict(config), ConfigDict)
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("sde.nam=vp", "there is no 'nam'; did you mean 'name'"),
+        ("sd.name=vp", "there is no 'sd'; did you mean 'sde'"),
+        ("seed.x=1", "there is no 'x'"),
+        ("train=3", "--config.train=3: it is a section"),
+        ("train.num_steps=1.5", "--config.train.num_steps=1.5: it must be int"),
+    ],
+)
+def test_a_field_that_is_none_is_answered_by_one_line(field, message, tmp_path, capsys):
+    words = [
+        f"--config={ROOT / 'configs/digits.py'}",
+        f"--workdir={tmp_path}",
+        f"--config.{field}",
+    ]
+    with pytest.raises(SystemExit) as stop:
+        launch.parse("", words)
+    out = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert message in out
+    assert out.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config(:", "line 1: invalid syntax"),
+        ("import nothing_of_that_name", "line 1: No module named"),
+        ("x = 1\n\ndef get_config():\n    return x.y", "line 4: 'int' object has no"),
+        ("def get_config(): pass", r"get_config\(\) of .* gave None"),
+        ("x = 1", r"has no function get_config\(\)"),
+    ],
+)
+def test_a_config_file_that_fails_is_named_with_the_line(text, message, tmp_path):
+    file = tmp_path / "config.py"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        launch.load_config(str(file), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=configs/digits.py", "--config.train.num_step=3"], "num_step"),
+        (
+            ["--config=configs/digits.py", "--config.data.batch_size=x"],
+            "data.batch_size=x",
+        ),
+        (
+            ["--config=configs/digits.py", "--confg.seed=1"],
+            "unknown argument '--confg.seed=1'",
+        ),
+        (["--config=configs/none.py"], "no file 'configs/none.py'"),
+        (["--config=README.md"], "not a Python file"),
+        ([], "no config: give --config=FILE"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_one_clear_error(
+    tmp_path, arguments, message, capsys
+):
+    with pytest.raises(SystemExit) as exit_:
+        launch.parse("train", [f"--workdir={tmp_path}", *arguments])
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_overrides_are_typed_and_names_reset_their_section(tmp_path):
+    command = launch.parse(
+        "train",
+        [
+            f"--workdir={tmp_path}",
+            "--config=configs/digits.py",
+            "--config.network.multipliers=(1,2,4)",
+            "--config.sde.name",
+            "vp",
+            "--config.sde.beta_max=15",
+            "--config.loss.learn_log_variance=true",
+        ],
+    )
+    assert command.config["network"]["multipliers"] == (1, 2, 4)
+    assert command.config["sde"] == {
+        "name": "vp",
+        "t_min": 1e-5,
+        "t_max": 1.0,
+        "beta_min": 0.1,
+        "beta_max": 15.0,
+    }
+    assert command.config["loss"]["learn_log_variance"] is True
+
+
+def test_naming_other_data_keeps_how_they_are_fed(tmp_path):
+    words = [f"--config={ROOT / 'configs/digits.py'}", f"--workdir={tmp_path}"]
+    data = launch.parse("", [*words, "--config.data.name=patches"]).config["data"]
+    assert (data["name"], data["batch_size"], data["sigma_data"]) == (
+        "patches",
+        64,
+        0.71,
+    )
