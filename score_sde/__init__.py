@@ -8,6 +8,7 @@ from score_sde import data as data
 from score_sde import dequantisation as dequantisation
 from score_sde import editing as editing
 from score_sde import elbo as elbo
+from score_sde import evaluation as evaluation
 from score_sde import guidance as guidance
 from score_sde import losses as losses
 from score_sde import measurements as measurements
