@@ -55,7 +55,7 @@ from score_sde.training.step import (
     TrainStep,
     init_state,
     make_train_step,
-    of_whole_batch,
+    whole_batch_gradient,
 )
 from score_sde.weights import published_arrays
 
@@ -164,7 +164,9 @@ def our_step(network: Network) -> tuple[Any, TrainStep]:
         return denoising_loss(key, denoise, x0, noise_levels=LogNormal(), weight=edm)
 
     return optimizer, make_train_step(
-        of_whole_batch(lambda key, params, batch: loss(key, params, batch["x0"])),
+        whole_batch_gradient(
+            lambda key, params, batch, context: loss(key, params, batch["x0"])
+        ),
         optimizer,
         seed=0,
         ema_halflife_steps=HALFLIFE_STEPS,

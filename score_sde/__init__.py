@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from score_sde.losses import denoising_loss as denoising_loss
     from score_sde.precondition import make_denoiser as make_denoiser
     from score_sde.precondition import make_score as make_score
+    from score_sde.run.open import Run as Run
+    from score_sde.run.open import open_run as open_run
     from score_sde.samplers import grids as grids
     from score_sde.samplers import sample as sample
     from score_sde.samplers import solve_ode as solve_ode
@@ -69,6 +71,7 @@ _NAMES = {
     "likelihood": "LogProb bits_per_dim log_prob mean_and_error",
     "losses": "denoising_loss",
     "precondition": "make_denoiser make_score",
+    "run.open": "Run open_run",
     "samplers": "grids sample solve_ode solve_sde",
     "sde": "EDM SDE VE VP CosineVP StraightLine SubVP perturb prior_log_prob "
     "prior_sample probability_flow reverse_drift",

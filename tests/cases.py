@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from score_sde import oracles
-from score_sde.run import build
+from score_sde.sde import SDES
 
 GOLDEN = Path(__file__).parent / "golden"
 
-ALL_SDES = [make() for make in build.SDES.values()]
+ALL_SDES = [make() for make in SDES.values()]
 
 
 def name_of(case):

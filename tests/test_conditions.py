@@ -3,37 +3,34 @@
 import copy
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import launch, runs, train_classifier
+from experiments import launch
 from score_sde import conditions, guidance
 from score_sde.conditions import attributes
 from score_sde.data import DATASETS, centres
-from score_sde.networks import ControlledUNet, Network, UNet, from_linen
-from score_sde.networks.controlled_unet import controlling
-from score_sde.run import build, objective
-from score_sde.runtime.lock import locked
-from score_sde.training.optimizer import Optimizer, make_optimizer
-from score_sde.training.step import init_state, make_train_step, of_whole_batch
-from score_sde.types import UserError
+from score_sde.networks import Network
+from score_sde.run import build, train
+from score_sde.training.step import StepContext
 
-ROOT = Path(__file__).parents[1]
 NAMES = ("ink", "slant", "width")
 DIGITS = DATASETS["digits"]()
 HELD_OUT = DIGITS.test[np.arange(len(DIGITS.test))]
 
 
 def config_of(name, **fields):
-    """A config of configs/ with section__field=value."""
-    config = copy.deepcopy(launch.load_config(str(ROOT / f"configs/{name}.py"), Path()))
+    """A variant of the digits config with section__field=value."""
+    config = copy.deepcopy(launch.load_config(f"digits:{name}", Path()))
     for path, value in fields.items():
-        section, field = path.split("__")
-        config.setdefault(section, {})[field] = value
+        *parents, last = path.split("__")
+        holder = config
+        for part in parents:
+            holder = holder.setdefault(part, {})
+        holder[last] = value
     return config
 
 
@@ -70,12 +67,12 @@ def test_attributes_of_mirrored_digits_lean_the_other_way():
 # Conditions.
 
 
-def vector(stated=()):
-    return conditions.vector(NAMES, stated, examples=DIGITS.train.values, num_levels=17)
+def vector(samples=()):
+    return conditions.vector(dataset=DIGITS, attributes=NAMES, samples=samples)
 
 
-def picture(make=conditions.silhouette, stated=None):
-    return conditions.image(make, stated, num_levels=17)
+def picture(picture="silhouette", **options):
+    return conditions.image(dataset=DIGITS, picture=picture, **options)
 
 
 def test_a_vector_is_in_standard_deviations_and_says_that_it_is_told():
@@ -85,16 +82,16 @@ def test_a_vector_is_in_standard_deviations_and_says_that_it_is_told():
     assert (told[:, 3] == 1).all()
     # What a config states in their own units is what such an example is told.
     x = centres(DIGITS.test.values[:1], num_levels=17)
-    stated = vector([float(a) for a in attributes.measured(NAMES, x)[0]]).stated
+    own = tuple(float(a) for a in attributes.measured(NAMES, x)[0])
+    assert len(vector((own, own)).samples["vector"]) == 2
+    stated = vector(own).samples
     of_example = vector().of_examples({"values": DIGITS.test.values[:1]})
     np.testing.assert_allclose(stated["vector"], of_example["vector"], atol=1e-5)
 
 
 def test_pictures_are_block_means_and_sides_of_the_middle():
     values = DIGITS.test.values[:3]
-    image = conditions.image(
-        lambda x: conditions.small(x, factor=4), None, num_levels=17
-    ).of_examples({"values": values})["image"]
+    image = picture("small", factor=4).of_examples({"values": values})["image"]
     mean = values.astype(float).reshape(3, 2, 4, 2, 4, 1).mean((2, 4))
     expected = np.kron((2 * mean[..., 0] + 1) / 17 - 1, np.ones((1, 4, 4)))
     np.testing.assert_allclose(image[..., 0], expected, atol=1e-6)
@@ -117,11 +114,11 @@ def test_told_nothing_is_told_apart_from_every_value():
 
 
 def test_samples_are_told_in_turn_whatever_their_batch():
-    label = conditions.label((), num_classes=10)
+    label = conditions.label(dataset=DIGITS)
     index = np.arange(8, 23)
     found = conditions.of_samples((label,), DIGITS, index)
     np.testing.assert_array_equal(found["label"], index % 10)
-    stated = conditions.label((3, -1), num_classes=10)
+    stated = conditions.label(dataset=DIGITS, samples=(3, -1))
     found = conditions.of_samples((stated,), DIGITS, index)
     np.testing.assert_array_equal(found["label"], np.where(index % 2, -1, 3))
     # Held-out digits one after the other, and the class that belongs to the picture.
@@ -139,11 +136,10 @@ def test_a_picture_file_is_what_all_samples_are_told(tmp_path):
     levels = DIGITS.test.values[5, ..., 0]
     file = tmp_path / "digit.png"
     Image.fromarray(np.round(levels * (255 / 16)).astype(np.uint8)).save(file)
-    made = build.build(config_of("digits_image", sampling__image=str(file)))
-    found = conditions.of_samples(made.conditions, DIGITS, np.arange(3))["image"]
-    expected = conditions.of_examples(
-        made.conditions, {"values": DIGITS.test.values[5:6]}
-    )
+    config = config_of("image", conditions__image__samples=(str(file),))
+    told = build.build(config).model.conditions
+    found = conditions.of_samples(told, DIGITS, np.arange(3))["image"]
+    expected = conditions.of_examples(told, {"values": DIGITS.test.values[5:6]})
     # Half a step of 255 in each pixel.
     np.testing.assert_allclose(found, np.repeat(expected["image"], 3, 0), atol=0.005)
 
@@ -156,161 +152,100 @@ def test_training_tells_what_the_examples_are_and_drops_a_share():
         return jnp.zeros_like(x)
 
     network = Network(lambda key: (), apply)
-    for name in ("digits_vector", "digits_image", "digits_text", "digits_class"):
-        made = build.build(config_of(name, loss__condition_dropout=0.5))
-        made = made._replace(network=network)
+    for name in ("vector", "image", "words", "label"):
+        made = build.build(config_of(name, train__condition_dropout=0.5))
+        made = made._replace(model=made.model._replace(network=network))
         batch = {"values": DIGITS.train.values[:40], "label": DIGITS.train.labels[:40]}
         heard.clear()
-        objective.batch_loss(made, jr.key(1), {"network": ()}, batch)
+        context = StepContext(jnp.zeros((), jnp.int32), ())
+        train.make_loss(made)(jr.key(1), {"network": ()}, batch, context)
         (cond,) = heard
         (part,) = cond.values()
         null = guidance.null_condition(cond)
         told = np.any(np.reshape(part != next(iter(null.values())), (40, -1)), axis=1)
         assert 8 < told.sum() < 32
-        if name != "digits_text":  # whose words are drawn
-            (known,) = conditions.of_examples(made.conditions, batch).values()
+        if name != "words":  # which are drawn
+            (known,) = conditions.of_examples(made.model.conditions, batch).values()
             np.testing.assert_allclose(part[told], known[told], atol=1e-5)
 
 
-# The control branch.
-
-SMALL = {"channels": 4, "multipliers": (1,), "blocks_per_level": 1, "num_classes": 3}
-X = jr.normal(jr.key(1), (4, 4, 4, 1), jnp.float32)
-NOISE = jnp.linspace(-1, 1, 4, dtype=jnp.float32)
-TOLD = {"label": jnp.asarray([0, 2, -1, 1])}
-SEEN = TOLD | {"image": jr.normal(jr.key(2), (4, 4, 4, 2), jnp.float32)}
-
-
-def random_like(shapes):
-    random = np.random.RandomState(2)
-    return jax.tree.map(
-        lambda p: jnp.asarray(0.2 * random.normal(size=p.shape), p.dtype), shapes
-    )
-
-
-def controlled():
-    """(the network, its first parameters, the U-Net's output)."""
-    trunk = from_linen(UNet(**SMALL), (4, 4, 1), {"label": np.zeros(1, np.int32)})
-    frozen = random_like(jax.eval_shape(trunk.init, jr.key(0)))
-    cond = {"label": np.zeros(1, np.int32), "image": np.zeros((1, 4, 4, 2))}
-    network = from_linen(ControlledUNet(**SMALL), (4, 4, 1), cond)
-    params = controlling(network.init(jr.key(0)), frozen)
-    return network, params, jax.jit(trunk.apply)(frozen, X, NOISE, TOLD)
-
-
-@pytest.mark.usefixtures("standard_promotion")  # optax mixes its counters with floats
-def test_a_control_branch_starts_as_the_frozen_network_and_leaves_it_alone():
-    network, params, expected = controlled()
-    branch, frozen = params["branch"], params["frozen"]
-    # A copy of the way down, and zeros where it comes in and goes out.
-    shared = branch.keys() & frozen.keys()
-    assert {"Conv_0", "NoiseAndCondition_0", "ResidualBlock_1"} <= shared
-    for name in shared:
-        jax.tree.map(np.testing.assert_array_equal, branch[name], frozen[name])
-    apply = jax.jit(network.apply)
-    found = apply(params, X, NOISE, SEEN)
-    np.testing.assert_array_equal(found, expected)
-
-    def loss(key, params, batch):
-        x = batch["values"]
-        out = network.apply(params, x, NOISE, SEEN, dropout_key=key)
-        return ((out - SEEN["image"][..., :1]) ** 2).mean((1, 2, 3))
-
-    optimizer = make_optimizer(
-        Optimizer(learning_rate=0.1, weight_decay=0.1), num_steps=9
-    )
-    step = jax.jit(
-        make_train_step(
-            of_whole_batch(loss),
-            optimizer,
-            seed=0,
-            ema_halflife_steps=1.0,
-            ema_rampup_ratio=1.0,
-        )
-    )
-    state = init_state(params, optimizer)
-    for _ in range(3):
-        state, _ = step(state, {"values": X})
-    for trained in (state.params, state.ema_params):
-        jax.tree.map(np.testing.assert_array_equal, trained["frozen"], frozen)
-    moved = jax.tree.map(lambda a, b: bool((a != b).any()), state.params, params)
-    assert all(jax.tree.leaves(moved["branch"]["out_middle"]["kernel"]))
-    # Once its zeros are gone, the picture is seen.
-    told = apply(state.params, X, NOISE, SEEN)
-    other = apply(state.params, X, NOISE, TOLD | {"image": 0 * SEEN["image"]})
-    assert np.abs(told - other).max() > 1e-3
-    with pytest.raises(ValueError, match=r"it needs cond\['image'\]"):
-        network.apply(params, X, NOISE, TOLD)
-
-
-def test_a_branch_is_not_trained_on_an_untrained_network(tmp_path):
-    command = launch.parse(
-        "train", ["--config=configs/digits_control.py", f"--workdir={tmp_path}"]
-    )
-    with pytest.raises(UserError, match=r"make it by .*add_control --from=RUN"):
-        runs.require_frozen(command)
-
-
-def test_one_program_trains_the_classifier(tmp_path):
-    config = config_of("digits_class")
-    with (
-        locked(tmp_path / "classifier"),
-        pytest.raises(UserError, match="another program writes"),
-    ):
-        train_classifier.main(launch.Command(config, tmp_path, dry_run=False))
+def test_augmentation_tells_what_it_did_and_is_never_dropped():
+    told = (conditions.CONDITIONS["augment"](dataset=DIGITS, probability=1.0),)
+    x0 = jnp.asarray(centres(DIGITS.train.values[:20], num_levels=17))
+    changed, how = conditions.augmented(told, jr.key(0), x0)
+    assert changed.shape == x0.shape
+    # The mirror alone is drawn half of the time; all others always.
+    assert (np.abs(how["augment"]).sum(1) > 0).all()
+    assert conditions.in_training(told, jr.key(0), {"values": x0}) is None
+    scored = conditions.of_examples(told, {"values": DIGITS.test.values[:3]})
+    assert not scored["augment"].any()
 
 
 @pytest.mark.parametrize(
     ("name", "fields", "message"),
     [
-        ("vector", {"condition__attributes": ("ink", "hue")}, "has 'hue'; choose from"),
-        ("vector", {"network__vector_dims": 3}, "vector_dims is 3; .* need 4"),
-        ("vector", {"sampling__vector": (0.3,)}, r"sampling.vector is \(0.3,\); it ne"),
         (
             "vector",
-            {"sampling__vector": (0.3, float("nan"), 0.1)},
-            "it must be finite",
+            {"conditions__vector__attributes": ("ink", "hue")},
+            "conditions.vector: attributes has 'hue'; choose from",
         ),
-        ("vector", {"sampling__labels": (3,)}, "sampling.labels is .* no classes"),
-        ("vector", {"guidance__name": "classifier"}, "'classifier'; .* no classes"),
-        ("image", {"condition__image": "big"}, "condition.image is 'big'; choose from"),
-        ("image", {"condition__factor": 3}, "condition.factor is 3; it must divide"),
-        ("image", {"condition__factor": 0}, "condition: Told needs 1 <= factor"),
-        ("image", {"sampling__image": "none.png"}, "sampling.image: .*No such file"),
+        ("vector", {"network__vector_dims": 3}, "leave it out: conditions.vector det"),
         (
-            "class",
-            {"sampling__image": "none.png"},
-            "sampling.image is .* told one: set",
+            "vector",
+            {"conditions__vector__samples": (0.3,)},
+            r"conditions.vector: samples: \(0.3,\) must be one finite number for each",
+        ),
+        (
+            "vector",
+            {"conditions__vector__samples": (0.3, float("nan"), 0.1)},
+            "conditions.vector.samples is .*; it must be a number",
+        ),
+        (
+            "vector",
+            {"guidance__name": "classifier"},
+            r"needs a network that is told 'label', and it is told \['vector'\]",
         ),
         (
             "image",
-            {"data__augment_probability": 0.1},
-            "would not be true of the augmented",
+            {"conditions__image__picture": "big"},
+            "picture is 'big'; choose from",
         ),
-        ("control", {"condition__image": "none"}, "'controlled_unet' is controlled by"),
+        ("image", {"conditions__image__factor": 3}, "factor is 3; it must divide"),
+        ("image", {"conditions__image__factor": 0}, "factor is 0; it must be >= 1"),
         (
-            "text",
+            "image",
+            {"conditions__image__samples": ("none.png",)},
+            "samples: .*No such file",
+        ),
+        (
+            "image",
+            {"conditions__augment": {"probability": 0.1}},
+            "would not be true of one that conditions.augment transforms",
+        ),
+        ("control", {}, "it needs the network of another run: --config.companions.tr"),
+        (
+            "words",
             {"guidance__name": "classifier_free", "guidance__negative_label": 3},
-            "negative_label is 3; of a network that reads, give .*negative_caption",
+            r"needs a network that is told 'label', and it is told \['words'\]",
         ),
         (
-            "text",
+            "words",
             {"guidance__name": "classifier_free", "guidance__negative_caption": "cat"},
-            "negative_caption: unknown word 'cat'",
+            "guidance.negative_caption: unknown word 'cat'",
         ),
         (
-            "class",
+            "label",
             {"guidance__name": "classifier_free", "guidance__negative_caption": "one"},
-            "it is for a network that reads",
+            "needs a network that is told 'words'",
         ),
-        ("text", {"guidance__name": "classifier"}, "told labels, not for one that rea"),
+        ("words", {"guidance__name": "classifier"}, "is told 'label', and it is told"),
         (
-            "class",
-            {"guidance__name": "auto", "guidance__run": "nowhere"},
-            "guidance.run is 'nowhere'; it must be the folder of a run",
+            "label",
+            {"guidance__name": "auto"},
+            "it needs another run: --config.companions.worse.run=FOLDER",
         ),
         (
-            "class",
+            "label",
             {
                 "guidance__name": "scheduled",
                 "guidance__sigmas": (1.0, 0.1),
@@ -319,48 +254,44 @@ def test_one_program_trains_the_classifier(tmp_path):
             r"guidance: sigmas must be > 0 and ascend",
         ),
         (
-            "class",
+            "label",
             {"guidance__name": "composed", "guidance__labels": (3, 10)}
             | {"guidance__weights": (1.0, 1.0)},
-            "guidance.labels is 10; choose from 0 to 9",
+            "guidance.labels: 10 is no class; choose from 0 to 9",
         ),
         (
-            "class",
+            "label",
             {"guidance__name": "composed", "guidance__labels": (3, 4)},
-            r"guidance.weights is \(\); it needs one number for each .*captions, 2",
+            r"guidance: weights is \(\); it needs one number for each .*captions, 2",
         ),
         (
-            "text",
+            "words",
             {"guidance__name": "composed", "guidance__labels": (3,)}
             | {"guidance__weights": (1.0,)},
-            "guidance.labels is 3; of a network that reads, give guidance.captions",
+            "needs a network that is told 'label'",
         ),
         (
-            "text",
+            "words",
             {"guidance__name": "composed", "guidance__captions": ("a horse",)}
             | {"guidance__weights": (1.0,)},
-            "guidance.captions: unknown word 'horse'",
+            "unknown word 'horse'",
         ),
         (
-            "class",
+            "label",
             {"guidance__name": "composed", "guidance__captions": ("",)}
             | {"guidance__weights": (1.0,)},
-            "guidance.captions is ''; it is for a network that reads",
+            "needs a network that is told 'words'",
         ),
         (
-            "text",
-            {"guidance__name": "composed", "guidance__labels": (-1,)}
-            | {"guidance__weights": (1.0,)},
-            "guidance.labels is -1; of a network that reads, give guidance.captions",
-        ),
-        (
-            "class",
+            "label",
             {"threshold__name": "temperature", "threshold__tau": 0.0},
             "threshold.tau is 0.0; it must be > 0",
         ),
+        ("label", {"data__name": "patches"}, "patches has no classes to tell"),
+        ("words", {"data__name": "patches"}, "patches has no captions"),
     ],
 )
 def test_mistakes_are_named(name, fields, message):
-    config = config_of(f"digits_{name}", **fields)
+    config = config_of(name, **fields)
     with pytest.raises(build.ConfigError, match=message):
         build.build(config)

@@ -491,12 +491,12 @@ def test_images_of_many_sizes_are_cut_and_resized():
 def test_preparing_says_what_was_found(tmp_path, capsys):
     path = in_zip(tmp_path / "a.zip", pictures())
     words = [
-        "--config=configs/digits_class.py",
+        "--config=digits:label",
         f"--workdir={tmp_path / 'found'}",
         "--config.data.name=files",
         f"--config.data.path={path}",
         "--config.data.shape=(6,4,3)",
-        "--config.network.num_classes=2",
+        "--config.data.num_classes=2",
     ]
     prepare_data.main(launch.parse("", words))
     out = capsys.readouterr().out

@@ -7,7 +7,6 @@ import platform
 import resource
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -21,8 +20,7 @@ from jax.sharding import Mesh, PartitionSpec
 from configs import digits
 from score_sde.data import batch_at
 from score_sde.run.build import build
-from score_sde.run.model import init_params
-from score_sde.run.objective import batch_loss
+from score_sde.run.train import initial_params, make_loss
 from score_sde.runtime.checksums import _sums_on_device, checksums
 from score_sde.runtime.mesh import (
     Devices,
@@ -39,7 +37,7 @@ from score_sde.types import UserError
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
-UNET = {"channels": 8, "dropout": 0.2, "num_classes": 10}
+UNET = {"channels": 8, "dropout": 0.2}
 DIT = {"name": "dit", "patch_size": 2, "hidden_size": 32, "depth": 1, "num_heads": 2}
 LAYOUTS = {
     "four devices": Devices(),
@@ -60,8 +58,10 @@ def experiment_of(network):
     config = digits.get_config().to_dict()
     config["network"] = config["network"] | network
     if network.get("name") == "dit":
-        config["network"] = network | {"num_classes": 10, "learn_sigma": False}
-    config["loss"] = {"condition_dropout": 0.3, "learn_log_variance": True}
+        config["network"] = network | {"learn_sigma": False}
+    config["conditions"] = {"label": {}}
+    config["objective"] = {"name": "denoising", "learn_log_variance": True}
+    config["train"] |= {"condition_dropout": 0.3}
     config["data"] |= {"batch_size": 8}
     config["optimizer"] = {"learning_rate": 1e-3}
     return build(config)
@@ -76,13 +76,13 @@ def prepared(experiment, devices, mesh):
     """(state on the mesh, compiled step)."""
     optimizer = make_optimizer(experiment.optimizer, num_steps=10)
     step = make_train_step(
-        gradient_on(devices, mesh, partial(batch_loss, experiment)),
+        gradient_on(devices, mesh, make_loss(experiment)),
         optimizer,
         seed=0,
         ema_halflife_steps=5.0,
         ema_rampup_ratio=1.0,
     )
-    state = init_state(init_params(experiment), optimizer)
+    state = init_state(initial_params(experiment), optimizer)
     return put_state(state, mesh), compile_train_step(step, state, devices, mesh)
 
 
@@ -138,7 +138,7 @@ def test_the_state_is_cut_where_it_divides():
     experiment = experiment_of(DIT)
     devices = Devices(fsdp=2, tensor=2)
     mesh = make_mesh(devices)
-    params = jax.eval_shape(lambda: init_params(experiment))
+    params = jax.eval_shape(lambda: initial_params(experiment))
     block = state_shardings(params, mesh)["network"]["blocks_0"]
     assert block["attn_qkv"]["kernel"].spec == PartitionSpec("fsdp", "tensor")
     assert block["attn_proj"]["kernel"].spec == PartitionSpec("tensor", "fsdp")

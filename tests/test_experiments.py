@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import launch, train_classifier
+from experiments import launch, train
 from score_sde.data import DATASETS
 from score_sde.run import edit as edits
 from score_sde.run.build import build
@@ -93,7 +93,7 @@ def test_samples_are_written_and_not_drawn_twice(trained):
     assert samples.shape == (6, 8, 8, 1)
     assert samples.dtype == np.uint8
     made_by = json.loads((trained / "samples.json").read_text())
-    assert made_by["sampler"]["name"] == "heun"
+    assert made_by["config"]["sampler"]["name"] == "heun"
     assert made_by["num_evals"] == 5
     assert "made before, from step 2" in program("sample", f"--workdir={trained}")
     out = program("sample", f"--workdir={trained}", "--config.sampling.batch_size=6")
@@ -158,12 +158,13 @@ def test_a_run_on_files_is_the_run_on_the_same_data_in_memory(tmp_path):
         "data.test_path": tmp_path / "test.zip",
         "data.shape": "(8,8,1)",
         "data.num_levels": 17,
+        "data.num_classes": 10,
         "data.num_workers": 2,
     }
     losses, nats = [], []
     for name, changes in (("digits", {}), ("files", places)):
         workdir = tmp_path / name
-        config = ["--config=configs/digits_class.py", f"--workdir={workdir}"]
+        config = ["--config=configs/digits.py:label", f"--workdir={workdir}"]
         words = [f"--config.{k}={v}" for k, v in changes.items()]
         program("train", *config, *fields(), *words)
         program("likelihood", f"--workdir={workdir}")
@@ -177,9 +178,9 @@ def test_a_run_on_files_is_the_run_on_the_same_data_in_memory(tmp_path):
 @pytest.mark.slow
 def test_classes_are_drawn_as_asked_and_guided(tmp_path):
     workdir = tmp_path / "class"
-    config = ["--config=configs/digits_class.py", f"--workdir={workdir}"]
+    config = ["--config=configs/digits.py:label", f"--workdir={workdir}"]
     program("train", *config, *fields())
-    labels = ["--config.sampling.labels=(3,7)"]
+    labels = ["--config.conditions.label.samples=(3,7)"]
     out = program(
         "sample",
         f"--workdir={workdir}",
@@ -193,29 +194,39 @@ def test_classes_are_drawn_as_asked_and_guided(tmp_path):
     assert np.load(workdir / "samples.npz")["labels"].tolist() == [3, 7] * 3
     guided = ["--config.guidance.name=classifier", *labels]
     out = program("sample", f"--workdir={workdir}", *guided, code=2)
-    assert "train it by python -m experiments.train_classifier" in out
-    program(
-        "train_classifier", f"--workdir={workdir}", "--config.classifier.num_steps=50"
-    )
-    assert "6 samples" in program("sample", f"--workdir={workdir}", *guided)
+    assert "it needs another run: --config.companions.classifier.run=FOLDER" in out
+    other = tmp_path / "classifier"
+    short = ["--config.train.num_steps=50", "--config.network.width=16"]
+    program("train", "--config=digits:classifier", f"--workdir={other}", *short)
+    guided.append(f"--config.companions.classifier.run={other}")
+    out = program("sample", f"--workdir={workdir}", *guided)
+    assert "6 samples" in out
+    made_by = json.loads((workdir / "samples.json").read_text())
+    assert made_by["companions"]["classifier"]["step"] == 50
+    # A classifier is no denoiser, and a denoiser no classifier.
+    out = program("sample", f"--workdir={other}", code=2)
+    assert "was trained by objective 'classification': it has no denoiser" in out
 
 
 @pytest.mark.slow
 def test_captions_are_drawn(tmp_path):
     workdir = f"--workdir={tmp_path / 'text'}"
-    program("train", "--config=configs/digits_text.py", workdir, *fields())
-    caption = "--config.sampling.caption=the digit seven"
+    program("train", "--config=configs/digits.py:words", workdir, *fields())
+    caption = "--config.conditions.words.samples=('the digit seven',)"
     guided = "--config.guidance.name=classifier_free"
     assert "6 samples" in program("sample", workdir, caption, guided)
-    out = program("sample", workdir, "--config.sampling.caption=a cat", code=2)
-    assert "sampling.caption: unknown word 'cat'; choose from ['a', 'the'" in out
+    wrong = "--config.conditions.words.samples=('a cat',)"
+    out = program("sample", workdir, wrong, code=2)
+    assert (
+        "conditions.words: samples: unknown word 'cat'; choose from ['a', 'the'" in out
+    )
 
 
 @pytest.mark.slow
 def test_attributes_are_drawn_and_scored(tmp_path):
     workdir = f"--workdir={tmp_path / 'vector'}"
-    program("train", "--config=configs/digits_vector.py", workdir, *fields())
-    stated = "--config.sampling.vector=(0.3,0.2,0.17)"
+    program("train", "--config=configs/digits.py:vector", workdir, *fields())
+    stated = "--config.conditions.vector.samples=(0.3,0.2,0.17)"
     guided = "--config.guidance.name=classifier_free"
     assert "6 samples" in program("sample", workdir, stated, guided)
     vectors = np.load(tmp_path / "vector/samples.npz")["vectors"]
@@ -226,34 +237,35 @@ def test_attributes_are_drawn_and_scored(tmp_path):
 @pytest.mark.slow
 def test_a_trained_run_is_controlled_and_guides_by_being_worse(trained, tmp_path):
     workdir = f"--workdir={tmp_path / 'control'}"
-    config = "--config=configs/digits_control.py"
-    program("train", config, workdir, code=2)
-    options = ["--config.network.channels=8", "--config.train.num_steps=2"]
-    options.append("--config.optimizer.warmup_steps=1")
-    other = program("add_control", config, workdir, f"--from={trained}", code=2)
-    assert "is of another model" in other
-    steps = list((trained / "checkpoints").iterdir())
-    out = program("add_control", config, workdir, f"--from={trained}", *options)
-    assert "parameters frozen, and a branch of" in out
-    assert sorted((trained / "checkpoints").iterdir()) == sorted(steps)
+    config = "--config=configs/digits.py:control"
+    out = program("train", config, workdir, code=2)
+    assert "it needs the network of another run: --config.companions.trunk.run" in out
+    options = ["--config.train.num_steps=1", "--config.optimizer.warmup_steps=0"]
+    options += [
+        "--config.data.batch_size=8",
+        f"--config.companions.trunk.run={trained}",
+    ]
+    before = sorted((trained / "checkpoints").rglob("*"))
+    program("train", config, workdir, *options)
+    assert sorted((trained / "checkpoints").rglob("*")) == before
     grid = ["--config.grid.num_steps=3", "--config.sampling.num_samples=6"]
-    # At first it draws what the run draws, whatever it is told.
     program("sample", workdir, *grid)
     program("sample", f"--workdir={trained}", *grid)
-    first, plain = (
-        np.load(folder / "samples.npz")["samples"]
-        for folder in (tmp_path / "control", trained)
-    )
-    np.testing.assert_array_equal(first, plain)
-    assert "step       2/2" in program("train", workdir)
+    made_by = json.loads((tmp_path / "control/samples.json").read_text())
+    assert made_by["companions"]["trunk"]["step"] == 2
     # A model that is led away from itself stays.
-    auto = ["--config.guidance.name=auto", f"--config.guidance.run={trained}"]
+    auto = ["--config.guidance.name=auto", f"--config.companions.worse.run={trained}"]
+    plain = np.load(trained / "samples.npz")["samples"]
     out = program("sample", f"--workdir={trained}", *grid, *auto)
     assert "guided: 2 to 2 of the network" in out
     same = np.load(trained / "samples.npz")["samples"]
     assert (same != plain).mean() < 0.01  # a rounding at the edge of a level
-    out = program("sample", workdir, *auto, code=2)
-    assert "is of other data, or told something else" in out
+    points = f"--workdir={tmp_path / 'points'}"
+    few = ["--config.train.num_steps=1", "--config.sampling.num_samples=4"]
+    program("train", "--config=points", points, *few)
+    out = program("sample", points, *auto, code=2)
+    assert "companions.worse: " in out
+    assert "is of data of shape (8, 8, 1) with 17 levels, this run of shape (2,)" in out
 
 
 @pytest.fixture
@@ -309,8 +321,8 @@ def test_a_picture_is_edited_and_its_known_pixels_stay(trained, pictures):
         ),
         ({"task": "super_resolve", "factor": 3}, "factor is 3; it must divide"),
         ({"task": "colourise"}, "editing.task is 'colourise'; .*three colours"),
-        ({"task": "sharpen"}, "editing: Editing needs task in"),
-        ({"strength": 0.0}, "editing: Editing needs 0 < strength <= 1"),
+        ({"task": "sharpen"}, "editing.task is 'sharpen'; choose from"),
+        ({"strength": 0.0}, "editing.strength is 0.0; it must be > 0 and <= 1"),
         ({"noise_std": 0.1, "method": "replace"}, "a method that knows noise"),
     ],
 )
@@ -336,11 +348,9 @@ def test_a_damaged_config_of_a_run_is_named(text, tmp_path):
 
 
 def test_a_dry_run_of_a_classifier_trains_none(tmp_path, capsys):
-    config = f"--config={ROOT / 'configs/digits_class.py'}"
     workdir = tmp_path / "none"
-    train_classifier.main(
-        launch.parse("", [config, f"--workdir={workdir}", "--dry_run"])
-    )
+    words = ["--config=digits:classifier", f"--workdir={workdir}", "--dry_run"]
+    train.main(launch.parse("", words, flags=train.FLAGS))
     assert "parameters: " in capsys.readouterr().out
     assert not workdir.exists()
 
@@ -348,7 +358,7 @@ def test_a_dry_run_of_a_classifier_trains_none(tmp_path, capsys):
 def test_a_dry_run_prints_and_writes_nothing(tmp_path):
     workdir = tmp_path / "none"
     out = program(
-        "train", "--config=configs/digits_vp.py", f"--workdir={workdir}", "--dry_run"
+        "train", "--config=configs/digits.py:vp", f"--workdir={workdir}", "--dry_run"
     )
     assert '"name": "vp"' in out
     assert '"beta_max": 20.0' in out

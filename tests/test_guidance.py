@@ -1,5 +1,6 @@
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated
 
 import jax
@@ -8,7 +9,6 @@ import jax.random as jr
 import numpy as np
 import pytest
 from cases import GAUSSIAN, LABELLED
-from score_sde.run.inference import class_log_probs
 
 import score_sde as ss
 from experiments.launch import load_config
@@ -17,7 +17,10 @@ from score_sde.conditions import captions
 from score_sde.fields import Positive, checks_rules
 from score_sde.networks import MLP, Network, from_linen
 from score_sde.run.build import build
-from score_sde.run.model import denoiser, guided_denoiser, init_params
+from score_sde.run.likelihoods import class_log_probs
+from score_sde.run.model import denoiser, with_companions
+from score_sde.run.sample import guided_denoiser
+from score_sde.run.train import initial_params
 
 NUM = 50_000
 # Starting from pure noise moves the mean by mean * scale / sigma_max: 400 makes that a
@@ -227,18 +230,18 @@ def test_log_probs_under_each_class_are_those_of_the_oracle():
         return LABELLED.denoise(x * jnp.hypot(sigma, 1.0)[:, None], sigma, cond)
 
     config = load_config(str(Path(__file__).parents[1] / "configs/points.py"), Path())
-    experiment = build(config)._replace(
+    experiment = build(config)
+    model = experiment.model._replace(
         network=Network(lambda key: (), apply),
         precondition=ss.precondition.x0,
-        num_classes=5,
-        conditions=(conditions.label((), num_classes=5),),
+        conditions=(conditions.label(dataset=SimpleNamespace(num_classes=5)),),
         sde=ss.EDM(t_min=0.02, t_max=80.0),
     )
     x = jnp.asarray([[-1.1, 0.1], [0.8, -0.2]], jnp.float32)
     keys = jr.split(jr.key(0), 2)
     params = {"network": ()}
-    run = jax.jit(lambda x: class_log_probs(experiment, params, keys, keys, x))
-    found = run(x)
+    score = partial(class_log_probs, model, experiment.likelihood, num_classes=5)
+    found = jax.jit(lambda x: score(params, keys, keys, x))(x)
     exact = [LABELLED.given(c).log_prob(x.astype(jnp.float64), 0.02) for c in range(5)]
     # A solver at 1e-5 in float32, and the prior without the variance of the data.
     np.testing.assert_allclose(found, np.stack(exact, axis=1), rtol=5e-3, atol=2e-2)
@@ -323,20 +326,22 @@ def test_an_experiment_goes_away_from_a_worse_one():
     config["network"] |= {"width": 8, "depth": 1}
     made = build(config)
     guide = partial(guidance.GUIDANCES["auto"], weight=3.0, sigma_low=0.2)
-    guided = made._replace(guidance=guide, worse=made)
+    drawing = made.drawing._replace(guidance=guide, roles=("worse",))
+    offers = {"worse": partial(made.objective.offer, made.model)}
 
     def drawn(seed):
         random = np.random.RandomState(seed)
-        shapes = jax.eval_shape(lambda: init_params(made))
+        shapes = jax.eval_shape(lambda: initial_params(made))
         return jax.tree.map(
             lambda p: jnp.asarray(random.normal(size=p.shape), p.dtype), shapes
         )
 
     params, worse = drawn(0), drawn(1)
     x = points().astype(jnp.float32)
-    denoise = guided_denoiser(guided, params | {"worse": worse})
+    whole = with_companions(params, {"worse": worse})
+    denoise = guided_denoiser(made.model, drawing, whole, offers)
     for sigma, weight in ((0.5, 3.0), (0.1, 1.0)):
-        good, bad = (denoiser(made, p)(x, sigma) for p in (params, worse))
+        good, bad = (denoiser(made.model, p)(x, sigma) for p in (params, worse))
         np.testing.assert_allclose(
             denoise(x, sigma), bad + weight * (good - bad), rtol=1e-4, atol=1e-5
         )

@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 from cases import unless
 
-from score_sde.networks import count_parameters, from_linen
+from score_sde.networks import NETWORKS, count_parameters, from_linen
 from score_sde.networks.blocks import (
     downsample,
     fourier_embedding,
     positional_embedding,
     upsample,
 )
-from score_sde.run import build
 
 SMALL = {
     "unet": {"channels": 8, "multipliers": (1, 2), "blocks_per_level": 1},
@@ -46,18 +45,18 @@ SMALL = {
 SHAPES = {name: (2,) if name == "mlp" else (8, 8, 3) for name in SMALL}
 # What reads words and what is controlled have tests in test_captions, test_conditions.
 OTHERS = ("text_unet", "controlled_unet")
-NAMES = [name for name in build.NETWORKS if name not in OTHERS]
+NAMES = [name for name in NETWORKS if name not in OTHERS]
 sweep = pytest.mark.parametrize("name", NAMES)
 
 
 def sweep_with(field):
     """Over the networks that have an option."""
-    having = [name for name in NAMES if hasattr(build.NETWORKS[name], field)]
+    having = [name for name in NAMES if hasattr(NETWORKS[name], field)]
     return pytest.mark.parametrize("name", having)
 
 
 def made(name, cond=None, **options):
-    module = build.NETWORKS[name](**SMALL[name] | options)
+    module = NETWORKS[name](**SMALL[name] | options)
     network = from_linen(module, SHAPES[name], cond)
     return network._replace(apply=jax.jit(network.apply))
 

@@ -12,13 +12,12 @@ import pytest
 from cases import GOLDEN, unless
 
 import score_sde as ss
-from score_sde.networks import dit, edm2, from_linen, with_image
+from score_sde.networks import NETWORKS, dit, edm2, from_linen, with_image
 from score_sde.networks import magnitude_preserving as mp
 from score_sde.networks.blocks import positional_embedding
 from score_sde.networks.flops import forward_flops
 from score_sde.networks.network import FROZEN
 from score_sde.networks.published import PUBLISHED
-from score_sde.run import build
 
 CONFIGURATIONS = json.loads((GOLDEN / "nets/edm2_dit.json").read_text())
 UNITS = np.load(GOLDEN / "nets/edm2_units.npz")
@@ -79,7 +78,7 @@ def loaded(name, dtype=np.float32):
 @pytest.mark.parametrize("name", unless(QUICK.__contains__, CONFIGURATIONS))
 def test_every_tensor_of_a_published_file_has_its_place(name):
     known, published = CONFIGURATIONS[name], PUBLISHED[name]
-    module = build.NETWORKS[published.network](**published.options)
+    module = NETWORKS[published.network](**published.options)
     cond = {"label": jnp.zeros(1, jnp.int32)}
     network = from_linen(module, published.shape, cond)
     params = jax.eval_shape(network.init, jr.key(0))
@@ -331,7 +330,7 @@ def test_frozen_parameters_have_no_gradient():
 
 
 def test_an_image_can_be_the_condition():
-    module = build.NETWORKS["dit"](hidden_size=16, depth=1, num_heads=2)
+    module = NETWORKS["dit"](hidden_size=16, depth=1, num_heads=2)
     network = with_image(from_linen(module, (8, 8, 4)))
     network = network._replace(apply=jax.jit(network.apply))
     shapes = jax.eval_shape(network.init, jr.key(0))

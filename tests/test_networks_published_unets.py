@@ -17,6 +17,7 @@ from score_sde import weights
 from score_sde.networks import (
     ADM,
     DDPM,
+    NETWORKS,
     ADMClassifier,
     SongUNet,
     adm_classifier,
@@ -36,7 +37,6 @@ from score_sde.networks.published import PUBLISHED, TENSORS, tables
 from score_sde.networks.resampling import filter_down, filter_for_strides, filter_up
 from score_sde.networks.tensors import leaf_of
 from score_sde.networks.unet_blocks import Block, Layers, checkpointed
-from score_sde.run import build
 from score_sde.weights.state_dict import StateDict
 
 CONFIGURATIONS = json.loads((GOLDEN / "nets/unets.json").read_text())
@@ -75,7 +75,7 @@ SMALL = {
         **SIDES,
     ),
 }
-REGISTERED = {make: name for name, make in build.NETWORKS.items()}
+REGISTERED = {make: name for name, make in NETWORKS.items()}
 SHAPE = (16, 16, 3)
 
 
@@ -162,7 +162,7 @@ every = pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("name", unless(QUICK.__contains__, CONFIGURATIONS))
 def test_every_tensor_of_a_published_file_has_its_place(name):
     known, published = CONFIGURATIONS[name], PUBLISHED[name]
-    module = build.NETWORKS[published.network](**published.options)
+    module = NETWORKS[published.network](**published.options)
     cond = {"label": jnp.zeros(1, jnp.int32)}
     network = from_linen(module, published.shape, cond)
     params = jax.eval_shape(network.init, jr.key(0))

@@ -14,7 +14,6 @@ from score_sde.noise_levels import (
     LogUniform,
     UniformTime,
 )
-from score_sde.run import build
 
 LADDER = Ladder(np.geomspace(0.01, 50.0, 200))
 CONTINUOUS = [
@@ -30,7 +29,7 @@ sweep = pytest.mark.parametrize("levels", ALL, ids=repr)
 
 def test_every_registered_distribution_is_swept():
     made = {type(levels) for levels in ALL}
-    for make in build.NOISE_LEVELS.values():
+    for make in ss.noise_levels.NOISE_LEVELS.values():
         assert make in made
 
 

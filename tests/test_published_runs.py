@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 from cases import GOLDEN, unless
 
-from experiments import launch, runs
+from experiments import launch
+from experiments.import_weights import default_config
 from score_sde import networks
 from score_sde.networks.network import FROZEN
 from score_sde.networks.published import PUBLISHED
-from score_sde.run import build, inference, objective
-from score_sde.run import model as experiment
+from score_sde.run import build, model, sample, train
+from score_sde.run.describe import print_dry_run
 from score_sde.samplers import SAMPLERS
 from score_sde.training.optimizer import make_optimizer
-from score_sde.training.step import init_state, make_train_step, of_whole_batch
+from score_sde.training.step import init_state, make_train_step, whole_batch_gradient
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RUNS = {
@@ -43,7 +44,7 @@ RUNS = {
     "imagenet64_iddpm": "improved-diffusion/imagenet64_uncond_100M_1500K",
     "imagenet64_edm2": "edm2/edm2-img64-s",
     "imagenet512_edm2": "edm2/edm2-img512-xs",
-    "imagenet512_edm2_s": "edm2/edm2-img512-s",
+    "imagenet512_edm2:s": "edm2/edm2-img512-s",
     "imagenet256_dit": "dit/DiT-XL-2-256px",
 }
 CHAIN = "imagenet64_adm"
@@ -57,30 +58,30 @@ COUNTS = {
 
 
 def config_of(stem):
-    return launch.load_config(str(CONFIGS / f"{stem}.py"), CONFIGS)
+    return copy.deepcopy(launch.load_config(stem, CONFIGS))
 
 
 def test_all_published_runs_are_here():
     stems = {path.stem for path in CONFIGS.glob("*.py")} - {"__init__"}
     small = {s for s in stems if s.split("_")[0] in ("digits", "patches", "points")}
-    assert stems - small == {*RUNS, *WITHOUT_WEIGHTS}
+    runs = {name.partition(":")[0] for name in RUNS}
+    assert stems - small == {*runs, *WITHOUT_WEIGHTS}
 
 
 @pytest.mark.parametrize("stem", RUNS)
 def test_a_run_trains_the_published_network(stem):
     config, published = config_of(stem), PUBLISHED[RUNS[stem]]
     made = build.build(config)
-    options = dict(config["network"])
-    dtype = options.pop("dtype", "float32")
-    assert options.pop("name") == published.network
-    assert dtype in ("float32", "bfloat16")
-    module = build.NETWORKS[published.network]
-    assert module(**options) == module(**published.options)
+    config["network"].pop("dtype", None)
+    imported = default_config({"network": RUNS[stem]})
+    here, there = (build.network_module(c) for c in (config, imported))
+    assert here == there
+    assert type(here) is networks.NETWORKS[published.network]
     assert made.dataset.shape == published.shape
     assert (made.dataset.num_levels or 0) == published.num_levels
     if stem != CHAIN:
-        known = {"name": published.precondition, **published.precondition_options}
-        assert config["precondition"] == known
+        assert config["precondition"] == imported["precondition"]
+        assert config.get("chain", {}) == imported["chain"]
 
 
 # The others have their counts of these, by the test above and those of the networks.
@@ -90,7 +91,7 @@ QUICK = ("cifar10_ncsnpp_deep_ve", "cifar10_edm_cond", "imagenet64_iddpm")
 @pytest.mark.parametrize("stem", unless(QUICK.__contains__, RUNS))
 def test_a_run_has_the_published_number_of_parameters(stem):
     made = build.build(config_of(stem))
-    params = jax.eval_shape(lambda: experiment.init_params(made))["network"]
+    params = jax.eval_shape(lambda: train.initial_params(made))["network"]
     count = sum(
         leaf.size
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
@@ -106,7 +107,7 @@ def test_a_run_has_the_published_number_of_parameters(stem):
 def test_a_dry_run_needs_no_data(stem, tmp_path, capsys):
     """Nothing but shapes is computed, and no split is opened."""
     config = config_of(stem)
-    runs.print_dry_run(config, build.build(config))
+    print_dry_run(config, build.build(config))
     out = capsys.readouterr().out
     assert "parameters: " in out
     assert "memory to train: " in out
@@ -144,15 +145,15 @@ def test_a_run_takes_two_steps_on_data_of_its_format(stem):
     with jax.numpy_dtype_promotion("standard"):
         optimizer = make_optimizer(made.optimizer, num_steps=made.train.num_steps)
         step = make_train_step(
-            of_whole_batch(partial(objective.batch_loss, made)),
+            whole_batch_gradient(train.make_loss(made)),
             optimizer,
             seed=0,
             ema_halflife_steps=made.train.ema_halflife_steps,
             ema_rampup_ratio=made.train.ema_rampup_ratio,
-            project=partial(experiment.project_params, made),
+            project=partial(model.project_params, made.model),
             power_ema_stds=made.train.power_ema_stds,
         )
-        params = experiment.init_params(made)
+        params = train.initial_params(made)
         num_averages = len(made.train.power_ema_stds)
         state = init_state(params, optimizer, num_power_emas=num_averages)
         step = jax.jit(step)
@@ -163,7 +164,7 @@ def test_a_run_takes_two_steps_on_data_of_its_format(stem):
 
 
 def test_samples_of_a_config_have_the_variances_that_the_network_predicts():
-    config = copy.deepcopy(config_of("digits_hybrid"))
+    config = config_of("digits:hybrid")
     config["network"] |= {
         "channels": 32,
         "multipliers": (1,),
@@ -175,21 +176,23 @@ def test_samples_of_a_config_have_the_variances_that_the_network_predicts():
     noise = iter(jr.split(jr.key(3), 1000))
     params = jax.tree.map(  # the last layers begin at zero
         lambda a: a + 0.1 * jr.normal(next(noise), a.shape, a.dtype),
-        experiment.init_params(made),
+        train.initial_params(made),
     )
-    keys = inference.sample_keys(0, 0, 2)
-    found = inference.draw_samples(made, params, keys, None)
+    keys = sample.sample_keys(0, 0, 2)
+    found = sample.draw_samples(made.model, made.drawing, params, keys, None)
 
     def v(x, sigma):
-        c = made.precondition(jnp.broadcast_to(sigma, 2))
-        raw = made.network.apply(
+        c = made.model.precondition(jnp.broadcast_to(sigma, 2))
+        raw = made.model.network.apply(
             params["network"], c.in_[:, None, None, None] * x, c.noise.astype(x.dtype)
         )
         return raw[..., 1:]
 
     by_hand = SAMPLERS["ddpm"](variance="learned", learned=v)
     expected, fixed = (
-        inference.draw_samples(made._replace(sampler=s), params, keys, None).levels
+        sample.draw_samples(
+            made.model, made.drawing._replace(sampler=s), params, keys, None
+        ).levels
         for s in (by_hand, SAMPLERS["ddpm"]())
     )
     np.testing.assert_array_equal(found.levels, expected)

@@ -9,8 +9,8 @@ from score_sde import elbo
 from score_sde.data import InMemory
 from score_sde.evaluation.plots import save_bound
 from score_sde.evaluation.report import bits, bound_by_level, error_budget, summary
-from score_sde.run.jobs import batches_of, parts_of
 from score_sde.run.score import _run
+from score_sde.runtime.jobs import batches_of, parts_folder
 from score_sde.runtime.mesh import local_mesh
 
 STD = {"data": 0.3, "dequantisation": 0.2, "probe": 0.1}
@@ -94,7 +94,9 @@ def test_every_batch_is_one_hosts():
 def test_an_interrupted_job_goes_on_and_scores_every_example_once(tmp_path):
     Scores = namedtuple("Scores", ["value"])
     settings = SimpleNamespace(batch_size=4)
-    experiment = SimpleNamespace(seed=0, likelihood=settings, conditions=())
+    experiment = SimpleNamespace(
+        seed=0, likelihood=settings, model=SimpleNamespace(conditions=())
+    )
     values, calls = np.arange(10), []
 
     def score(keys, values, labels, stop_at=None):
@@ -118,10 +120,10 @@ def test_an_interrupted_job_goes_on_and_scores_every_example_once(tmp_path):
 
 
 def test_parts_of_another_job_are_dropped(tmp_path):
-    folder = parts_of(tmp_path / "parts", {"step": 1})
+    folder = parts_folder(tmp_path / "parts", {"step": 1})
     (folder / "test_repeat0_000000.npz").touch()
-    assert list(parts_of(folder, {"step": 1}).glob("*.npz"))
-    assert not list(parts_of(folder, {"step": 2}).glob("*.npz"))
+    assert list(parts_folder(folder, {"step": 1}).glob("*.npz"))
+    assert not list(parts_folder(folder, {"step": 2}).glob("*.npz"))
 
 
 def test_the_rate_of_a_gaussian_is_its_rate_and_the_plots_are_drawn(tmp_path, key):

@@ -20,7 +20,7 @@ from score_sde.training.step import (
     ema_decay,
     init_state,
     make_train_step,
-    of_whole_batch,
+    whole_batch_gradient,
 )
 from score_sde.training.watch import NonFiniteLossError, Watch
 
@@ -30,7 +30,7 @@ DEVICES = Devices()
 PARAMS = {"w": np.asarray([2.0, -1.0], np.float32)}
 
 
-def quadratic(key, params, batch):
+def quadratic(key, params, batch, context):
     """|w - value|^2 per example, with noise from the key."""
     noise = 0.01 * jax.random.normal(key, batch["values"].shape, jnp.float32)
     return ((params["w"][None] - batch["values"] - noise) ** 2).sum(1)
@@ -50,7 +50,7 @@ def prepared(loss=quadratic, **options):
     mesh = make_mesh(DEVICES)
     optimizer = make_optimizer(Optimizer(learning_rate=0.05), num_steps=100)
     step = make_train_step(
-        of_whole_batch(loss),
+        whole_batch_gradient(loss),
         optimizer,
         seed=0,
         **{"ema_halflife_steps": 5.0, "ema_rampup_ratio": math.inf} | options,
@@ -135,7 +135,7 @@ def test_training_is_the_same_on_one_device_and_on_four():
 def test_one_compilation_serves_a_run(tmp_path):
     traces = []
 
-    def loss(key, params, batch):
+    def loss(key, params, batch, context):
         traces.append(1)
         return quadratic(key, params, batch)
 
@@ -207,7 +207,7 @@ def test_reports_go_to_terminal_file_and_tensorboard(tmp_path, capsys):
 def poisonable(bad):
     """A loss that is not finite on batches of 77."""
 
-    def loss(key, params, batch):
+    def loss(key, params, batch, context):
         broken = (batch["values"] == 77).any()
         return quadratic(key, params, batch) * jnp.where(broken, bad, 1.0).astype(
             jnp.float32
@@ -456,7 +456,7 @@ def test_frozen_parameters_do_not_decay():
     params = {"freqs": PARAMS["w"], "w": PARAMS["w"]}
     optimizer = make_optimizer(Optimizer(weight_decay=0.5), num_steps=100)
     step = make_train_step(
-        of_whole_batch(quadratic),
+        whole_batch_gradient(quadratic),
         optimizer,
         seed=0,
         ema_halflife_steps=5.0,

@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 
 from experiments import import_weights, launch, train
 from score_sde import weights
-from score_sde.networks import DDPM, SongUNet, dit, edm2, from_linen
+from score_sde.networks import DDPM, NETWORKS, SongUNet, dit, edm2, from_linen
 from score_sde.networks.published import PUBLISHED, tables
 from score_sde.run import build
 from score_sde.types import UserError
@@ -65,7 +65,7 @@ def known_of(name):
     shape = SHAPES.get(name, (16, 16, 3))
     network = from_linen(module, shape, {"label": np.zeros(1, np.int32)})
     like = jax.eval_shape(network.init, jr.key(0))
-    registered = {make: name for name, make in build.NETWORKS.items()}
+    registered = {make: name for name, make in NETWORKS.items()}
     return like, tables(registered[type(module)], module, shape, like)
 
 
