@@ -14,6 +14,7 @@ from jax.nn.initializers import normal, zeros
 from score_sde.networks import unet_tensors as names
 from score_sde.networks.blocks import positional_embedding
 from score_sde.networks.embeddings import conditions
+from score_sde.networks.options import Count, DropoutRate, FractionalWidths, Sides, Size
 from score_sde.networks.tensors import CONV, Tensor, linear
 from score_sde.networks.unet_blocks import (
     Layers,
@@ -46,20 +47,20 @@ class ADM(PlannedUNet):
             absent and is then zero; 0 for none.
     """
 
-    channels: int = 192
-    multipliers: tuple[float, ...] = (1, 2, 3, 4)
-    blocks_per_level: int = 3
-    attention_resolutions: tuple[int, ...] = (32, 16, 8)
-    dropout: float = 0.0
-    channels_per_head: int = 64
-    num_heads: int = 1
+    channels: Size = 192
+    multipliers: FractionalWidths = (1, 2, 3, 4)
+    blocks_per_level: Size = 3
+    attention_resolutions: Sides = (32, 16, 8)
+    dropout: DropoutRate = 0.0
+    channels_per_head: Count = 64
+    num_heads: Size = 1
     use_new_attention_order: bool = True
     scale_shift: bool = True
     resblock_updown: bool = True
     learn_sigma: bool = False
-    min_group: int = 4
-    vector_dims: int = 0
-    augment_dims: int = 0
+    min_group: Size = 4
+    vector_dims: Count = 0
+    augment_dims: Count = 0
 
     @nn.compact
     def __call__(

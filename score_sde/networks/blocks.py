@@ -16,10 +16,6 @@ from score_sde.networks.layers import Dense, GroupNorm
 from score_sde.networks.network import refuse_condition, require_condition
 from score_sde.types import NO_LABEL, Array
 
-EMBEDDINGS = ("positional", "fourier")
-DTYPES = ("float32", "bfloat16")
-"""Of products; parameters, norms and softmax are float32, or float64 like the input."""
-
 
 def positional_embedding(
     noise: Array, size: int, *, max_period: float = 10_000.0, scale: float = 1.0

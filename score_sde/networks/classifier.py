@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from score_sde.networks.blocks import Dropout, NoiseAndCondition
+from score_sde.networks.options import DropoutRate, Size
 from score_sde.types import Array
 
 
@@ -18,10 +19,10 @@ class Classifier(nn.Module):
     of convolutions is slow on a CPU.
     """
 
-    num_classes: int
-    width: int = 256
-    depth: int = 3
-    dropout: float = 0.2
+    num_classes: Size
+    width: Size = 256
+    depth: Size = 3
+    dropout: DropoutRate = 0.2
 
     @nn.compact
     def __call__(

@@ -11,6 +11,14 @@ from score_sde.networks.attention import attend
 from score_sde.networks.blocks import NoiseAndCondition, ResidualBlock, group_norm
 from score_sde.networks.layers import Dense
 from score_sde.networks.network import require_condition
+from score_sde.networks.options import (
+    Count,
+    DropoutRate,
+    Embedding,
+    Sides,
+    Size,
+    Widths,
+)
 from score_sde.networks.unet import down_and_up
 from score_sde.types import Array
 
@@ -56,16 +64,16 @@ class CrossUNet(nn.Module):
     Args: `token_dims`, size of a token; 0 for a network without tokens.
     """
 
-    channels: int = 64
-    multipliers: tuple[int, ...] = (1, 2)
-    blocks_per_level: int = 2
-    attention_resolutions: tuple[int, ...] = ()
-    num_heads: int = 1
-    dropout: float = 0.0
-    embedding: str = "positional"
-    num_classes: int = 0
-    vector_dims: int = 0
-    token_dims: int = 0
+    channels: Size = 64
+    multipliers: Widths = (1, 2)
+    blocks_per_level: Size = 2
+    attention_resolutions: Sides = ()
+    num_heads: Size = 1
+    dropout: DropoutRate = 0.0
+    embedding: Embedding = "positional"
+    num_classes: Count = 0
+    vector_dims: Count = 0
+    token_dims: Count = 0
 
     @nn.compact
     def __call__(

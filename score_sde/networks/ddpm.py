@@ -9,6 +9,7 @@ import flax.linen as nn
 
 from score_sde.networks import unet_tensors as names
 from score_sde.networks.embeddings import conditions, sine_embedding
+from score_sde.networks.options import Count, Size
 from score_sde.networks.tensors import CONV, Tensor, linear, norm
 from score_sde.networks.unet_blocks import (
     Layers,
@@ -27,8 +28,8 @@ class DDPM(PlannedUNet):
     are multiples of 32, since norms always have 32 groups.
     """
 
-    blocks_per_level: int = 2
-    vector_dims: int = 0
+    blocks_per_level: Size = 2
+    vector_dims: Count = 0
 
     @nn.compact
     def __call__(

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from score_sde.fields import Positive
 from score_sde.networks.attention import attend
 from score_sde.networks.blocks import positional_embedding
 from score_sde.networks.layers import Dense
 from score_sde.networks.network import require_condition
+from score_sde.networks.options import AttentionKernel, Count, Dtype, Size
 from score_sde.networks.tensors import CONV, LINEAR, Tensor
 from score_sde.types import NO_LABEL, Array, Key
 
@@ -75,16 +77,16 @@ class DiT(nn.Module):
         remat: whether the backward pass computes the inside of every block again.
     """
 
-    patch_size: int = 2
-    hidden_size: int = 1152
-    depth: int = 28
-    num_heads: int = 16
-    mlp_ratio: float = 4.0
-    num_classes: int = 0
+    patch_size: Size = 2
+    hidden_size: Size = 1152
+    depth: Size = 28
+    num_heads: Size = 16
+    mlp_ratio: Annotated[float, Positive] = 4.0
+    num_classes: Count = 0
     null_class: bool = True
     learn_sigma: bool = True
-    dtype: str = "float32"
-    attention: str = "xla"
+    dtype: Dtype = "float32"
+    attention: AttentionKernel = "xla"
     remat: bool = False
 
     @nn.compact

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from score_sde.fields import Positive
 from score_sde.networks.attention import attend
 from score_sde.networks.blocks import Dropout
 from score_sde.networks.magnitude_preserving import (
@@ -21,6 +22,14 @@ from score_sde.networks.magnitude_preserving import (
     normalise_weights,
 )
 from score_sde.networks.network import require_condition
+from score_sde.networks.options import (
+    Balance,
+    DropoutRate,
+    FilterTaps,
+    Sides,
+    Size,
+    Widths,
+)
 from score_sde.networks.resampling import filter_down, filter_up
 from score_sde.networks.tensors import CONV, LINEAR, POINTWISE, Tensor
 from score_sde.networks.unet_plan import Plan, PlannedUNet, Step, follow
@@ -102,19 +111,19 @@ class EDM2(PlannedUNet):
         logvar_channels: features of the learned log-variance.
     """
 
-    channels: int = 192
-    multipliers: tuple[int, ...] = (1, 2, 3, 4)
-    blocks_per_level: int = 3
-    attention_resolutions: tuple[int, ...] = (16, 8)
-    dropout: float = 0.0
-    channels_per_head: int = 64
-    label_balance: float = 0.5
-    concat_balance: float = 0.5
-    res_balance: float = 0.3
-    attn_balance: float = 0.3
-    resample_filter: tuple[float, ...] = (1, 1)
-    clip_act: float = 256.0
-    logvar_channels: int = 128
+    channels: Size = 192
+    multipliers: Widths = (1, 2, 3, 4)
+    blocks_per_level: Size = 3
+    attention_resolutions: Sides = (16, 8)
+    dropout: DropoutRate = 0.0
+    channels_per_head: Size = 64
+    label_balance: Balance = 0.5
+    concat_balance: Balance = 0.5
+    res_balance: Balance = 0.3
+    attn_balance: Balance = 0.3
+    resample_filter: FilterTaps = (1, 1)
+    clip_act: Annotated[float, Positive] = 256.0
+    logvar_channels: Size = 128
 
     @nn.compact
     def __call__(

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from score_sde.networks.blocks import Dropout, NoiseAndCondition
+from score_sde.networks.options import Count, DropoutRate, Embedding, Size
 from score_sde.types import Array
 
 
@@ -18,12 +19,12 @@ class MLP(nn.Module):
     modulated by the embedding of the noise level and the condition.
     """
 
-    width: int = 128
-    depth: int = 4
-    dropout: float = 0.0
-    embedding: str = "positional"
-    num_classes: int = 0
-    vector_dims: int = 0
+    width: Size = 128
+    depth: Size = 4
+    dropout: DropoutRate = 0.0
+    embedding: Embedding = "positional"
+    num_classes: Count = 0
+    vector_dims: Count = 0
 
     @nn.compact
     def __call__(

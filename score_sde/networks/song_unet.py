@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
+from score_sde.fields import one_of
 from score_sde.networks import unet_tensors as names
 from score_sde.networks.embeddings import FourierFeatures, conditions, sine_embedding
+from score_sde.networks.options import Count, Embedding, FilterTaps
 from score_sde.networks.resampling import filter_down, filter_for_strides, filter_up
 from score_sde.networks.tensors import CONV, POINTWISE, Tensor, linear, norm
 from score_sde.networks.unet_blocks import Layers, Style, checkpointed
@@ -41,13 +43,13 @@ class SongUNet(PlannedUNet):
             absent and is then zero; 0 for none.
     """
 
-    embedding: str = "positional"
-    resample_filter: tuple[float, ...] = (1, 1)
-    progressive_input: str = "none"
-    progressive: str = "none"
+    embedding: Embedding = "positional"
+    resample_filter: FilterTaps = (1, 1)
+    progressive_input: Annotated[str, one_of(PROGRESSIVE_INPUTS)] = "none"
+    progressive: Annotated[str, one_of(PROGRESSIVES)] = "none"
     skip_rescale: bool = True
-    vector_dims: int = 0
-    augment_dims: int = 0
+    vector_dims: Count = 0
+    augment_dims: Count = 0
 
     @nn.compact
     def __call__(

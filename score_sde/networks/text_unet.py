@@ -11,6 +11,14 @@ from score_sde.networks.attention import attend
 from score_sde.networks.cross_unet import CrossUNet
 from score_sde.networks.layers import Dense
 from score_sde.networks.network import require_condition
+from score_sde.networks.options import (
+    Count,
+    DropoutRate,
+    Embedding,
+    Sides,
+    Size,
+    Widths,
+)
 from score_sde.types import Array
 
 
@@ -49,17 +57,17 @@ class TextUNet(nn.Module):
     and `text_depth` of the encoder; the rest as of `CrossUNet`.
     """
 
-    num_words: int
-    num_classes: int = 0
-    text_width: int = 64
-    text_depth: int = 1
-    channels: int = 64
-    multipliers: tuple[int, ...] = (1, 2)
-    blocks_per_level: int = 2
-    attention_resolutions: tuple[int, ...] = (4,)
-    num_heads: int = 1
-    dropout: float = 0.0
-    embedding: str = "positional"
+    num_words: Size
+    num_classes: Count = 0
+    text_width: Size = 64
+    text_depth: Size = 1
+    channels: Size = 64
+    multipliers: Widths = (1, 2)
+    blocks_per_level: Size = 2
+    attention_resolutions: Sides = (4,)
+    num_heads: Size = 1
+    dropout: DropoutRate = 0.0
+    embedding: Embedding = "positional"
 
     @nn.compact
     def __call__(

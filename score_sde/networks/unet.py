@@ -1,7 +1,5 @@
 """The U-Net of the field: residual blocks down, across and up, with skips."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +14,15 @@ from score_sde.networks.blocks import (
     downsample,
     group_norm,
     upsample,
+)
+from score_sde.networks.options import (
+    Count,
+    DropoutRate,
+    Embedding,
+    Frequencies,
+    Sides,
+    Size,
+    Widths,
 )
 from score_sde.types import Array
 
@@ -79,16 +86,16 @@ class UNetEncoder(nn.Module):
             which decide the likelihood (Kingma et al. 2021, app. C).
     """
 
-    channels: int = 64
-    multipliers: tuple[int, ...] = (1, 2)
-    blocks_per_level: int = 2
-    attention_resolutions: tuple[int, ...] = ()
-    num_heads: int = 1
-    dropout: float = 0.0
-    embedding: str = "positional"
-    num_classes: int = 0
-    vector_dims: int = 0
-    input_frequencies: tuple[float, ...] = ()
+    channels: Size = 64
+    multipliers: Widths = (1, 2)
+    blocks_per_level: Size = 2
+    attention_resolutions: Sides = ()
+    num_heads: Size = 1
+    dropout: DropoutRate = 0.0
+    embedding: Embedding = "positional"
+    num_classes: Count = 0
+    vector_dims: Count = 0
+    input_frequencies: Frequencies = ()
 
     @property
     def widths(self) -> list[int]:

@@ -4,14 +4,21 @@ DDPM, DDPM++ and NCSN++, ADM and EDM2 have their blocks at the same places, unde
 names that EDM gave them; they differ in what a block is.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 
+from score_sde.networks.options import (
+    AttentionKernel,
+    Count,
+    DropoutRate,
+    Dtype,
+    FractionalWidths,
+    Sides,
+    Size,
+)
 from score_sde.types import Array
 
 
@@ -120,14 +127,14 @@ class PlannedUNet(nn.Module):
         remat: whether the backward pass computes the inside of every block again.
     """
 
-    channels: int = 128
-    multipliers: tuple[float, ...] = (1, 2, 2, 2)
-    blocks_per_level: int = 4
-    attention_resolutions: tuple[int, ...] = (16,)
-    dropout: float = 0.1
-    num_classes: int = 0
-    dtype: str = "float32"
-    attention: str = "xla"
+    channels: Size = 128
+    multipliers: FractionalWidths = (1, 2, 2, 2)
+    blocks_per_level: Size = 4
+    attention_resolutions: Sides = (16,)
+    dropout: DropoutRate = 0.1
+    num_classes: Count = 0
+    dtype: Dtype = "float32"
+    attention: AttentionKernel = "xla"
     remat: bool = False
 
     @property

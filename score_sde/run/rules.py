@@ -17,7 +17,7 @@ from score_sde.data.augment import NUM_LABELS
 from score_sde.guidance import interpolated
 from score_sde.networks import ADM, EDM2, DiT
 from score_sde.networks.attention import IMPLEMENTATIONS
-from score_sde.networks.blocks import DTYPES, EMBEDDINGS
+from score_sde.networks.options import DTYPES, EMBEDDINGS
 from score_sde.networks.song_unet import PROGRESSIVE_INPUTS, PROGRESSIVES
 from score_sde.run.condition_rules import fit_conditions
 from score_sde.schedules import BETA_SCHEDULES, TIMESTEP_SPACINGS
