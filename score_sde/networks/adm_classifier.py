@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -48,6 +48,9 @@ class ADMClassifier(nn.Module):
     pools. Its gradient in x leads samples to a class.
     """
 
+    reads: ClassVar = frozenset()
+    predicts_variance: ClassVar = False
+
     num_classes: Size = 1000
     channels: Size = 128
     multipliers: Widths = (1, 2, 3, 4)
@@ -71,6 +74,11 @@ class ADMClassifier(nn.Module):
         h = nn.silu(layers.norm(h, "out_norm"))
         heads = adm.heads(h.shape[-1])
         return AttentionPool(layers, self.num_classes, heads, name="out_pool")(h)
+
+    @nn.nowrap
+    def problems(self, shape: tuple[int, ...]) -> list[str]:
+        """Texts of what is wrong with the options for data of this shape."""
+        return self.adm.problems(shape)
 
     @property
     def adm(self) -> ADM:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -19,10 +19,19 @@ class Classifier(nn.Module):
     of convolutions is slow on a CPU.
     """
 
+    reads: ClassVar = frozenset()
+    predicts_variance: ClassVar = False
+
     num_classes: Size
     width: Size = 256
     depth: Size = 3
     dropout: DropoutRate = 0.2
+
+    @nn.nowrap
+    def problems(self, shape: tuple[int, ...]) -> list[str]:
+        """Texts of what is wrong with the options for data of this shape."""
+        del shape  # any will do
+        return []
 
     @nn.compact
     def __call__(

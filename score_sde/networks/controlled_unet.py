@@ -8,12 +8,14 @@ both through convolutions that start at zero: at first the network is the frozen
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 
-from score_sde.networks.network import FROZEN_MODULE, require_condition
+from score_sde.networks.blocks import kernel_of
+from score_sde.networks.cond import require_condition
+from score_sde.networks.network import FROZEN_MODULE
 from score_sde.networks.unet import UNet, UNetEncoder
 from score_sde.types import Array
 
@@ -34,7 +36,7 @@ class ControlBranch(UNetEncoder):
         def enter(h: Array) -> Array:
             hint = picture
             for i in range(2):
-                conv = nn.Conv(self.channels, (3, 3), name=f"hint_{i}")
+                conv = nn.Conv(self.channels, kernel_of(picture), name=f"hint_{i}")
                 hint = nn.silu(conv(hint))
             return h + self._zero(hint, "hint_out")
 
@@ -44,15 +46,18 @@ class ControlBranch(UNetEncoder):
 
     def _zero(self, h: Array, name: str) -> Array:
         zeros = nn.initializers.zeros
-        return nn.Conv(h.shape[-1], (1, 1), kernel_init=zeros, name=name)(h)
+        sides = (1,) * (h.ndim - 2)
+        return nn.Conv(h.shape[-1], sides, kernel_init=zeros, name=name)(h)
 
 
 class ControlledUNet(UNetEncoder):
-    """F(x, noise) for images, which cond["image"], of the sides of x, controls.
+    """F(x, noise) for data in space, which cond["image"], of the sides of x, controls.
 
     The rest of cond is the frozen U-Net's, which drops nothing out. Options are those
     of `UNet`.
     """
+
+    reads: ClassVar = frozenset({"label", "vector", "image"})
 
     @nn.compact
     def __call__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 
@@ -16,6 +16,7 @@ from score_sde.networks.unet_blocks import (
     Style,
     checkpointed,
     conv_resample,
+    norm_problems,
 )
 from score_sde.networks.unet_plan import Plan, PlannedUNet, Step, follow
 from score_sde.types import Array
@@ -27,6 +28,8 @@ class DDPM(PlannedUNet):
     The noise is the step of a chain of 1,000, or 999 t. Args as `SongUNet`; channels
     are multiples of 32, since norms always have 32 groups.
     """
+
+    reads: ClassVar = frozenset({"label", "vector"})
 
     blocks_per_level: Size = 2
     vector_dims: Count = 0
@@ -77,6 +80,11 @@ class DDPM(PlannedUNet):
             skip_gain=math.sqrt(0.1),
             qkv_gain=math.sqrt(0.2),
         )
+
+    @nn.nowrap
+    def block_problems(self, shape: tuple[int, ...]) -> list[str]:
+        """Texts of what is wrong with the blocks for images of this shape."""
+        return norm_problems(self.style.layers, self.plan(shape[0]))
 
     @nn.nowrap
     def plan(self, height: int) -> Plan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -13,8 +13,9 @@ import numpy as np
 from score_sde.fields import Positive
 from score_sde.networks.attention import attend
 from score_sde.networks.blocks import positional_embedding
+from score_sde.networks.cond import require_condition
+from score_sde.networks.fitting import IMAGES, space_problems
 from score_sde.networks.layers import Dense
-from score_sde.networks.network import require_condition
 from score_sde.networks.options import AttentionKernel, Count, Dtype, Size
 from score_sde.networks.tensors import CONV, LINEAR, Tensor
 from score_sde.types import NO_LABEL, Array, Key
@@ -77,6 +78,8 @@ class DiT(nn.Module):
         remat: whether the backward pass computes the inside of every block again.
     """
 
+    reads: ClassVar = frozenset({"label"})
+
     patch_size: Size = 2
     hidden_size: Size = 1152
     depth: Size = 28
@@ -88,6 +91,28 @@ class DiT(nn.Module):
     dtype: Dtype = "float32"
     attention: AttentionKernel = "xla"
     remat: bool = False
+
+    @property
+    def predicts_variance(self) -> bool:
+        """Whether the output has channels of variances."""
+        return self.learn_sigma
+
+    @nn.nowrap
+    def problems(self, shape: tuple[int, ...]) -> list[str]:
+        """Texts of what is wrong with the options for data of this shape."""
+        if problems := space_problems(shape, IMAGES):
+            return problems
+        if shape[0] % self.patch_size or shape[1] % self.patch_size:
+            problems.append(
+                f"patch_size is {self.patch_size}; it must divide the sides, "
+                f"{shape[:2]}"
+            )
+        if self.hidden_size % self.num_heads or self.hidden_size % 4:
+            problems.append(
+                f"hidden_size is {self.hidden_size}; it must be a multiple of 4 and of "
+                f"num_heads, {self.num_heads}"
+            )
+        return problems
 
     @nn.compact
     def __call__(

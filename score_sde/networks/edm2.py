@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from score_sde.fields import Positive
 from score_sde.networks.attention import attend
 from score_sde.networks.blocks import Dropout
+from score_sde.networks.cond import require_condition
+from score_sde.networks.fitting import head_problems
 from score_sde.networks.magnitude_preserving import (
     MPConv,
     MPFourier,
@@ -21,7 +23,7 @@ from score_sde.networks.magnitude_preserving import (
     normalise,
     normalise_weights,
 )
-from score_sde.networks.network import require_condition
+from score_sde.networks.network import part_of_network
 from score_sde.networks.options import (
     Balance,
     DropoutRate,
@@ -111,6 +113,8 @@ class EDM2(PlannedUNet):
         logvar_channels: features of the learned log-variance.
     """
 
+    reads: ClassVar = frozenset({"label"})
+
     channels: Size = 192
     multipliers: Widths = (1, 2, 3, 4)
     blocks_per_level: Size = 3
@@ -177,16 +181,24 @@ class EDM2(PlannedUNet):
         )
 
     @nn.nowrap
+    def block_problems(self, shape: tuple[int, ...]) -> list[str]:
+        """Texts of what is wrong with the blocks for images of this shape."""
+        widths = self.plan(shape[0]).attending_widths
+        return head_problems("channels_per_head", self.channels_per_head, widths)
+
+    @nn.nowrap
     def plan(self, height: int) -> Plan:
         """The blocks for images of this height."""
         return self.planned(height, self.widths[0], attend_in_every_block=True)
 
     @nn.nowrap
+    @part_of_network
     def project(self, params: Any) -> Any:
         """Parameters with their weights normalised, as training keeps them."""
         return normalise_weights(params)
 
     @nn.nowrap
+    @part_of_network
     def log_variance(self, params: Any, noise: Array) -> Any:
         """u(noise), [batch]."""
         head = LogVariance(self.logvar_channels, parent=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from score_sde.networks.embeddings import FourierFeatures, conditions, sine_embe
 from score_sde.networks.options import Count, Embedding, FilterTaps
 from score_sde.networks.resampling import filter_down, filter_for_strides, filter_up
 from score_sde.networks.tensors import CONV, POINTWISE, Tensor, linear, norm
-from score_sde.networks.unet_blocks import Layers, Style, checkpointed
+from score_sde.networks.unet_blocks import Layers, Style, checkpointed, norm_problems
 from score_sde.networks.unet_plan import Plan, PlannedUNet, Step
 from score_sde.types import Array
 
@@ -42,6 +42,8 @@ class SongUNet(PlannedUNet):
         vector_dims: of cond["vector"]; augment_dims: of cond["augment"], which may be
             absent and is then zero; 0 for none.
     """
+
+    reads: ClassVar = frozenset({"label", "vector", "augment"})
 
     embedding: Embedding = "positional"
     resample_filter: FilterTaps = (1, 1)
@@ -149,6 +151,11 @@ class SongUNet(PlannedUNet):
             project_resampled=True,
             qkv_gain=math.sqrt(0.2),
         )
+
+    @nn.nowrap
+    def block_problems(self, shape: tuple[int, ...]) -> list[str]:
+        """Texts of what is wrong with the blocks for images of this shape."""
+        return norm_problems(self.style.layers, self.plan(shape[0]))
 
     @nn.nowrap
     def plan(self, height: int) -> Plan:

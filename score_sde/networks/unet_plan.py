@@ -5,11 +5,12 @@ names that EDM gave them; they differ in what a block is.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 
+from score_sde.networks.fitting import IMAGES, level_problems, space_problems
 from score_sde.networks.options import (
     AttentionKernel,
     Count,
@@ -41,6 +42,11 @@ class Plan(NamedTuple):
 
     encoder: list[Step]
     decoder: list[Step]
+
+    @property
+    def attending_widths(self) -> set[int]:
+        """Channels of all blocks with attention."""
+        return {s.width for s in (*self.encoder, *self.decoder) if s.attends}
 
 
 def plan(
@@ -127,6 +133,8 @@ class PlannedUNet(nn.Module):
         remat: whether the backward pass computes the inside of every block again.
     """
 
+    predicts_variance: ClassVar = False
+
     channels: Size = 128
     multipliers: FractionalWidths = (1, 2, 2, 2)
     blocks_per_level: Size = 4
@@ -141,6 +149,21 @@ class PlannedUNet(nn.Module):
     def widths(self) -> list[int]:
         """Channels after each halving."""
         return [int(self.channels * m) for m in self.multipliers]
+
+    @nn.nowrap
+    def problems(self, shape: tuple[int, ...]) -> list[str]:
+        """Texts of what is wrong with the options for data of this shape."""
+        if problems := space_problems(shape, IMAGES):
+            return problems
+        problems = level_problems(shape, self.multipliers, self.attention_resolutions)
+        # Only sides that can be halved have a plan.
+        divides = not any(p.startswith("multipliers") for p in problems)
+        return problems + (self.block_problems(shape) if divides else [])
+
+    @nn.nowrap
+    def block_problems(self, shape: tuple[int, ...]) -> list[str]:
+        """Texts of what is wrong with the blocks for images of this shape."""
+        raise NotImplementedError
 
     @nn.nowrap
     def planned(
