@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from cases import unless
 
+from score_sde.fields import fields_of, value_problem
 from score_sde.networks import NETWORKS, count_parameters, from_linen
 from score_sde.networks.blocks import (
     downsample,
@@ -94,6 +95,37 @@ def moved(name):
     network = made(name)
     initial = network.init(jr.key(0))
     return network, initial, randomised(initial)
+
+
+@pytest.mark.parametrize("name", build.NETWORKS)
+def test_every_option_states_its_rule_and_its_default_obeys_it(name):
+    fields = fields_of(build.NETWORKS[name], without={"parent", "name"})
+    for field in fields.values():
+        assert field.rules or field.kind is bool, field
+        if field.name != "num_words":  # which has no default
+            assert value_problem(field, field.default) is None, field
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        ("unet", "channels", 0),
+        ("unet", "multipliers", ()),
+        ("unet", "multipliers", (1, -2)),
+        ("ddpm", "dropout", 1.0),
+        ("controlled_unet", "input_frequencies", (float("inf"),)),
+        ("mlp", "embedding", "fourrier"),
+        ("song_unet", "resample_filter", (1, 2, 1)),
+        ("song_unet", "progressive_input", "skip"),
+        ("edm2", "res_balance", 1.5),
+        ("edm2", "channels_per_head", 0),
+        ("dit", "dtype", "float16"),
+        ("dit", "num_heads", 2.0),
+    ],
+)
+def test_an_option_outside_its_rule_is_found(name, option, value):
+    fields = fields_of(build.NETWORKS[name])
+    assert value_problem(fields[option], value)
 
 
 @sweep

@@ -5,7 +5,7 @@ With options for those of improved-diffusion (Nichol and Dhariwal 2021) and EDM.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import numpy as np
@@ -14,12 +14,15 @@ from jax.nn.initializers import normal, zeros
 from score_sde.networks import unet_tensors as names
 from score_sde.networks.blocks import positional_embedding
 from score_sde.networks.embeddings import conditions
+from score_sde.networks.fitting import head_problems
+from score_sde.networks.options import Count, DropoutRate, FractionalWidths, Sides, Size
 from score_sde.networks.tensors import CONV, Tensor, linear
 from score_sde.networks.unet_blocks import (
     Layers,
     Style,
     checkpointed,
     conv_resample,
+    norm_problems,
 )
 from score_sde.networks.unet_plan import Plan, PlannedUNet, Step, follow
 from score_sde.schedules import iddpm_levels
@@ -46,20 +49,22 @@ class ADM(PlannedUNet):
             absent and is then zero; 0 for none.
     """
 
-    channels: int = 192
-    multipliers: tuple[float, ...] = (1, 2, 3, 4)
-    blocks_per_level: int = 3
-    attention_resolutions: tuple[int, ...] = (32, 16, 8)
-    dropout: float = 0.0
-    channels_per_head: int = 64
-    num_heads: int = 1
+    reads: ClassVar = frozenset({"label", "vector", "augment"})
+
+    channels: Size = 192
+    multipliers: FractionalWidths = (1, 2, 3, 4)
+    blocks_per_level: Size = 3
+    attention_resolutions: Sides = (32, 16, 8)
+    dropout: DropoutRate = 0.0
+    channels_per_head: Count = 64
+    num_heads: Size = 1
     use_new_attention_order: bool = True
     scale_shift: bool = True
     resblock_updown: bool = True
     learn_sigma: bool = False
-    min_group: int = 4
-    vector_dims: int = 0
-    augment_dims: int = 0
+    min_group: Size = 4
+    vector_dims: Count = 0
+    augment_dims: Count = 0
 
     @nn.compact
     def __call__(
@@ -123,6 +128,21 @@ class ADM(PlannedUNet):
             scale_shift=self.scale_shift,
             by_head=not self.use_new_attention_order,
         )
+
+    @property
+    def predicts_variance(self) -> bool:
+        """Whether the output has channels of variances."""
+        return self.learn_sigma
+
+    @nn.nowrap
+    def block_problems(self, shape: tuple[int, ...]) -> list[str]:
+        """Texts of what is wrong with the blocks for images of this shape."""
+        steps, option = self.plan(shape[0]), "channels_per_head"
+        if not self.channels_per_head:
+            option = "num_heads"
+        problems = norm_problems(self.style.layers, steps)
+        heads = head_problems(option, getattr(self, option), steps.attending_widths)
+        return problems + heads
 
     @nn.nowrap
     def heads(self, width: int) -> int:

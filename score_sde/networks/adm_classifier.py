@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from score_sde.networks import unet_tensors as names
 from score_sde.networks.adm import ADM
 from score_sde.networks.attention import attend
 from score_sde.networks.blocks import positional_embedding
+from score_sde.networks.options import Sides, Size, Widths
 from score_sde.networks.tensors import CONV, POINTWISE_1D, Tensor, linear, norm
 from score_sde.networks.unet_blocks import Block, Layers
 from score_sde.networks.unet_plan import Step
@@ -47,13 +48,16 @@ class ADMClassifier(nn.Module):
     pools. Its gradient in x leads samples to a class.
     """
 
-    num_classes: int = 1000
-    channels: int = 128
-    multipliers: tuple[int, ...] = (1, 2, 3, 4)
-    blocks_per_level: int = 4
-    attention_resolutions: tuple[int, ...] = (32, 16, 8)
-    channels_per_head: int = 64
-    min_group: int = 1
+    reads: ClassVar = frozenset()
+    predicts_variance: ClassVar = False
+
+    num_classes: Size = 1000
+    channels: Size = 128
+    multipliers: Widths = (1, 2, 3, 4)
+    blocks_per_level: Size = 4
+    attention_resolutions: Sides = (32, 16, 8)
+    channels_per_head: Size = 64
+    min_group: Size = 1
 
     @nn.compact
     def __call__(self, x: Array, noise: Array) -> Array:
@@ -70,6 +74,11 @@ class ADMClassifier(nn.Module):
         h = nn.silu(layers.norm(h, "out_norm"))
         heads = adm.heads(h.shape[-1])
         return AttentionPool(layers, self.num_classes, heads, name="out_pool")(h)
+
+    @nn.nowrap
+    def problems(self, shape: tuple[int, ...]) -> list[str]:
+        """Texts of what is wrong with the options for data of this shape."""
+        return self.adm.problems(shape)
 
     @property
     def adm(self) -> ADM:

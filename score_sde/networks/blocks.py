@@ -12,13 +12,9 @@ import jax.random as jr
 import numpy as np
 
 from score_sde.arrays import check_labels, example_keys, per_example
+from score_sde.networks.cond import refuse_condition, require_condition
 from score_sde.networks.layers import Dense, GroupNorm
-from score_sde.networks.network import refuse_condition, require_condition
 from score_sde.types import NO_LABEL, Array
-
-EMBEDDINGS = ("positional", "fourier")
-DTYPES = ("float32", "bfloat16")
-"""Of products; parameters, norms and softmax are float32, or float64 like the input."""
 
 
 def positional_embedding(
@@ -106,7 +102,7 @@ class Dropout(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions; the embedding scales and shifts between them.
+    """Two convolutions of side 3; the embedding scales and shifts between them.
 
     Norm, SiLU, convolution twice, the last one initialised at zero (Dhariwal 2021).
     """
@@ -117,27 +113,27 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array, embedding: Array, deterministic: bool) -> Array:
         h = nn.silu(group_norm(x.shape[-1])(x))
-        h = nn.Conv(self.channels, (3, 3))(h)
+        h = nn.Conv(self.channels, kernel_of(x))(h)
         zeros = nn.initializers.zeros
         scale_shift = nn.Dense(2 * self.channels, kernel_init=zeros)(embedding)
-        scale, shift = jnp.split(scale_shift[:, None, None, :], 2, axis=-1)
+        scale, shift = jnp.split(over_space(scale_shift, h), 2, axis=-1)
         h = nn.silu(group_norm(self.channels)(h) * (1 + scale) + shift)
         h = Dropout(self.dropout)(h, deterministic)
-        h = nn.Conv(self.channels, (3, 3), kernel_init=zeros)(h)
+        h = nn.Conv(self.channels, kernel_of(x), kernel_init=zeros)(h)
         if x.shape[-1] != self.channels:
             x = Dense(self.channels)(x)
         return x + h
 
 
 class Attention(nn.Module):
-    """Self-attention over all pixels, with a residual initialised at zero."""
+    """Self-attention over all positions, with a residual initialised at zero."""
 
     num_heads: int = 1
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        batch, height, width, channels = x.shape
-        h = group_norm(channels)(x).reshape(batch, height * width, channels)
+        batch, *_, channels = x.shape
+        h = group_norm(channels)(x).reshape(batch, -1, channels)
         qkv = Dense(3 * channels)(h)
         heads = (3, self.num_heads, channels // self.num_heads)
         q, k, v = jnp.moveaxis(qkv.reshape(*h.shape[:2], *heads), 2, 0)
@@ -146,12 +142,29 @@ class Attention(nn.Module):
         return x + out.reshape(x.shape)
 
 
+def kernel_of(x: Array) -> tuple[int, ...]:
+    """The sides, all 3, of a convolution's kernel for x, [batch, *space, channels]."""
+    return (3,) * (x.ndim - 2)
+
+
+def over_space(vector: Array, x: Array) -> Array:
+    """[batch, size] with an axis of length 1 for each axis of space of x."""
+    return jnp.expand_dims(vector, tuple(range(1, x.ndim - 1)))
+
+
 def downsample(x: Array) -> Array:
-    """Mean of 2x2 blocks."""
-    batch, height, width, channels = x.shape
-    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
+    """Halve each axis of space by the mean of 2, 2x2 or 2x2x2 neighbours."""
+    batch, *sides, channels = x.shape
+    halves = [n for side in sides for n in (side // 2, 2)]
+    pairs = range(2, 2 * len(sides) + 1, 2)
+    return x.reshape(batch, *halves, channels).mean(tuple(pairs))
 
 
 def upsample(x: Array) -> Array:
-    """Nearest neighbour; no transposed convolution, whose gradient is slow in XLA."""
-    return x.repeat(2, axis=1).repeat(2, axis=2)
+    """Double each axis of space by the nearest neighbour.
+
+    There is no transposed convolution, whose gradient is slow in XLA.
+    """
+    for axis in range(1, x.ndim - 1):
+        x = x.repeat(2, axis=axis)
+    return x

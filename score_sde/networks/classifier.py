@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from score_sde.networks.blocks import Dropout, NoiseAndCondition
+from score_sde.networks.options import DropoutRate, Size
 from score_sde.types import Array
 
 
 class Classifier(nn.Module):
-    """Logits [batch, num_classes] of x, [batch, *dims], at a noise condition.
+    """Logits [batch, num_labels] of x, [batch, *dims], at a noise condition.
 
     Of dense layers alone, since its gradient is taken in the sampler's loop, where that
     of convolutions is slow on a CPU.
     """
 
-    num_classes: int
-    width: int = 256
-    depth: int = 3
-    dropout: float = 0.2
+    reads: ClassVar = frozenset()
+    predicts_variance: ClassVar = False
+
+    num_labels: Size
+    width: Size = 256
+    depth: Size = 3
+    dropout: DropoutRate = 0.2
+
+    @nn.nowrap
+    def problems(self, shape: tuple[int, ...]) -> list[str]:
+        """Texts of what is wrong with the options for data of this shape."""
+        del shape  # any will do
+        return []
 
     @nn.compact
     def __call__(
@@ -36,4 +46,4 @@ class Classifier(nn.Module):
             r = nn.silu(nn.Dense(self.width)(r))
             r = Dropout(self.dropout)(r, deterministic)
             h += nn.Dense(self.width)(r)
-        return nn.Dense(self.num_classes)(nn.silu(nn.LayerNorm()(h)))
+        return nn.Dense(self.num_labels)(nn.silu(nn.LayerNorm()(h)))

@@ -8,17 +8,20 @@ both through convolutions that start at zero: at first the network is the frozen
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import flax.linen as nn
-import jax
 
-from score_sde.networks.network import FROZEN_MODULE, require_condition
+from score_sde.networks.blocks import kernel_of
+from score_sde.networks.cond import require_condition
+from score_sde.networks.network import part_of_network
 from score_sde.networks.unet import UNet, UNetEncoder
 from score_sde.types import Array
 
 Params = dict[str, Any]
-BRANCH = "branch"
+BRANCH, TRUNK = "branch", "trunk"
+"""Names of the two parts among the parameters."""
 
 
 class ControlBranch(UNetEncoder):
@@ -34,7 +37,7 @@ class ControlBranch(UNetEncoder):
         def enter(h: Array) -> Array:
             hint = picture
             for i in range(2):
-                conv = nn.Conv(self.channels, (3, 3), name=f"hint_{i}")
+                conv = nn.Conv(self.channels, kernel_of(picture), name=f"hint_{i}")
                 hint = nn.silu(conv(hint))
             return h + self._zero(hint, "hint_out")
 
@@ -44,15 +47,28 @@ class ControlBranch(UNetEncoder):
 
     def _zero(self, h: Array, name: str) -> Array:
         zeros = nn.initializers.zeros
-        return nn.Conv(h.shape[-1], (1, 1), kernel_init=zeros, name=name)(h)
+        sides = (1,) * (h.ndim - 2)
+        return nn.Conv(h.shape[-1], sides, kernel_init=zeros, name=name)(h)
 
 
-class ControlledUNet(UNetEncoder):
-    """F(x, noise) for images, which cond["image"], of the sides of x, controls.
+class ControlledUNet(nn.Module):
+    """F(x, noise) for data in space, which cond["image"], of the sides of x, controls.
 
-    The rest of cond is the frozen U-Net's, which drops nothing out. Options are those
-    of `UNet`.
+    The rest of cond is the trunk's, which drops nothing out.
+
+    Attributes:
+        trunk: the U-Net of a trained run, which is not trained on.
     """
+
+    trunk: nn.Module
+
+    reads: ClassVar = frozenset({"label", "vector", "image"})
+
+    def problems(self, shape: tuple[int, ...]) -> list[str]:
+        """Why it can't be a network of data of this shape, a text each."""
+        if not isinstance(self.trunk, UNet):
+            return [f"trunk is a {type(self.trunk).__name__}; it must be a 'unet'"]
+        return self.trunk.problems(shape)
 
     @nn.compact
     def __call__(
@@ -60,7 +76,7 @@ class ControlledUNet(UNetEncoder):
     ) -> Array:
         require_condition(cond, "image")
         rest = {name: a for name, a in cond.items() if name != "image"} or None
-        options = {name: getattr(self, name) for name in OPTIONS}
+        options = {name: getattr(self.trunk, name) for name in OPTIONS}
         picture = cond["image"].astype(x.dtype)
         branch = ControlBranch(**options, name=BRANCH)
         h_added, added = branch(x, picture, noise, rest, deterministic)
@@ -68,8 +84,13 @@ class ControlledUNet(UNetEncoder):
         def between(h: Array, skips: list[Array]) -> tuple[Array, list[Array]]:
             return h + h_added, [s + a for s, a in zip(skips, added, strict=True)]
 
-        trunk = _FrozenUNet(**options, name=FROZEN_MODULE)
-        return trunk(x, noise, rest, True, between)
+        return self.trunk(x, noise, rest, True, between)
+
+    @part_of_network
+    def start(self, params: Params, companions: Mapping[str, Any]) -> Params:
+        """Initial parameters whose branch is a copy of the trunk where it can be."""
+        trunk, branch = companions[TRUNK]["network"], params[BRANCH]
+        return {BRANCH: {name: trunk.get(name, branch[name]) for name in branch}}
 
 
 OPTIONS = [
@@ -77,20 +98,3 @@ OPTIONS = [
     for field in dataclasses.fields(UNetEncoder)
     if field.name not in ("parent", "name")
 ]
-
-_FrozenUNet = nn.map_variables(
-    UNet,
-    "params",
-    trans_in_fn=lambda params: jax.tree.map(jax.lax.stop_gradient, params),
-    init=True,
-)
-
-
-def controlling(params: Params, frozen: Params) -> Params:
-    """Parameters of a `ControlledUNet` that starts as this U-Net, its branch a copy.
-
-    Args: `params`, initial ones; `frozen`, those of the U-Net.
-    """
-    branch = params[BRANCH]
-    copied = {name: frozen.get(name, branch[name]) for name in branch}
-    return {FROZEN_MODULE: frozen, BRANCH: copied}

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from score_sde.networks.attention import attend
-from score_sde.networks.blocks import NoiseAndCondition, ResidualBlock, group_norm
+from score_sde.networks.blocks import (
+    NoiseAndCondition,
+    ResidualBlock,
+    group_norm,
+    kernel_of,
+)
+from score_sde.networks.cond import require_condition
 from score_sde.networks.layers import Dense
-from score_sde.networks.network import require_condition
-from score_sde.networks.unet import down_and_up
+from score_sde.networks.options import (
+    Count,
+    DropoutRate,
+    Embedding,
+    Sides,
+    Size,
+    Widths,
+)
+from score_sde.networks.unet import down_and_up, unet_problems
 from score_sde.types import Array
 
 
@@ -25,8 +38,8 @@ class SpatialTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, tokens: Array | None, mask: Array | None) -> Array:
-        batch, height, width, channels = x.shape
-        h = group_norm(channels)(x).reshape(batch, height * width, channels)
+        batch, *_, channels = x.shape
+        h = group_norm(channels)(x).reshape(batch, -1, channels)
         h = Dense(channels)(h)
         own = nn.LayerNorm()(h)
         h += self._attention(own, own, None)
@@ -48,7 +61,7 @@ class SpatialTransformer(nn.Module):
 
 
 class CrossUNet(nn.Module):
-    """F(x, noise) for images, conditioned on cond["tokens"], [batch, length, dims].
+    """F(x, noise) for data in space, told cond["tokens"], [batch, length, dims].
 
     The `UNet` with a spatial transformer in place of its self-attention. A token whose
     entry in cond["mask"] is False is not read; an example has at least one that is.
@@ -56,16 +69,24 @@ class CrossUNet(nn.Module):
     Args: `token_dims`, size of a token; 0 for a network without tokens.
     """
 
-    channels: int = 64
-    multipliers: tuple[int, ...] = (1, 2)
-    blocks_per_level: int = 2
-    attention_resolutions: tuple[int, ...] = ()
-    num_heads: int = 1
-    dropout: float = 0.0
-    embedding: str = "positional"
-    num_classes: int = 0
-    vector_dims: int = 0
-    token_dims: int = 0
+    reads: ClassVar = frozenset({"label", "vector", "tokens", "mask"})
+    predicts_variance: ClassVar = False
+
+    channels: Size = 64
+    multipliers: Widths = (1, 2)
+    blocks_per_level: Size = 2
+    attention_resolutions: Sides = ()
+    num_heads: Size = 1
+    dropout: DropoutRate = 0.0
+    embedding: Embedding = "positional"
+    num_classes: Count = 0
+    vector_dims: Count = 0
+    token_dims: Count = 0
+
+    @nn.nowrap
+    def problems(self, shape: tuple[int, ...]) -> list[str]:
+        """Texts of what is wrong with the options for data of this shape."""
+        return unet_problems(self, shape)
 
     @nn.compact
     def __call__(
@@ -86,7 +107,8 @@ class CrossUNet(nn.Module):
             return h
 
         widths = [self.channels * m for m in self.multipliers]
-        h = nn.Conv(self.channels, (3, 3))(x)
+        h = nn.Conv(self.channels, kernel_of(x))(x)
         h = down_and_up(h, block, widths, self.blocks_per_level)
         h = nn.silu(group_norm(h.shape[-1])(h))
-        return nn.Conv(x.shape[-1], (3, 3), kernel_init=nn.initializers.zeros)(h)
+        zeros = nn.initializers.zeros
+        return nn.Conv(x.shape[-1], kernel_of(x), kernel_init=zeros)(h)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 
 from score_sde.networks import unet_tensors as names
 from score_sde.networks.embeddings import conditions, sine_embedding
+from score_sde.networks.options import Count, Size
 from score_sde.networks.tensors import CONV, Tensor, linear, norm
 from score_sde.networks.unet_blocks import (
     Layers,
     Style,
     checkpointed,
     conv_resample,
+    norm_problems,
 )
 from score_sde.networks.unet_plan import Plan, PlannedUNet, Step, follow
 from score_sde.types import Array
@@ -27,8 +29,10 @@ class DDPM(PlannedUNet):
     are multiples of 32, since norms always have 32 groups.
     """
 
-    blocks_per_level: int = 2
-    vector_dims: int = 0
+    reads: ClassVar = frozenset({"label", "vector"})
+
+    blocks_per_level: Size = 2
+    vector_dims: Count = 0
 
     @nn.compact
     def __call__(
@@ -76,6 +80,11 @@ class DDPM(PlannedUNet):
             skip_gain=math.sqrt(0.1),
             qkv_gain=math.sqrt(0.2),
         )
+
+    @nn.nowrap
+    def block_problems(self, shape: tuple[int, ...]) -> list[str]:
+        """Texts of what is wrong with the blocks for images of this shape."""
+        return norm_problems(self.style.layers, self.plan(shape[0]))
 
     @nn.nowrap
     def plan(self, height: int) -> Plan:

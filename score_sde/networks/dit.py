@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from score_sde.fields import Positive
 from score_sde.networks.attention import attend
 from score_sde.networks.blocks import positional_embedding
+from score_sde.networks.cond import require_condition
+from score_sde.networks.fitting import IMAGES, space_problems
 from score_sde.networks.layers import Dense
-from score_sde.networks.network import require_condition
+from score_sde.networks.options import AttentionKernel, Count, Dtype, Size
 from score_sde.networks.tensors import CONV, LINEAR, Tensor
 from score_sde.types import NO_LABEL, Array, Key
 
@@ -75,17 +78,41 @@ class DiT(nn.Module):
         remat: whether the backward pass computes the inside of every block again.
     """
 
-    patch_size: int = 2
-    hidden_size: int = 1152
-    depth: int = 28
-    num_heads: int = 16
-    mlp_ratio: float = 4.0
-    num_classes: int = 0
+    reads: ClassVar = frozenset({"label"})
+
+    patch_size: Size = 2
+    hidden_size: Size = 1152
+    depth: Size = 28
+    num_heads: Size = 16
+    mlp_ratio: Annotated[float, Positive] = 4.0
+    num_classes: Count = 0
     null_class: bool = True
     learn_sigma: bool = True
-    dtype: str = "float32"
-    attention: str = "xla"
+    dtype: Dtype = "float32"
+    attention: AttentionKernel = "xla"
     remat: bool = False
+
+    @property
+    def predicts_variance(self) -> bool:
+        """Whether the output has channels of variances."""
+        return self.learn_sigma
+
+    @nn.nowrap
+    def problems(self, shape: tuple[int, ...]) -> list[str]:
+        """Texts of what is wrong with the options for data of this shape."""
+        if problems := space_problems(shape, IMAGES):
+            return problems
+        if shape[0] % self.patch_size or shape[1] % self.patch_size:
+            problems.append(
+                f"patch_size is {self.patch_size}; it must divide the sides, "
+                f"{shape[:2]}"
+            )
+        if self.hidden_size % self.num_heads or self.hidden_size % 4:
+            problems.append(
+                f"hidden_size is {self.hidden_size}; it must be a multiple of 4 and of "
+                f"num_heads, {self.num_heads}"
+            )
+        return problems
 
     @nn.compact
     def __call__(

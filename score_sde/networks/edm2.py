@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from score_sde.fields import Positive
 from score_sde.networks.attention import attend
 from score_sde.networks.blocks import Dropout
+from score_sde.networks.cond import require_condition
+from score_sde.networks.fitting import head_problems
 from score_sde.networks.magnitude_preserving import (
     MPConv,
     MPFourier,
@@ -20,7 +23,15 @@ from score_sde.networks.magnitude_preserving import (
     normalise,
     normalise_weights,
 )
-from score_sde.networks.network import require_condition
+from score_sde.networks.network import part_of_network
+from score_sde.networks.options import (
+    Balance,
+    DropoutRate,
+    FilterTaps,
+    Sides,
+    Size,
+    Widths,
+)
 from score_sde.networks.resampling import filter_down, filter_up
 from score_sde.networks.tensors import CONV, LINEAR, POINTWISE, Tensor
 from score_sde.networks.unet_plan import Plan, PlannedUNet, Step, follow
@@ -102,19 +113,21 @@ class EDM2(PlannedUNet):
         logvar_channels: features of the learned log-variance.
     """
 
-    channels: int = 192
-    multipliers: tuple[int, ...] = (1, 2, 3, 4)
-    blocks_per_level: int = 3
-    attention_resolutions: tuple[int, ...] = (16, 8)
-    dropout: float = 0.0
-    channels_per_head: int = 64
-    label_balance: float = 0.5
-    concat_balance: float = 0.5
-    res_balance: float = 0.3
-    attn_balance: float = 0.3
-    resample_filter: tuple[float, ...] = (1, 1)
-    clip_act: float = 256.0
-    logvar_channels: int = 128
+    reads: ClassVar = frozenset({"label"})
+
+    channels: Size = 192
+    multipliers: Widths = (1, 2, 3, 4)
+    blocks_per_level: Size = 3
+    attention_resolutions: Sides = (16, 8)
+    dropout: DropoutRate = 0.0
+    channels_per_head: Size = 64
+    label_balance: Balance = 0.5
+    concat_balance: Balance = 0.5
+    res_balance: Balance = 0.3
+    attn_balance: Balance = 0.3
+    resample_filter: FilterTaps = (1, 1)
+    clip_act: Annotated[float, Positive] = 256.0
+    logvar_channels: Size = 128
 
     @nn.compact
     def __call__(
@@ -168,16 +181,24 @@ class EDM2(PlannedUNet):
         )
 
     @nn.nowrap
+    def block_problems(self, shape: tuple[int, ...]) -> list[str]:
+        """Texts of what is wrong with the blocks for images of this shape."""
+        widths = self.plan(shape[0]).attending_widths
+        return head_problems("channels_per_head", self.channels_per_head, widths)
+
+    @nn.nowrap
     def plan(self, height: int) -> Plan:
         """The blocks for images of this height."""
         return self.planned(height, self.widths[0], attend_in_every_block=True)
 
     @nn.nowrap
+    @part_of_network
     def project(self, params: Any) -> Any:
         """Parameters with their weights normalised, as training keeps them."""
         return normalise_weights(params)
 
     @nn.nowrap
+    @part_of_network
     def log_variance(self, params: Any, noise: Array) -> Any:
         """u(noise), [batch]."""
         head = LogVariance(self.logvar_channels, parent=None)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde.networks.network import require_condition
+from score_sde.networks.cond import require_condition
 from score_sde.types import Array
 
 

@@ -60,14 +60,17 @@ def normalise_groups(
     gradients.
     """
     x = x.astype(wide(x.dtype))
-    scale, bias = (a.astype(x.dtype)[None, None, None] for a in (scale, bias))
-    channels = x.shape[-1]
+    channels, space = x.shape[-1], tuple(range(1, x.ndim - 1))
+    scale, bias = (
+        jnp.expand_dims(a.astype(x.dtype), (0, *space)) for a in (scale, bias)
+    )
     group = jnp.arange(channels)[None] // (channels // groups)
     is_in = (group == jnp.arange(groups)[:, None]).astype(x.dtype)
 
     def mean(a: Array) -> Array:
-        by_group = a.mean((1, 2)).reshape(len(a), groups, -1).mean(-1)
-        return jnp.matmul(by_group, is_in, precision="highest")[:, None, None]
+        by_group = a.mean(space).reshape(len(a), groups, -1).mean(-1)
+        by_channel = jnp.matmul(by_group, is_in, precision="highest")
+        return jnp.expand_dims(by_channel, space)
 
     h = x - mean(x)
     return h * (jax.lax.rsqrt(mean(jnp.square(h)) + eps) * scale) + bias

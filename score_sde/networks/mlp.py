@@ -1,29 +1,40 @@
-"""A residual multi-layer perceptron for points."""
+"""A residual multi-layer perceptron."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from score_sde.networks.blocks import Dropout, NoiseAndCondition
+from score_sde.networks.options import Count, DropoutRate, Embedding, Size
 from score_sde.types import Array
 
 
 class MLP(nn.Module):
-    """F(x, noise) for points, [batch, dims].
+    """F(x, noise) for points, or for data of any shape as points: [batch, *dims].
 
     Args: `width` of the hidden layers and `depth`, the number of residual blocks, each
     modulated by the embedding of the noise level and the condition.
     """
 
-    width: int = 128
-    depth: int = 4
-    dropout: float = 0.0
-    embedding: str = "positional"
-    num_classes: int = 0
-    vector_dims: int = 0
+    reads: ClassVar = frozenset({"label", "vector"})
+    predicts_variance: ClassVar = False
+
+    width: Size = 128
+    depth: Size = 4
+    dropout: DropoutRate = 0.0
+    embedding: Embedding = "positional"
+    num_classes: Count = 0
+    vector_dims: Count = 0
+
+    @nn.nowrap
+    def problems(self, shape: tuple[int, ...]) -> list[str]:
+        """Texts of what is wrong with the options for data of this shape."""
+        del shape  # any will do
+        return []
 
     @nn.compact
     def __call__(
@@ -32,7 +43,7 @@ class MLP(nn.Module):
         embedding = NoiseAndCondition(
             self.width, self.embedding, self.num_classes, self.vector_dims
         )(noise, cond)
-        h = nn.Dense(self.width)(x)
+        h = nn.Dense(self.width)(x.reshape(len(x), -1))
         for _ in range(self.depth):
             scale, shift = jnp.split(nn.Dense(2 * self.width)(embedding), 2, axis=-1)
             r = nn.silu(nn.LayerNorm()(h) * (1 + scale) + shift)
@@ -40,4 +51,6 @@ class MLP(nn.Module):
             r = Dropout(self.dropout)(r, deterministic)
             h += nn.Dense(self.width, kernel_init=nn.initializers.zeros)(r)
         out = nn.silu(nn.LayerNorm()(h))
-        return nn.Dense(x.shape[-1], kernel_init=nn.initializers.zeros)(out)
+        size = math.prod(x.shape[1:])
+        out = nn.Dense(size, kernel_init=nn.initializers.zeros)(out)
+        return out.reshape(x.shape)

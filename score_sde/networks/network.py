@@ -1,26 +1,39 @@
-"""What the rest of the library knows of a network: pure functions of its parameters."""
+"""Networks as the rest of the library knows them: pure functions of their parameters.
+
+A Linen module, an `nnx.Module` or two plain functions become a `Network` by
+`as_network`. A module may state what it needs, as `StatesItsNeeds` says; one that does
+not is taken as it is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from score_sde.types import Array, Key
+from score_sde.networks.calling import call_options, reject_state
+from score_sde.types import Array, Key, UserError
 
 Params = Any
 
 FROZEN = ("freqs", "phases", "pos_embed")
-"""What parameters that are never trained are called, wherever they are."""
+"""Names of parameters that are never trained, wherever they are."""
 FROZEN_MODULE = "frozen"
-"""The same of a module, with all its parameters."""
+"""Name of a module of which no parameter is trained."""
 
 
 def unchanged(params: Params) -> Params:
-    """The parameters, of which any value is allowed."""
+    """The parameters themselves, for a network that allows any value of them."""
+    return params
+
+
+def as_initialised(params: Params, companions: Mapping[str, Any]) -> Params:
+    """The parameters themselves, for a network that starts from no other run."""
+    del companions
     return params
 
 
@@ -34,32 +47,103 @@ class Network(NamedTuple):
     cond is None or a dict with what the network was built for: "label", int [batch], -1
     for none, "vector", [batch, dims], "augment", [batch, dims], how the example was
     augmented, which may be absent and is then zero, "tokens", [batch, length, dims],
-    where "mask", bool [batch, length], is False for those that aren't there, or
-    "image", of the sides of x.
+    where "mask", bool [batch, length], is False for those that aren't there, "words",
+    int [batch, length], -1 for none, or "image", of the sides of x.
 
     project(params) brings parameters back to where training keeps them, and
     log_variance(params, noise) is the network's own learned log of its loss, [batch].
+
+    companions are the roles of other runs whose parameters, frozen, stand among its own
+    under that name where it is applied; start(params, companions) gives the initial
+    parameters, which may begin as those of such a run.
     """
 
     init: Callable[[Key], Params]
     apply: Callable[..., Array]
     project: Callable[[Params], Params] = unchanged
     log_variance: Callable[[Params, Array], Array] | None = None
+    companions: tuple[str, ...] = ()
+    start: Callable[[Params, Mapping[str, Any]], Params] = as_initialised
+
+
+class StatesItsNeeds(Protocol):
+    """A module that states which data and conditions it takes.
+
+    Modules need no such attributes: those without are asked by `reads`, `problems_of`
+    and `predicts_variance` all the same, which then give the defaults.
+    """
+
+    reads: ClassVar[frozenset[str]]
+    """Names of the entries of `cond` that its options can make it read. A network that
+    does not read "image" can still see one, as further channels (`with_image`)."""
+
+    @property
+    def predicts_variance(self) -> bool:
+        """Whether its output has channels of variances behind those of x."""
+
+    def problems(self, shape: tuple[int, ...]) -> list[str]:
+        """Texts of what is wrong with its options for examples of this shape.
+
+        A text about an option begins with its name, so that "network." may be put in
+        front.
+        """
+
+
+def reads(module: Any) -> frozenset[str] | None:
+    """Names of the entries of `cond` that a module can be told; None if it is silent."""
+    return getattr(module, "reads", None)
+
+
+def problems_of(module: Any, shape: tuple[int, ...]) -> list[str]:
+    """Texts of what a module states is wrong with its options for data of a shape."""
+    return module.problems(shape) if hasattr(module, "problems") else []
+
+
+def predicts_variance(module: Any) -> bool:
+    """Whether a module states that its output has variances behind x's channels."""
+    return bool(getattr(module, "predicts_variance", False))
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def part_of_network(method: F) -> F:
+    """Mark a module's `project`, `log_variance` or `start` as that of its `Network`.
+
+    A method of this name without the mark belongs to the module alone.
+    """
+    method.is_part_of_network = True  # type: ignore[attr-defined]
+    return method
+
+
+def _marked(module: Any, name: str, default: Any) -> Any:
+    method = getattr(module, name, None)
+    return method if getattr(method, "is_part_of_network", False) else default
 
 
 def from_linen(module: nn.Module, shape: tuple[int, ...], cond: Any = None) -> Network:
-    """A Network from a Linen module called as module(x, noise, cond, deterministic).
+    """A Network from a Linen module called as module(x, noise, cond).
 
-    The module's methods `project` and `log_variance`, if it has them, are taken over.
+    A module whose `__call__` has the argument `deterministic` gets it too. Methods
+    `project` and `log_variance` that are marked by `part_of_network` are taken over.
 
-    Args: `shape` of one example; `cond`, an example of the condition, batch of one.
+    Args:
+        module: the module, without parameters.
+        shape: of one example.
+        cond: an example of the condition, a batch of one.
+
+    Raises:
+        UserError: by `init`, if the module keeps state beside its parameters.
     """
 
     def init(key: Key) -> Params:
         x, noise = jnp.zeros((1, *shape), jnp.float32), jnp.zeros(1, jnp.float32)
+        options = call_options(module, deterministic=True)
         # Compiled, since op-by-op initialisation takes seconds for a deep network.
-        build = jax.jit(lambda key: module.init(key, x, noise, cond))
-        return build(key)["params"]
+        build = jax.jit(lambda key: module.init(key, x, noise, cond, **options))
+        variables = build(key)
+        reject_state(module, [name for name in variables if name != "params"])
+        return nn.meta.unbox(variables.get("params", {}))
 
     def apply(
         params: Params,
@@ -70,60 +154,151 @@ def from_linen(module: nn.Module, shape: tuple[int, ...], cond: Any = None) -> N
         dropout_key: Key | None = None,
     ) -> Any:
         rngs = None if dropout_key is None else {"dropout": dropout_key}
-        return module.apply(
-            {"params": params}, x, noise, cond, dropout_key is None, rngs=rngs
-        )
+        options = call_options(module, deterministic=dropout_key is None)
+        return module.apply({"params": params}, x, noise, cond, rngs=rngs, **options)
 
-    return Network(
-        init,
-        apply,
-        getattr(module, "project", unchanged),
-        getattr(module, "log_variance", None),
+    project = _marked(module, "project", unchanged)
+    return Network(init, apply, project, _marked(module, "log_variance", None))
+
+
+def from_nnx(make: Any, shape: tuple[int, ...], cond: Any = None) -> Network:
+    """A Network from an `nnx.Module`, or from a function that makes one.
+
+    The module is called as module(x, noise, cond); it gets `deterministic` too if its
+    `__call__` has that argument. Parameters are a nested dict of arrays. Arrays that
+    are no parameters, such as fixed frequencies, are among them under "frozen", and are
+    not trained. The dropout key reaches every `nnx.Dropout`.
+
+        from_nnx(functools.partial(MyNetwork, width=64), shape=(32, 32, 3))
+
+    Args:
+        make: function of `nnx.Rngs` that returns the module, such as its class with its
+            options bound; or a module, whose own values are then the initial ones,
+            whatever the key.
+        shape: of one example.
+        cond: an example of the condition, a batch of one.
+
+    Raises:
+        UserError: if the module keeps state beside its parameters.
+    """
+    from score_sde.networks.nnx_modules import make_network
+
+    network = make_network(make)
+    _traced(network, shape, cond)
+    return network
+
+
+def as_network(module: Any, shape: tuple[int, ...], cond: Any = None) -> Network:
+    """The Network of whatever a constructor of networks returns.
+
+    Args:
+        module: a Linen module, an `nnx.Module`, a function of `nnx.Rngs` that makes
+            one, a `Network`, or an object with functions `init` and `apply` like those
+            of a `Network`.
+        shape: of one example.
+        cond: an example of the condition, a batch of one.
+
+    Raises:
+        UserError: if the module can't be a network of such data. One that states its
+            `problems` is believed; any other is traced once, without device work.
+    """
+    name = _name_of(module)
+    try:
+        network = _made(module, shape, cond)
+        if not hasattr(module, "problems"):
+            _check(network, shape, cond, predicts_variance(module))
+    except UserError as error:
+        raise UserError(f"network {name}: {error}") from None
+    except Exception as error:  # whatever a stranger's module says
+        told = f" and cond {sorted(cond)}" if isinstance(cond, dict) else ""
+        first_line = next(iter(str(error).strip().splitlines()), "")
+        raise UserError(
+            f"network {name} can't be initialised for data of shape {shape}{told}: "
+            f"{type(error).__name__}: {first_line}"
+        ) from error
+    return network
+
+
+def _made(module: Any, shape: tuple[int, ...], cond: Any) -> Network:
+    if isinstance(module, Network):
+        return module
+    if isinstance(module, nn.Module):
+        return from_linen(module, shape, cond)
+    nnx = sys.modules.get("flax.nnx")  # whoever has such a module has imported it
+    if nnx is not None and isinstance(module, nnx.Module):
+        return from_nnx(module, shape, cond)
+    if callable(getattr(module, "init", None)) and not isinstance(module, type):
+        if callable(getattr(module, "apply", None)):
+            return Network(module.init, module.apply)
+    elif callable(module):
+        return from_nnx(module, shape, cond)
+    raise UserError(
+        "it must be a Linen module, an nnx.Module, a function of nnx.Rngs that makes "
+        "one, or have functions init and apply."
     )
+
+
+def with_companions(network: Network, module: Any, roles: tuple[str, ...]) -> Network:
+    """The network of a module whose arguments with these names are other runs' modules.
+
+    Args:
+        network: of the module; its `init` gives parameters of the others too, under the
+            names of the arguments, which are left out here.
+        module: which may have a method `start`, marked by `part_of_network`.
+        roles: names of the arguments.
+    """
+
+    def init(key: Key) -> Params:
+        params = network.init(key)
+        return {name: p for name, p in params.items() if name not in roles}
+
+    start = _marked(module, "start", as_initialised)
+    return network._replace(init=init, companions=roles, start=start)
+
+
+def _name_of(module: Any) -> str:
+    function = getattr(module, "func", module)  # of a functools.partial
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def _traced(network: Network, shape: tuple[int, ...], cond: Any) -> tuple[Any, Any]:
+    """(shapes of the parameters, shape of the output) for a batch of one example."""
+    x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    noise = jax.ShapeDtypeStruct((1,), jnp.float32)
+    params = jax.eval_shape(lambda: network.init(jax.random.key(0)))
+    return params, jax.eval_shape(network.apply, params, x, noise, cond)
+
+
+def _check(
+    network: Network, shape: tuple[int, ...], cond: Any, has_variance: bool
+) -> None:
+    """Trace a network once.
+
+    Raises: UserError if its output is not like its input, or if a parameter of it has a
+    name that means that it is not trained.
+    """
+    params, out = _traced(network, shape, cond)
+    for path, _ in jax.tree_util.tree_leaves_with_path(params):
+        names = [getattr(entry, "key", None) for entry in path]
+        if (last := names[-1]) in FROZEN and FROZEN_MODULE not in names:
+            raise UserError(
+                f"its parameter {last!r} would never be trained, since this name is "
+                "that of a constant here; give it another."
+            )
+    expected = (1, *shape)
+    if has_variance:
+        expected = (*expected[:-1], 2 * expected[-1])
+    if getattr(out, "shape", None) != expected:
+        found = jax.tree.map(lambda a: a.shape, out)
+        raise UserError(
+            f"its output for one example must have the shape {expected}, not {found}."
+        )
 
 
 def is_frozen(path: Sequence[Any]) -> bool:
     """Whether the parameter at this path, of `jax.tree_util`, is never trained."""
     names = [getattr(entry, "key", None) for entry in path]
     return names[-1] in FROZEN or FROZEN_MODULE in names
-
-
-def with_image(network: Network) -> Network:
-    """A network that sees cond["image"] as further channels of x (Saharia et al. 2022).
-
-    Args: `network`, built for the channels of both, x first; its output for those of x
-    is what counts.
-    """
-
-    def apply(
-        params: Params,
-        x: Array,
-        noise: Array,
-        cond: Any = None,
-        *,
-        dropout_key: Key | None = None,
-    ) -> Array:
-        require_condition(cond, "image")
-        rest = {k: v for k, v in cond.items() if k != "image"} or None
-        both = jnp.concatenate([x, cond["image"].astype(x.dtype)], axis=-1)
-        out = network.apply(params, both, noise, rest, dropout_key=dropout_key)
-        return out[..., : x.shape[-1]]
-
-    return network._replace(apply=apply)
-
-
-def require_condition(cond: Any, name: str) -> None:
-    """Raises: ValueError if cond lacks an entry that the network was built for."""
-    if not isinstance(cond, dict) or name not in cond:
-        raise ValueError(f"this network is conditional: it needs cond[{name!r}].")
-
-
-def refuse_condition(cond: Any, name: str, option: str) -> None:
-    """Raises: ValueError if cond has an entry that the network was built without."""
-    if isinstance(cond, dict) and name in cond:
-        raise ValueError(
-            f"this network was made without {option}; it was given cond[{name!r}]."
-        )
 
 
 def count_parameters(params: Params) -> int:

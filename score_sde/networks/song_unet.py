@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 
+from score_sde.fields import one_of
 from score_sde.networks import unet_tensors as names
 from score_sde.networks.embeddings import FourierFeatures, conditions, sine_embedding
+from score_sde.networks.options import Count, Embedding, FilterTaps
 from score_sde.networks.resampling import filter_down, filter_for_strides, filter_up
 from score_sde.networks.tensors import CONV, POINTWISE, Tensor, linear, norm
-from score_sde.networks.unet_blocks import Layers, Style, checkpointed
+from score_sde.networks.unet_blocks import Layers, Style, checkpointed, norm_problems
 from score_sde.networks.unet_plan import Plan, PlannedUNet, Step
 from score_sde.types import Array
 
@@ -41,13 +43,15 @@ class SongUNet(PlannedUNet):
             absent and is then zero; 0 for none.
     """
 
-    embedding: str = "positional"
-    resample_filter: tuple[float, ...] = (1, 1)
-    progressive_input: str = "none"
-    progressive: str = "none"
+    reads: ClassVar = frozenset({"label", "vector", "augment"})
+
+    embedding: Embedding = "positional"
+    resample_filter: FilterTaps = (1, 1)
+    progressive_input: Annotated[str, one_of(PROGRESSIVE_INPUTS)] = "none"
+    progressive: Annotated[str, one_of(PROGRESSIVES)] = "none"
     skip_rescale: bool = True
-    vector_dims: int = 0
-    augment_dims: int = 0
+    vector_dims: Count = 0
+    augment_dims: Count = 0
 
     @nn.compact
     def __call__(
@@ -147,6 +151,11 @@ class SongUNet(PlannedUNet):
             project_resampled=True,
             qkv_gain=math.sqrt(0.2),
         )
+
+    @nn.nowrap
+    def block_problems(self, shape: tuple[int, ...]) -> list[str]:
+        """Texts of what is wrong with the blocks for images of this shape."""
+        return norm_problems(self.style.layers, self.plan(shape[0]))
 
     @nn.nowrap
     def plan(self, height: int) -> Plan:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from score_sde.networks.attention import attend
+from score_sde.networks.cond import require_condition
 from score_sde.networks.cross_unet import CrossUNet
 from score_sde.networks.layers import Dense
-from score_sde.networks.network import require_condition
+from score_sde.networks.options import (
+    Count,
+    DropoutRate,
+    Embedding,
+    Sides,
+    Size,
+    Widths,
+)
+from score_sde.networks.unet import unet_problems
 from score_sde.types import Array
+
+TEXT_HEADS = 4
 
 
 class TextEncoder(nn.Module):
@@ -24,7 +35,7 @@ class TextEncoder(nn.Module):
     num_words: int
     width: int
     depth: int = 1
-    num_heads: int = 4
+    num_heads: int = TEXT_HEADS
 
     @nn.compact
     def __call__(self, words: Array) -> Array:
@@ -43,23 +54,39 @@ class TextEncoder(nn.Module):
 
 
 class TextUNet(nn.Module):
-    """F(x, noise) for images with cond["words"], int [batch, length], -1 for none.
+    """F(x, noise) for data in space, told cond["words"], int [batch, length].
+
+    A word of -1 is none.
 
     Args: `num_words` of the vocabulary, `num_classes` that captions name, `text_width`
     and `text_depth` of the encoder; the rest as of `CrossUNet`.
     """
 
-    num_words: int
-    num_classes: int = 0
-    text_width: int = 64
-    text_depth: int = 1
-    channels: int = 64
-    multipliers: tuple[int, ...] = (1, 2)
-    blocks_per_level: int = 2
-    attention_resolutions: tuple[int, ...] = (4,)
-    num_heads: int = 1
-    dropout: float = 0.0
-    embedding: str = "positional"
+    reads: ClassVar = frozenset({"words"})
+    predicts_variance: ClassVar = False
+
+    num_words: Size
+    num_classes: Count = 0
+    text_width: Size = 64
+    text_depth: Size = 1
+    channels: Size = 64
+    multipliers: Widths = (1, 2)
+    blocks_per_level: Size = 2
+    attention_resolutions: Sides = (4,)
+    num_heads: Size = 1
+    dropout: DropoutRate = 0.0
+    embedding: Embedding = "positional"
+
+    @nn.nowrap
+    def problems(self, shape: tuple[int, ...]) -> list[str]:
+        """Texts of what is wrong with the options for data of this shape."""
+        problems = unet_problems(self, shape)
+        if self.text_width % TEXT_HEADS:
+            problems.append(
+                f"text_width is {self.text_width}; it must be a multiple of "
+                f"{TEXT_HEADS}, the heads of the encoder"
+            )
+        return problems
 
     @nn.compact
     def __call__(

@@ -1,10 +1,8 @@
 """The U-Net of the field: residual blocks down, across and up, with skips."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -15,9 +13,49 @@ from score_sde.networks.blocks import (
     ResidualBlock,
     downsample,
     group_norm,
+    kernel_of,
+    over_space,
     upsample,
 )
+from score_sde.networks.fitting import (
+    ANY_SPACE,
+    head_problems,
+    level_problems,
+    level_sides,
+    space_problems,
+)
+from score_sde.networks.options import (
+    Count,
+    DropoutRate,
+    Embedding,
+    Frequencies,
+    Sides,
+    Size,
+    Widths,
+)
 from score_sde.types import Array
+
+
+def unet_problems(module: Any, shape: tuple[int, ...]) -> list[str]:
+    """Texts of what is wrong with the options of a U-Net for data of this shape.
+
+    Args:
+        module: has channels, multipliers, attention_resolutions and num_heads, like
+            `UNet`, and attention at the listed resolutions alone.
+        shape: of one example.
+    """
+    if problems := space_problems(shape, ANY_SPACE):
+        return problems
+    multipliers, attending = module.multipliers, module.attention_resolutions
+    problems = level_problems(shape, multipliers, attending)
+    sides = level_sides(shape, multipliers)
+    widths = [
+        module.channels * multiplier
+        for multiplier, side in zip(multipliers, sides, strict=True)
+        if side in attending
+    ]
+    return problems + head_problems("num_heads", module.num_heads, widths)
+
 
 Block = Callable[[Array, int], Array]
 """(h, width) -> h of this width."""
@@ -71,7 +109,8 @@ class UNetEncoder(nn.Module):
     Args:
         channels: at full resolution; times multipliers[i] after i halvings.
         blocks_per_level: residual blocks on the way down; one more on the way up.
-        attention_resolutions: heights at which self-attention follows each block.
+        attention_resolutions: lengths of the first axis of space at which
+            self-attention follows each block.
         embedding: of the noise level, 'positional' or 'fourier'.
         num_classes, vector_dims: of the condition; 0 for none.
         input_frequencies: the network also sees sin and cos of its input times pi times
@@ -79,21 +118,29 @@ class UNetEncoder(nn.Module):
             which decide the likelihood (Kingma et al. 2021, app. C).
     """
 
-    channels: int = 64
-    multipliers: tuple[int, ...] = (1, 2)
-    blocks_per_level: int = 2
-    attention_resolutions: tuple[int, ...] = ()
-    num_heads: int = 1
-    dropout: float = 0.0
-    embedding: str = "positional"
-    num_classes: int = 0
-    vector_dims: int = 0
-    input_frequencies: tuple[float, ...] = ()
+    reads: ClassVar = frozenset({"label", "vector"})
+    predicts_variance: ClassVar = False
+
+    channels: Size = 64
+    multipliers: Widths = (1, 2)
+    blocks_per_level: Size = 2
+    attention_resolutions: Sides = ()
+    num_heads: Size = 1
+    dropout: DropoutRate = 0.0
+    embedding: Embedding = "positional"
+    num_classes: Count = 0
+    vector_dims: Count = 0
+    input_frequencies: Frequencies = ()
 
     @property
     def widths(self) -> list[int]:
-        """Of the levels."""
+        """Channels of each level."""
         return [self.channels * m for m in self.multipliers]
+
+    @nn.nowrap
+    def problems(self, shape: tuple[int, ...]) -> list[str]:
+        """Texts of what is wrong with the options for data of this shape."""
+        return unet_problems(self, shape)
 
     def encode(
         self,
@@ -117,7 +164,7 @@ class UNetEncoder(nn.Module):
                 h = Attention(self.num_heads)(h)
             return h
 
-        h = enter(nn.Conv(self.channels, (3, 3))(self._with_waves(x, embedding)))
+        h = enter(nn.Conv(self.channels, kernel_of(x))(self._with_waves(x, embedding)))
         return *down(h, block, self.widths, self.blocks_per_level), block
 
     def _with_waves(self, x: Array, embedding: Array) -> Array:
@@ -131,11 +178,14 @@ class UNetEncoder(nn.Module):
         waves = jnp.concatenate([*map(jnp.sin, angles), *map(jnp.cos, angles)], axis=-1)
         zeros = nn.initializers.zeros
         gate = nn.Dense(waves.shape[-1], kernel_init=zeros)(embedding)
-        return jnp.concatenate([x, waves * gate[:, None, None, :]], axis=-1)
+        return jnp.concatenate([x, waves * over_space(gate, x)], axis=-1)
 
 
 class UNet(UNetEncoder):
-    """F(x, noise) for images, [batch, height, width, channels] (Ho et al. 2020)."""
+    """F(x, noise) for series, images or volumes, by the shape of x (Ho et al. 2020).
+
+    x is [batch, *space, channels] with one, two or three axes of space.
+    """
 
     @nn.compact
     def __call__(
@@ -149,4 +199,5 @@ class UNet(UNetEncoder):
         h, skips, block = self.encode(x, noise, cond, deterministic)
         h = up(*between(h, skips), block, self.widths)
         h = nn.silu(group_norm(h.shape[-1])(h))
-        return nn.Conv(x.shape[-1], (3, 3), kernel_init=nn.initializers.zeros)(h)
+        zeros = nn.initializers.zeros
+        return nn.Conv(x.shape[-1], kernel_of(x), kernel_init=zeros)(h)

@@ -18,7 +18,7 @@ from score_sde.networks.attention import attend
 from score_sde.networks.blocks import Dropout, upsample
 from score_sde.networks.layers import Dense, GroupNorm
 from score_sde.networks.resampling import filter_down, filter_up
-from score_sde.networks.unet_plan import Step
+from score_sde.networks.unet_plan import Plan, Step
 from score_sde.types import Array, Key
 
 
@@ -35,14 +35,23 @@ class Layers(NamedTuple):
     """Of products; norms are in float32 at least."""
 
     def norm(self, x: Array, name: str) -> Array:
-        """See `GroupNorm`."""
-        groups = min(32, x.shape[-1] // self.min_group)
-        if not groups or x.shape[-1] % groups:
-            raise ValueError(
-                f"{x.shape[-1]} channels can't be normalised in {groups} groups; make "
-                "the widths of the network multiples of 32."
-            )
-        return GroupNorm(groups, self.norm_eps, name=name)(x)
+        """Normalise groups of channels (`GroupNorm`)."""
+        if problem := self.norm_problem(x.shape[-1]):
+            raise ValueError(f"{problem}.")
+        return GroupNorm(self._groups(x.shape[-1]), self.norm_eps, name=name)(x)
+
+    def norm_problem(self, channels: int) -> str:
+        """Why so many channels can't be normalised; empty if they can."""
+        groups = self._groups(channels)
+        if groups and channels % groups == 0:
+            return ""
+        return (
+            f"{channels} channels can't be normalised in {groups} groups; make the "
+            "widths of the network multiples of 32"
+        )
+
+    def _groups(self, channels: int) -> int:
+        return min(32, channels // self.min_group)
 
     def conv(
         self,
@@ -195,6 +204,14 @@ class Block(nn.Module):
         q, k, v = jnp.moveaxis(qkv, 3 if style.by_head else 2, 0)
         h = attend(q, k, v, implementation=style.attention).reshape(x.shape)
         return layers.dense(h, channels, "proj", last=True).astype(x.dtype)
+
+
+def norm_problems(layers: Layers, steps: Plan) -> list[str]:
+    """Texts of what is wrong with the norms of the blocks of a network."""
+    blocks = [*steps.encoder, *steps.decoder]
+    channels = sorted({c for step in blocks for c in (step.reads, step.width)})
+    problems = [layers.norm_problem(c) for c in channels]
+    return [f"channels: {problem}" for problem in problems if problem]
 
 
 def conv_resample(

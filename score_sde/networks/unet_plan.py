@@ -4,14 +4,22 @@ DDPM, DDPM++ and NCSN++, ADM and EDM2 have their blocks at the same places, unde
 names that EDM gave them; they differ in what a block is.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 
+from score_sde.networks.fitting import IMAGES, level_problems, space_problems
+from score_sde.networks.options import (
+    AttentionKernel,
+    Count,
+    DropoutRate,
+    Dtype,
+    FractionalWidths,
+    Sides,
+    Size,
+)
 from score_sde.types import Array
 
 
@@ -34,6 +42,11 @@ class Plan(NamedTuple):
 
     encoder: list[Step]
     decoder: list[Step]
+
+    @property
+    def attending_widths(self) -> set[int]:
+        """Channels of all blocks with attention."""
+        return {s.width for s in (*self.encoder, *self.decoder) if s.attends}
 
 
 def plan(
@@ -120,20 +133,37 @@ class PlannedUNet(nn.Module):
         remat: whether the backward pass computes the inside of every block again.
     """
 
-    channels: int = 128
-    multipliers: tuple[float, ...] = (1, 2, 2, 2)
-    blocks_per_level: int = 4
-    attention_resolutions: tuple[int, ...] = (16,)
-    dropout: float = 0.1
-    num_classes: int = 0
-    dtype: str = "float32"
-    attention: str = "xla"
+    predicts_variance: ClassVar = False
+
+    channels: Size = 128
+    multipliers: FractionalWidths = (1, 2, 2, 2)
+    blocks_per_level: Size = 4
+    attention_resolutions: Sides = (16,)
+    dropout: DropoutRate = 0.1
+    num_classes: Count = 0
+    dtype: Dtype = "float32"
+    attention: AttentionKernel = "xla"
     remat: bool = False
 
     @property
     def widths(self) -> list[int]:
         """Channels after each halving."""
         return [int(self.channels * m) for m in self.multipliers]
+
+    @nn.nowrap
+    def problems(self, shape: tuple[int, ...]) -> list[str]:
+        """Texts of what is wrong with the options for data of this shape."""
+        if problems := space_problems(shape, IMAGES):
+            return problems
+        problems = level_problems(shape, self.multipliers, self.attention_resolutions)
+        # Only sides that can be halved have a plan.
+        divides = not any(p.startswith("multipliers") for p in problems)
+        return problems + (self.block_problems(shape) if divides else [])
+
+    @nn.nowrap
+    def block_problems(self, shape: tuple[int, ...]) -> list[str]:
+        """Texts of what is wrong with the blocks for images of this shape."""
+        raise NotImplementedError
 
     @nn.nowrap
     def planned(

@@ -22,7 +22,7 @@ from score_sde.networks import (
     predicts_variance,
     problems_of,
     reads,
-    start_from,
+    with_companions,
     with_image,
 )
 from score_sde.run.experiment import Drawing, Experiment
@@ -108,7 +108,7 @@ def _joined(
     told, module = tuple(made["conditions"].values()), made["network"]
     network, problems = _network(module, names["network"], dataset, told)
     if made["network_roles"]:
-        network = start_from(network, module, made["network_roles"])
+        network = with_companions(network, module, made["network_roles"])
     model = Model(
         shape=dataset.shape,
         num_levels=dataset.num_levels,

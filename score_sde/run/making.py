@@ -30,6 +30,8 @@ from score_sde.types import UserError, choices_text
 
 FAILED: Any = object()
 """The mark of a part that could not be made: what is wrong with it has been said."""
+RNGS = "rngs"
+"""The argument of an NNX module's constructor that its parameters are drawn by."""
 ENDS_OF_GRID = ("sigma_min", "sigma_max")
 """Options of a grid that are those of the SDE unless they are stated."""
 
@@ -184,6 +186,7 @@ class Maker:
             return FAILED
         for name, field in fields.items():
             is_made = name in own or name in given or name in NOT_OPTIONS
+            is_made |= name == RNGS
             if is_made or field.default is not MISSING or section == "guidance":
                 continue  # guidance is given companions, when they are loaded
             if section == "network" and name not in STATED_IN:
@@ -195,7 +198,7 @@ class Maker:
                 )
             if given.get(name, FAILED) is FAILED:
                 return FAILED
-        if is_bound:
+        if is_bound or RNGS in fields:  # an NNX module is made when it is initialised
             return partial(constructor, **{**options, **given})
         try:
             return constructor(**{**options, **given})

@@ -1,0 +1,49 @@
+"""What networks do with the entries of a condition."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from score_sde.networks.network import Network, Params
+from score_sde.types import Array, Key
+
+
+def with_image(network: Network) -> Network:
+    """A network that sees cond["image"] as further channels of x (Saharia et al. 2022).
+
+    Args:
+        network: built for the channels of both, those of x first; its output for those
+            of x is what counts.
+    """
+
+    def apply(
+        params: Params,
+        x: Array,
+        noise: Array,
+        cond: Any = None,
+        *,
+        dropout_key: Key | None = None,
+    ) -> Array:
+        require_condition(cond, "image")
+        rest = {k: v for k, v in cond.items() if k != "image"} or None
+        both = jnp.concatenate([x, cond["image"].astype(x.dtype)], axis=-1)
+        out = network.apply(params, both, noise, rest, dropout_key=dropout_key)
+        return out[..., : x.shape[-1]]
+
+    return network._replace(apply=apply)
+
+
+def require_condition(cond: Any, name: str) -> None:
+    """Raises: ValueError if cond lacks an entry that the network was built for."""
+    if not isinstance(cond, dict) or name not in cond:
+        raise ValueError(f"this network is conditional: it needs cond[{name!r}].")
+
+
+def refuse_condition(cond: Any, name: str, option: str) -> None:
+    """Raises: ValueError if cond has an entry that the network was built without."""
+    if isinstance(cond, dict) and name in cond:
+        raise ValueError(
+            f"this network was made without {option}; it was given cond[{name!r}]."
+        )
