@@ -9,6 +9,7 @@ import pytest
 
 from experiments.launch import load_config
 from score_sde import conditions, data
+from score_sde.networks import count_parameters
 from score_sde.run import build, model, train
 from score_sde.run.sections import NAMED, SECTIONS, complete, rename
 from score_sde.training.step import StepContext
@@ -179,8 +180,12 @@ def test_a_fact_is_stated_once():
             build.build(config)
     config = digits("label") | {"data": {"name": "digits"}}
     experiment = build.build(config)
-    shapes = jax.eval_shape(lambda: train.initial_params(experiment))["network"]
-    assert any(leaf.shape[0] == 11 for leaf in jax.tree.leaves(shapes))  # and none
+    told, untold = (
+        jax.eval_shape(lambda made=made: train.initial_params(made))
+        for made in (experiment, build.build(digits()))
+    )
+    # An embedding of ten classes and of none, as wide as that of the noise level.
+    assert count_parameters(told) - count_parameters(untold) == 11 * 128
     # Not stated: measured on training digits, whose standard deviation is 0.709.
     assert experiment.model.sigma_data == pytest.approx(0.709, abs=1e-3)
     sigmas = np.asarray(experiment.drawing.grid())
@@ -189,7 +194,7 @@ def test_a_fact_is_stated_once():
 
 BAD = [
     ({"sde__name": "vpsde"}, r"sde.name is 'vpsde'; choose from \['cosine_vp', 'edm'"),
-    ({"sde__t_min": -1.0}, r"sde: EDM needs 0 < t_min < t_max, got EDM\(t_min=-1.0"),
+    ({"sde__t_min": -1.0}, r"sde.t_min is -1.0; it must be > 0"),
     ({"sde__t_max": float("nan")}, r"sde.t_max is nan; it must be a number"),
     (
         {"sde__beta_min": 0.1},

@@ -97,9 +97,9 @@ def moved(name):
     return network, initial, randomised(initial)
 
 
-@pytest.mark.parametrize("name", build.NETWORKS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_every_option_states_its_rule_and_its_default_obeys_it(name):
-    fields = fields_of(build.NETWORKS[name], without={"parent", "name"})
+    fields = fields_of(NETWORKS[name], without={"parent", "name"})
     for field in fields.values():
         assert field.rules or field.kind is bool, field
         if field.name != "num_words":  # which has no default
@@ -124,7 +124,7 @@ def test_every_option_states_its_rule_and_its_default_obeys_it(name):
     ],
 )
 def test_an_option_outside_its_rule_is_found(name, option, value):
-    fields = fields_of(build.NETWORKS[name])
+    fields = fields_of(NETWORKS[name])
     assert value_problem(fields[option], value)
 
 

@@ -90,7 +90,7 @@ class StatesItsNeeds(Protocol):
 
 
 def reads(module: Any) -> frozenset[str] | None:
-    """Names of the entries of `cond` that a module can be told; None if it is silent."""
+    """Names of the entries of `cond` that a module can be told; None if it is mute."""
     return getattr(module, "reads", None)
 
 
