@@ -54,7 +54,9 @@ def open_config(text: str | None, workdir: Path) -> Any:
     if text is None:
         return ConfigDict(_read_run(workdir))
     source = find(text)
+    before = _registered(source)
     config = _call(source, "get_config")
+    registers = _registered(source) != before
     where = f"--config: get_config() of {str(source.file)!r}"
     if hasattr(config, "as_configdict"):  # frozen
         config = config.as_configdict()
@@ -63,7 +65,11 @@ def open_config(text: str | None, workdir: Path) -> Any:
     for problem in _no_literals(config):
         raise ValueError(f"{where}: {problem}.")
     try:
-        return ConfigDict(config).unlock()
+        whole = ConfigDict(config).unlock()
+        if registers:  # later programs find its parts by it
+            path = str(source.file.resolve())
+            whole.parts = (*whole.get("parts", ()), path)
+        return whole
     except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{where}: {error}") from error
 
@@ -127,21 +133,23 @@ def find(text: str) -> Source:
     raise ValueError(f"--config: no packaged config {name!r}{hint}, or give FILE.py")
 
 
+def _registered(source: Source) -> set[tuple[str, str]]:
+    """The names of all parts; none for a packaged file, or one that can add none."""
+    if source.file.parent == PACKAGED or "score_sde" not in source.file.read_text():
+        return set()
+    from score_sde.run.sections import registered_names
+
+    return registered_names()
+
+
 def _read_run(workdir: Path) -> dict[str, Any]:
     """The config that the run in workdir was trained with."""
     path = workdir / "config.json"
     if not path.exists():
         raise ValueError(f"no config: give --config=FILE, or a --workdir with {path}.")
-    from score_sde.runtime.folder import read_json
+    from score_sde.runtime.folder import read_config
 
-    return _tuples(read_json(path))
-
-
-def _tuples(value: Any) -> Any:
-    """JSON has no tuples: every list of a saved config was one."""
-    if isinstance(value, dict):
-        return {k: _tuples(v) for k, v in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+    return read_config(workdir)
 
 
 def _module(file: Path) -> ModuleType:

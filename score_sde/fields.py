@@ -120,7 +120,10 @@ def fields_of(
         skip: how many leading arguments the caller gives by place, such as sigma.
         without: names that come from elsewhere.
     """
-    parameters = list(inspect.signature(constructor).parameters.values())[skip:]
+    # A metaclass, as NNX modules have one, may hide the signature of the constructor.
+    called = constructor.__init__ if inspect.isclass(constructor) else constructor
+    skip += inspect.isclass(constructor)  # self
+    parameters = list(inspect.signature(called).parameters.values())[skip:]
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     hints = _hints(constructor)
     found = {}

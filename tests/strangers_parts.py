@@ -114,8 +114,9 @@ class SmallNNX(nnx.Module):
 
     def __init__(self, width: int = 8, *, shape, rngs: nnx.Rngs):
         (dims,) = shape
-        self.inner = nnx.Linear(dims + 1, width, rngs=rngs)
-        self.outer = nnx.Linear(width, dims, rngs=rngs)
+        kind = {"param_dtype": jnp.float32, "rngs": rngs}
+        self.inner = nnx.Linear(dims + 1, width, **kind)
+        self.outer = nnx.Linear(width, dims, **kind)
 
     def __call__(self, x, noise, cond=None):
         del cond
@@ -127,7 +128,8 @@ def linear_map(*, shape, gain: Annotated[float, Positive] = 0.1) -> Network:
     """A network of plain functions."""
 
     def init(key):
-        return {"w": gain * jax.random.normal(key, (int(np.prod(shape)),) * 2)}
+        size = int(np.prod(shape))
+        return {"w": gain * jax.random.normal(key, (size, size), jnp.float32)}
 
     def apply(params, x, noise, cond=None, *, dropout_key=None):
         del noise, cond, dropout_key
@@ -203,11 +205,11 @@ def side(*, dataset: Dataset, offset: Annotated[float, Positive] = 0.5) -> Condi
 
 def absolute_error(key, params, batch, context, *, blur: float = 0.5) -> Array:
     """An objective that is a plain function."""
-    eps = jax.random.normal(key, batch.x0.shape)
-    sigma = jnp.full(len(batch.x0), blur)
+    eps = jax.random.normal(key, batch.x0.shape, batch.x0.dtype)
+    sigma = jnp.full(len(batch.x0), blur, batch.x0.dtype)
     denoise = context.denoiser(params)
     error = denoise(batch.x0 + blur * eps, sigma, batch.cond) - batch.x0
-    return jnp.abs(error).reshape(len(error), -1).mean(1) + 0 * context.step
+    return jnp.abs(error).reshape(len(error), -1).mean(1) + 0 * jnp.asarray(context.step, error.dtype)
 
 
 SDES["quadratic_time"] = QuadraticTime

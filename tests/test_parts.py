@@ -15,6 +15,7 @@ from experiments import likelihood, sample, train
 from experiments.launch import Command, parse
 from score_sde.run import build
 
+pytestmark = pytest.mark.usefixtures("standard_promotion")  # of optax's counters
 HERE = Path(__file__).parent
 PARTS = HERE / "strangers_parts.py"
 

@@ -139,6 +139,15 @@ def entry_constructor(section: str, entry: str) -> Callable[..., Any] | None:
     return kind.settings if kind.registry is None else kind.registry.get(entry)
 
 
+def registered_names() -> set[tuple[str, str]]:
+    """(section, name) of every part that a config can name."""
+    return {
+        (section, name)
+        for section, kind in SECTIONS.items()
+        for name in kind.registry or ()
+    }
+
+
 def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with every default written out, so that a run records them all.
 
