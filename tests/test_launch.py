@@ -175,6 +175,11 @@ BETTER = {
         {"t": (3,)},
         "the last word counts, so that a script's own can be changed",
     ),
+    "--config.d='{1: 2}'": (
+        {"d": {1: 2}},
+        "it is a section of fields",
+        "a run keeps its config as JSON, where a key is a string",
+    ),
     "--config.t[0]=5": ("IndexError", {"t": (5, 2)}, "as for lists"),
     "--config.l=[3]": ("UnsupportedOperationError", {"l": [3]}, "as for tuples"),
     "--config.l=3,4": ("UnsupportedOperationError", {"l": [3, 4]}, "as for tuples"),
@@ -336,6 +341,31 @@ def test_the_sections_for_entries_of_a_user_take_new_ones():
     assert "label" in config["conditions"]
     assert config["extra"] == {"note": "as in the paper", "deep": {"er": (1, 2)}}
     assert set(OPEN) <= config.keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("{'a': (1, 2)}", {"a": (1, 2)}),
+        ("2024", 2024),
+        ("'2024'", "2024"),
+        ("{1}", "{1}"),  # JSON, in which a run keeps it, has no sets
+        ("...", "..."),
+        ("b'1'", "b'1'"),
+        ("1e-3", 0.001),
+        ("true", True),
+        ("a, b", "a, b"),
+    ],
+)
+def test_a_new_entry_is_a_literal_that_json_keeps(text, value):
+    config = parsed("--config=digits", f"--config.extra.new={text}").config
+    assert config["extra"]["new"] == value
+
+
+@pytest.mark.parametrize("name", ["items", "lock", "a..b", ""])
+def test_an_entry_with_a_name_that_config_dicts_need_is_refused(name, capsys):
+    said = refusal(capsys, "--config=digits", f"--config.extra.{name}=1")
+    assert "there is no" in said
 
 
 @pytest.mark.parametrize("section", ["train", "extra.note"])
