@@ -187,7 +187,7 @@ def _choose(config: Any, overrides: Overrides) -> None:
         name = given[-1]
         if last != "name" or section not in NAMED or not isinstance(name, str):
             continue
-        old = _peek(config, section) if section in config else {}
+        old: Any = _peek(config, section) if section in config else {}
         if not hasattr(old, "keys"):
             continue
         known = {key: _peek(old, key) for key in old}
