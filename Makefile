@@ -1,19 +1,21 @@
 # make digits   train on handwritten digits, sample, score: minutes, from nothing
 # make test     the default test suite
+# make lint     ruff and mypy
+# make wheel    dist/score_sde-*.whl, which installs score_sde and score-sde
 #
-# Either makes its own environment in .venv first, once. PYTHON=... picks the Python.
+# Each makes its own environment in .venv first, once. PYTHON=... picks the Python.
 
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 WORKDIR := runs/digits
 
-.PHONY: digits test lint
+.PHONY: digits test lint wheel
 
 digits: $(VENV)/core.stamp
-	@$(RUN) -m experiments.train --config=configs/digits.py --workdir=$(WORKDIR)
-	@$(RUN) -m experiments.sample --workdir=$(WORKDIR)
-	@$(RUN) -m experiments.likelihood --workdir=$(WORKDIR)
+	@$(VENV)/bin/score-sde train --config=digits --workdir=$(WORKDIR)
+	@$(VENV)/bin/score-sde sample --workdir=$(WORKDIR)
+	@$(VENV)/bin/score-sde likelihood --workdir=$(WORKDIR)
 
 test: $(VENV)/dev.stamp
 	$(RUN) -m pytest -n auto
@@ -23,7 +25,12 @@ lint: $(VENV)/dev.stamp
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-$(VENV)/core.stamp: pyproject.toml | $(VENV)/bin/python
+wheel: $(VENV)/core.stamp
+	@rm -rf build
+	@$(RUN) -m pip wheel --quiet --disable-pip-version-check --no-deps -w dist .
+	@ls dist
+
+$(VENV)/core.stamp: pyproject.toml setup.py | $(VENV)/bin/python
 	@echo "installing score_sde into $(VENV) (about a minute) ..."
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@

@@ -66,7 +66,7 @@ class Parser(argparse.ArgumentParser):
             name = word.partition("=")[0]
             known = [flag for flag in self._option_string_actions if flag[:2] == "--"]
             close = difflib.get_close_matches(name, known, n=1)
-            guess = f"; did you mean {close[0]}?" if close and name != word[:1] else ""
+            guess = f"; did you mean {close[0]}?" if close else ""
             self.error(f"unknown argument {word!r}{guess}")
 
     def require(self, known: argparse.Namespace, *names: str) -> None:

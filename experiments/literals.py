@@ -91,13 +91,36 @@ def _whole(text: str) -> int:
 
 
 def _literal(text: str) -> Any:
-    """A Python literal, or the text itself where it is none."""
+    """A Python literal that JSON has too, or the text itself where it is none.
+
+    Raises:
+        ValueError: a dict whose keys are no names of fields.
+    """
     if text in ("true", "false"):
         return BOOLEANS[text]
     try:
-        return ast.literal_eval(text)
+        value = ast.literal_eval(text)
     except (SyntaxError, ValueError):
         return text
+    return value if _is_plain(value) else text
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is made of numbers, texts, None, tuples, lists and dicts."""
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) and is_name(key) for key in value):
+            raise ValueError
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, (tuple, list)):
+        return all(map(_is_plain, value))
+    return isinstance(value, (bool, int, float, str, type(None)))
+
+
+def is_name(text: str) -> bool:
+    """Whether a new field may have this name; a method of a ConfigDict has its own."""
+    from ml_collections import ConfigDict
+
+    return bool(text) and "." not in text and not hasattr(ConfigDict, text)
 
 
 def _items(text: str) -> tuple[Any, ...]:

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from .literals import item_of, value_of
+from .literals import is_name, item_of, value_of
 
 Overrides = dict[str, list[str | bool]]
 """Field -> what the command line gives it, in order; a bool where it gives no value."""
@@ -187,7 +187,9 @@ def _choose(config: Any, overrides: Overrides) -> None:
         name = given[-1]
         if last != "name" or section not in NAMED or not isinstance(name, str):
             continue
-        old = config.get(section, {})
+        old: Any = _peek(config, section) if section in config else {}
+        if not hasattr(old, "keys"):
+            continue
         known = {key: _peek(old, key) for key in old}
         if known.get("name") == name:
             continue
@@ -227,7 +229,8 @@ def _placeholders(config: Any, path: str = "") -> Iterator[tuple[str, str]]:
     for name, value in _fields(config).items():
         field = f"{path}{name}"
         if isinstance(value, FieldReference):
-            if value.empty():
+            # Those with operations are derived from another, which is found itself.
+            if not value._ops and _peek(config, name) is None:
                 yield field, getattr(value.get_type(), "__name__", "value").upper()
         else:
             yield from _placeholders(value, f"{field}.")
@@ -248,10 +251,10 @@ def _make_room(config: Any, field: str) -> None:
         return
     for part in (section, *rest[:-1]):
         if part not in _fields(config):
-            if not hasattr(config, "keys"):
-                return  # a value, in which there is no field
+            if not hasattr(config, "keys") or not is_name(part):
+                return  # which `_set` finds again
             config[part] = {}
-        config = config[part]
+        config = _peek(config, part)
 
 
 def _item(part: str) -> tuple[str, int | None]:
@@ -274,7 +277,7 @@ def _set(config: Any, field: str, given: list[str | bool]) -> None:
         name, index = _item(part) if depth == len(parts) - 1 else (part, None)
         known = _fields(value)
         if name not in known:
-            is_new = depth == len(parts) - 1 and index is None and depth > 0
+            is_new = depth == len(parts) - 1 and index is None and is_name(name)
             if not (is_new and parts[0] in OPEN and isinstance(value, ConfigDict)):
                 raise ValueError(
                     f"{word}: there is no {part!r}{choices_text(part, known)}"

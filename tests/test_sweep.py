@@ -41,6 +41,11 @@ def test_every_combination_is_a_run():
     [
         ([], "give at least one --grid"),
         (["--grid.seed"], "expected --grid.section.field=value"),
+        (["--grid.seed="], "expected --grid.section.field=value"),
+        (["--grid.seed=0", "--grid.seed=1"], "--grid.seed is given twice"),
+        (["--grid.seed=0,0"], "would share the folder sweep/seed=0"),
+        (["--grid.extra.a=x/y,x_y"], "would share the folder sweep/extra.a=x_y"),
+        ([RATES, "--config.optimizer.learning_rate=1"], "and is swept as well"),
         (["--learning_rate=1"], "expected --grid.section.field=value"),
         ([RATES, "--jobs=0"], "--jobs is 0"),
         ([RATES, "--task=2"], "--task is 2; it must be from 0 to 1"),
@@ -60,6 +65,47 @@ def test_a_mistake_in_the_last_config_is_found_before_the_first_trains(
     assert sweep.main([*words, "--grid.network.width=8,-8"]) == 2
     assert "network.width=-8: 1 problem in the config" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_config_file_lists_its_own_runs(tmp_path, capsys):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from configs import points\nget_config = points.get_config\n"
+        "def sweep():\n"
+        "    for rate in (0.001, 2e-05):\n"
+        "        yield {'optimizer.learning_rate': rate, 'config.seed': 3}\n"
+        "    yield {'network.name': 'mlp', 'extra.note': 'a/b, c', 'extra.on': True}\n"
+        "    yield {}\n"
+    )
+    words = [f"--config={file}", "--workdir=sweep"]
+    _, runs, _ = sweep.parse(words)
+    assert [run.values for run in runs] == [
+        {"optimizer.learning_rate": "0.001", "seed": "3"},
+        {"optimizer.learning_rate": "2e-05", "seed": "3"},
+        {"network.name": "mlp", "extra.note": "a/b, c", "extra.on": "True"},
+        {},
+    ]
+    assert [run.workdir.name for run in runs] == [
+        "optimizer.learning_rate=0.001,seed=3",
+        "optimizer.learning_rate=2e-05,seed=3",
+        "network.name=mlp,extra.note=a_b__c,extra.on=True",
+        "unchanged",
+    ]
+    _, runs, _ = sweep.parse([*words, "--grid.seed=0,1"])  # the grid goes first
+    assert [run.values["seed"] for run in runs] == ["0", "1"]
+    for text in ("1", "[{1: 2}]", "[3]", "{'seed': 1}", "[]"):
+        file.write_text(f"def sweep(): return {text}\n")
+        with pytest.raises(SystemExit):
+            sweep.parse(words)
+        assert "sweep()" in capsys.readouterr().err
+
+
+def test_values_in_brackets_are_one_value_and_long_names_are_cut():
+    _, runs, _ = parsed("--grid.extra.a=[1,2],{'b': (3, 4)},5")
+    assert [run.values["extra.a"] for run in runs] == ["[1,2]", "{'b': (3, 4)}", "5"]
+    _, runs, _ = parsed(f"--grid.extra.a={'x' * 300},{'x' * 299}y")
+    assert all(len(run.workdir.name) < 200 for run in runs)
+    assert len({run.workdir for run in runs}) == 2
 
 
 @pytest.mark.slow

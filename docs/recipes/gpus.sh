@@ -4,7 +4,7 @@
 #     bash docs/recipes/gpus.sh configs/cifar10_edm.py runs/cifar10
 set -euo pipefail
 config=${1:?a config} workdir=${2:?a folder}
-pip install --quiet -e '.[cuda,tfds]'
+pip install --quiet -e '.[cuda13,tfds]'
 python -m experiments.prepare_data --config="$config" --workdir="$workdir"
 # Again until it is done: the same command goes on from the newest checkpoint.
 until python -m experiments.train --config="$config" --workdir="$workdir"; do
