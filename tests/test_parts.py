@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -15,7 +16,7 @@ from experiments import likelihood, sample, train
 from experiments.launch import Command, parse
 from score_sde.run import build
 
-pytestmark = pytest.mark.usefixtures("standard_promotion")  # of optax's counters
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 HERE = Path(__file__).parent
 PARTS = HERE / "strangers_parts.py"
 
@@ -46,7 +47,8 @@ def config_with(**sections):
 
 
 def trained(folder, config):
-    train.main(Command(config, folder, False, {"allow_config_change": False}))
+    with jax.numpy_dtype_promotion("standard"):  # of optax's counters
+        train.main(Command(config, folder, False, {"allow_config_change": False}))
     return folder
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
+from score_sde.fields import MISSING, Field, fields_of, is_literal
 from score_sde.types import Array, Denoise, Scalar
 
 Guide = TypeVar("Guide", bound=Callable[..., Denoise])
@@ -85,14 +86,20 @@ def values_stated(guide: Callable[..., Any]) -> list[tuple[str, str, Any]]:
 def models_needed(guide: Callable[..., Any]) -> tuple[str, ...]:
     """Names of the models that a guidance function has yet to be given."""
     guide, options = _unbound(guide)
-    missing = inspect.Parameter.empty
     return tuple(
         name
-        for name, parameter in inspect.signature(guide).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-        and parameter.default is missing
-        and name not in options
+        for name, field in fields_of(guide, skip=1).items()
+        if is_model(field) and name not in options
     )
+
+
+def is_model(field: Field) -> bool:
+    """Whether an argument of a guidance function is a model, and no option.
+
+    It has no default, and no literal of a config can be its value by its type.
+    """
+    is_option = field.kind is not None and is_literal(field)
+    return field.default is MISSING and not is_option
 
 
 def bind(guide: Callable[..., Denoise], **options: Any) -> Callable[..., Denoise]:

@@ -15,7 +15,7 @@ from score_sde import losses, noise_levels, precondition, sde
 from score_sde.conditions import CONDITIONS
 from score_sde.data import SOURCES
 from score_sde.fields import MISSING, Field, fields_of, is_literal
-from score_sde.guidance import GUIDANCES, THRESHOLDS
+from score_sde.guidance import GUIDANCES, THRESHOLDS, is_model
 from score_sde.networks import NETWORKS
 from score_sde.run.objectives import OBJECTIVES
 from score_sde.run.settings import (
@@ -121,7 +121,8 @@ def option_fields(section: str, constructor: Callable[..., Any]) -> dict[str, Fi
     skip = 0 if inspect.isclass(constructor) else kind.called_with or 0
     elsewhere = () if constructor is Chain or section == "data" else STATED_IN
     found = fields_of(constructor, skip=skip, without={*NOT_OPTIONS, *elsewhere})
-    return {name: field for name, field in found.items() if is_literal(field)}
+    is_option = (lambda f: not is_model(f)) if section == "guidance" else is_literal
+    return {name: field for name, field in found.items() if is_option(field)}
 
 
 def section_fields(section: str, content: Any) -> dict[str, Field]:
