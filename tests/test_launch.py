@@ -1,9 +1,6 @@
 """What programs read before they begin: their flags, and configs of every kind."""
 
 import json
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -85,7 +82,7 @@ def test_a_placeholder_needs_a_value(kind, tmp_path, capsys):
 def test_packaged_configs_have_names():
     names = config_files.packaged_names()
     assert {"digits", "points", "cifar10_edm"} <= set(names)
-    for word in ("digits", "digits_vp"):
+    for word in ("digits", "ffhq64_edm"):  # the second starts from another
         command = parsed(f"--config={word}")
         file = parsed(f"--config={ROOT / 'configs'}/{word}.py")
         assert command.config == file.config
@@ -195,8 +192,8 @@ def test_a_mistake_has_a_traceback_if_asked(tmp_path):
         ("--config=digit", "no packaged config 'digit'; did you mean 'digits'?"),
         ("--config=configs", f"'{'configs'}' is a folder"),
         ("--config=none/digits.py", "there is a packaged one: --config=digits"),
-        ("--config=digits:class", "takes no argument 'class'"),
-        ("--config=digits:", "takes no argument ''"),
+        ("--config=points:class", "takes no argument 'class'"),
+        ("--config=points:", "takes no argument ''"),
     ],
 )
 def test_a_config_that_is_none_is_answered_by_names(word, message, monkeypatch, capsys):
@@ -243,17 +240,6 @@ def test_help_lists_the_fields_of_a_config(capsys):
         "sde.name": "'edm'",
     }.items():
         assert any(line.split(None, 1) == [field, value] for line in out.splitlines())
-
-
-def test_help_is_quick():
-    """Under half a second, of which Python itself takes a part."""
-    times = []
-    for _ in range(5):
-        start = time.monotonic()
-        command = [sys.executable, "-m", "experiments.train", "--help"]
-        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-        times.append(time.monotonic() - start)
-    assert min(times) < 0.5, times  # the others may have waited for other tests
 
 
 def test_a_run_goes_on_with_its_config_and_notes(tmp_path):
@@ -353,7 +339,7 @@ def test_overrides_are_typed_and_names_reset_their_section(tmp_path):
             "--config.sde.name",
             "vp",
             "--config.sde.beta_max=15",
-            "--config.loss.learn_log_variance=true",
+            "--config.noise_levels.stratified=false",
         ],
     )
     assert command.config["network"]["multipliers"] == (1, 2, 4)
@@ -364,7 +350,7 @@ def test_overrides_are_typed_and_names_reset_their_section(tmp_path):
         "beta_min": 0.1,
         "beta_max": 15.0,
     }
-    assert command.config["loss"]["learn_log_variance"] is True
+    assert command.config["noise_levels"]["stratified"] is False
 
 
 def test_naming_other_data_keeps_how_they_are_fed(tmp_path):
