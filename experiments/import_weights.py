@@ -30,13 +30,13 @@ def main(command: launch.Command) -> None:
 
     from score_sde import weights
     from score_sde.networks import count_parameters
-    from score_sde.networks.published import tables
     from score_sde.run.build import build, network_module
     from score_sde.run.model import init_params
     from score_sde.runtime.folder import describe_run, write_json
     from score_sde.training.checkpoints import Checkpoints
     from score_sde.training.optimizer import make_optimizer
     from score_sde.training.step import init_state
+    from score_sde.weights.published import tables
 
     experiment = build(command.config)
     if command.dry_run:
@@ -79,8 +79,8 @@ def default_config(options: dict[str, Any]) -> dict[str, Any]:
 
     Raises: ValueError with the choices for an unknown network.
     """
-    from score_sde.networks.published import PUBLISHED, Published
     from score_sde.run.build import NETWORKS
+    from score_sde.weights.published import PUBLISHED, Published
 
     name = options["network"]
     if name in PUBLISHED:

@@ -15,12 +15,12 @@ from cases import GOLDEN, unless
 from experiments import launch, runs
 from score_sde import networks
 from score_sde.networks.network import FROZEN
-from score_sde.networks.published import PUBLISHED
 from score_sde.run import build, inference, objective
 from score_sde.run import model as experiment
 from score_sde.samplers import SAMPLERS
 from score_sde.training.optimizer import make_optimizer
 from score_sde.training.step import init_state, make_train_step, of_whole_batch
+from score_sde.weights.published import PUBLISHED
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RUNS = {
