@@ -46,7 +46,6 @@ from benchmarks.torch_unet import TorchSongUNet
 from score_sde.losses import denoising_loss, edm
 from score_sde.networks import Network, SongUNet, from_linen
 from score_sde.networks.flops import forward_flops
-from score_sde.networks.song_unet import edm_tensors
 from score_sde.noise_levels import LogNormal
 from score_sde.runtime.memory import keep_freed_memory
 from score_sde.training.optimizer import Optimizer, make_optimizer
@@ -58,6 +57,7 @@ from score_sde.training.step import (
     whole_batch_gradient,
 )
 from score_sde.weights import published_arrays
+from score_sde.weights.published.edm import song_unet_tensors as edm_tensors
 
 SHAPE = (32, 32, 3)
 ARCHITECTURES: dict[str, dict[str, Any]] = {

@@ -1,6 +1,6 @@
 """DDPM++ and NCSN++ in PyTorch, to compare with: EDM's names, written from ours.
 
-    published_arrays(params, edm_tensors(module, shape))
+    published_arrays(params, edm.song_unet_tensors(module, shape))
 
 loads into `TorchSongUNet(module, shape)` by name, strictly. Images are [batch,
 channels, height, width]. Halving and doubling by the taps (1, 1) is pooling and the
@@ -17,9 +17,10 @@ from torch import nn
 from torch.nn import functional
 
 from score_sde.networks import SongUNet
-from score_sde.networks.resampling import Taps, filter_matrix
+from score_sde.networks.resampling import Taps
 from score_sde.networks.unet_blocks import Style
 from score_sde.networks.unet_plan import Step
+from score_sde.weights.published.edm import filter_matrix
 
 
 class Resample(nn.Module):

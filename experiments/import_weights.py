@@ -30,7 +30,6 @@ def main(command: launch.Command) -> None:
 
     from score_sde import weights
     from score_sde.networks import count_parameters
-    from score_sde.networks.published import tables
     from score_sde.run.build import build, network_module
     from score_sde.run.describe import print_dry_run
     from score_sde.run.train import initial_params
@@ -38,6 +37,7 @@ def main(command: launch.Command) -> None:
     from score_sde.training.checkpoints import Checkpoints
     from score_sde.training.optimizer import make_optimizer
     from score_sde.training.step import init_state
+    from score_sde.weights.published import tables
 
     experiment = build(command.config)
     if command.dry_run:
@@ -83,8 +83,8 @@ def default_config(options: dict[str, Any]) -> dict[str, Any]:
     Raises: ValueError with the choices for an unknown network.
     """
     from score_sde.networks import NETWORKS
-    from score_sde.networks.published import PUBLISHED, Published
     from score_sde.run.sections import CHAIN_FIELDS
+    from score_sde.weights.published import PUBLISHED, Published
 
     name = options["network"]
     if name in PUBLISHED:

@@ -209,7 +209,9 @@ def absolute_error(key, params, batch, context, *, blur: float = 0.5) -> Array:
     sigma = jnp.full(len(batch.x0), blur, batch.x0.dtype)
     denoise = context.denoiser(params)
     error = denoise(batch.x0 + blur * eps, sigma, batch.cond) - batch.x0
-    return jnp.abs(error).reshape(len(error), -1).mean(1) + 0 * jnp.asarray(context.step, error.dtype)
+    return jnp.abs(error).reshape(len(error), -1).mean(1) + 0 * jnp.asarray(
+        context.step, error.dtype
+    )
 
 
 SDES["quadratic_time"] = QuadraticTime

@@ -17,11 +17,12 @@ from score_sde.networks import magnitude_preserving as mp
 from score_sde.networks.blocks import positional_embedding
 from score_sde.networks.flops import forward_flops
 from score_sde.networks.network import FROZEN
-from score_sde.networks.published import PUBLISHED
+from score_sde.weights import published
+from score_sde.weights.published import PUBLISHED
 
 CONFIGURATIONS = json.loads((GOLDEN / "nets/edm2_dit.json").read_text())
 UNITS = np.load(GOLDEN / "nets/edm2_units.npz")
-TENSORS = {"edm2": edm2.tensors, "dit": dit.tensors}
+TENSORS = {"edm2": published.edm2.tensors, "dit": published.dit.tensors}
 SMALL = {
     "edm2": edm2.EDM2(
         channels=16,
@@ -77,13 +78,13 @@ def loaded(name, dtype=np.float32):
 
 @pytest.mark.parametrize("name", unless(QUICK.__contains__, CONFIGURATIONS))
 def test_every_tensor_of_a_published_file_has_its_place(name):
-    known, published = CONFIGURATIONS[name], PUBLISHED[name]
-    module = NETWORKS[published.network](**published.options)
+    known, facts = CONFIGURATIONS[name], PUBLISHED[name]
+    module = NETWORKS[facts.network](**facts.options)
     cond = {"label": jnp.zeros(1, jnp.int32)}
-    network = from_linen(module, published.shape, cond)
+    network = from_linen(module, facts.shape, cond)
     params = jax.eval_shape(network.init, jr.key(0))
     rows, trained, total = [], 0, 0
-    for tensor in TENSORS[published.network](module, published.shape):
+    for tensor in TENSORS[facts.network](module, facts.shape):
         size = leaf(params, tensor.path)
         nothing = np.broadcast_to(np.float32(0), size.shape)
         shape = tensor.layout.to_published(nothing).shape
@@ -95,7 +96,7 @@ def test_every_tensor_of_a_published_file_has_its_place(name):
     digest = hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode())
     assert digest.hexdigest() == known["digest"]
     # EDM2's resampling is counted as convolutions there; here it is sums.
-    flops = forward_flops(network, params, published.shape, cond)
+    flops = forward_flops(network, params, facts.shape, cond)
     assert -2e-4 < flops / known["flops"] - 1 <= 0
 
 
@@ -217,7 +218,7 @@ def test_edm2_preconditioned_with_its_log_variance(edm2_run):
 def test_edm2_normalises_its_stored_weights_in_training(edm2_run):
     network, params, io = edm2_run
     projected = network.project(params)
-    for tensor in edm2.tensors(SMALL["edm2"], SHAPES["edm2"]):
+    for tensor in published.edm2.tensors(SMALL["edm2"], SHAPES["edm2"]):
         now = tensor.layout.to_published(np.asarray(leaf(projected, tensor.path)))
         if f"forced/{tensor.name}" in io:
             np.testing.assert_allclose(now, io[f"forced/{tensor.name}"], atol=1e-6)
@@ -325,7 +326,7 @@ def test_frozen_parameters_have_no_gradient():
         return (module.apply({"params": params}, x, noise, cond) ** 2).sum()
 
     gradient = jax.jit(jax.grad(size))(params)
-    for tensor in dit.tensors(module, SHAPES["dit"]):
+    for tensor in published.dit.tensors(module, SHAPES["dit"]):
         assert (leaf(gradient, tensor.path) != 0).any() != tensor.frozen
 
 

@@ -20,7 +20,6 @@ from score_sde.networks import (
     NETWORKS,
     ADMClassifier,
     SongUNet,
-    adm_classifier,
     count_parameters,
     from_linen,
 )
@@ -33,10 +32,15 @@ from score_sde.networks.embeddings import (
     sine_embedding,
 )
 from score_sde.networks.flops import count_flops, forward_flops
-from score_sde.networks.published import PUBLISHED, TENSORS, tables
 from score_sde.networks.resampling import filter_down, filter_for_strides, filter_up
-from score_sde.networks.tensors import leaf_of
 from score_sde.networks.unet_blocks import Block, Layers, checkpointed
+from score_sde.weights.published import (
+    PUBLISHED,
+    TENSORS,
+    guided_diffusion,
+    tables,
+)
+from score_sde.weights.published.tensors import leaf_of
 from score_sde.weights.state_dict import StateDict
 
 CONFIGURATIONS = json.loads((GOLDEN / "nets/unets.json").read_text())
@@ -196,7 +200,7 @@ def test_every_tensor_of_the_published_classifier_has_its_place():
     args = [jax.ShapeDtypeStruct(s, "float32") for s in ((1, 64, 64, 3), (1,))]
     params = jax.eval_shape(partial(module.init, jr.key(0)), *args)["params"]
     rows = []
-    for tensor in adm_classifier.tensors(module, (64, 64, 3)):
+    for tensor in guided_diffusion.classifier_tensors(module, (64, 64, 3)):
         nothing = np.broadcast_to(np.float32(0), leaf_of(params, tensor).shape)
         shape = tensor.layout.to_published(nothing).shape
         rows.append([tensor.name, list(shape), True])

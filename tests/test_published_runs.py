@@ -16,12 +16,12 @@ from experiments import launch
 from experiments.import_weights import default_config
 from score_sde import networks
 from score_sde.networks.network import FROZEN
-from score_sde.networks.published import PUBLISHED
 from score_sde.run import build, model, sample, train
 from score_sde.run.describe import print_dry_run
 from score_sde.samplers import SAMPLERS
 from score_sde.training.optimizer import make_optimizer
 from score_sde.training.step import init_state, make_train_step, whole_batch_gradient
+from score_sde.weights.published import PUBLISHED
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RUNS = {

@@ -24,10 +24,10 @@ from safetensors.numpy import load_file, save_file
 from experiments import import_weights, launch, train
 from score_sde import weights
 from score_sde.networks import DDPM, NETWORKS, SongUNet, dit, edm2, from_linen
-from score_sde.networks.published import PUBLISHED, tables
 from score_sde.run import build
 from score_sde.types import UserError
 from score_sde.weights import unpickle
+from score_sde.weights.published import PUBLISHED, tables
 
 ROOT = Path(__file__).parents[1]
 SMALL = {

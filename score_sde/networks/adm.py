@@ -8,15 +8,12 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import flax.linen as nn
-import numpy as np
 from jax.nn.initializers import normal, zeros
 
-from score_sde.networks import unet_tensors as names
 from score_sde.networks.blocks import positional_embedding
 from score_sde.networks.embeddings import conditions
 from score_sde.networks.fitting import head_problems
 from score_sde.networks.options import Count, DropoutRate, FractionalWidths, Sides, Size
-from score_sde.networks.tensors import CONV, Tensor, linear
 from score_sde.networks.unet_blocks import (
     Layers,
     Style,
@@ -25,7 +22,6 @@ from score_sde.networks.unet_blocks import (
     norm_problems,
 )
 from score_sde.networks.unet_plan import Plan, PlannedUNet, Step, follow
-from score_sde.schedules import iddpm_levels
 from score_sde.types import Array
 
 
@@ -154,64 +150,3 @@ class ADM(PlannedUNet):
     def plan(self, height: int) -> Plan:
         """The blocks for images of this height."""
         return self.planned(height, self.widths[0], attend_in_every_block=True)
-
-
-def edm_tensors(module: ADM, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
-    """The entries of NVlabs/edm's DhariwalUNet in its preconditioner; or none."""
-    if module.vector_dims or not module.resblock_updown:
-        return ()
-    steps = module.plan(shape[0])
-    full = f"{shape[0]}x{shape[0]}"
-    entries: list[Tensor] = []
-    if module.learn_sigma:  # its preconditioner is that of a discrete chain
-        levels = iddpm_levels(1000, 0.001, 0.008).astype(np.float32)
-        entries.append(Tensor("u", (), value=levels))
-    if module.augment_dims:
-        entries.append(names.matrix("model.map_augment", "map_augment"))
-    entries += linear("model.map_layer0", "map_layer0")
-    entries += linear("model.map_layer1", "map_layer1")
-    if module.num_classes:
-        entries.append(names.matrix("model.map_label", "map_label"))
-    entries += linear(f"model.enc.{full}_conv", "in_conv", layout=CONV)
-    for part, blocks in (("enc", steps.encoder), ("dec", steps.decoder)):
-        for step in blocks:
-            there, here = f"model.{part}.{step.name}", f"{part}_{step.name}"
-            heads = module.heads(step.width)
-            entries += names.edm_block(there, here, step, module.style, heads)
-    entries += names.out("model.out_norm", "model.out_conv")
-    return tuple(entries)
-
-
-def guided_tensors(module: ADM, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
-    """The entries of guided-diffusion's and improved-diffusion's U-Net; or none."""
-    if module.vector_dims or module.augment_dims:
-        return ()
-    steps = module.plan(shape[0])
-    entries = linear("time_embed.0", "map_layer0")
-    entries += linear("time_embed.2", "map_layer1")
-    if module.num_classes:
-        entries.append(Tensor("label_emb.weight", ("map_label", "kernel")))
-    entries += linear("input_blocks.0.0", "in_conv", layout=CONV)
-
-    def block(there: str, part: str, step: Step, place: int = 0) -> list[Tensor]:
-        """The layers of a step, which are numbered from `place` on."""
-        here = f"{part}_{step.name}"
-        if step.resample and not module.resblock_updown:
-            layer = "op" if step.resample == "down" else "conv"
-            return linear(f"{there}.{place}.{layer}", here, layout=CONV)
-        made = names.guided_block(f"{there}.{place}", here, step, module.style)
-        if step.attends:
-            made += names.guided_attention(f"{there}.{place + 1}", here)
-        return made
-
-    for i, step in enumerate(steps.encoder):
-        entries += block(f"input_blocks.{i + 1}", "enc", step)
-    entries += block("middle_block", "dec", steps.decoder[0])
-    entries += block("middle_block", "dec", steps.decoder[1], place=2)
-    number, place = -1, 0
-    for step in steps.decoder[2:]:
-        # What doubles is the last layer of the block before it.
-        number, place = (number, place) if step.resample else (number + 1, 0)
-        entries += block(f"output_blocks.{number}", "dec", step, place)
-        place += 2 if step.attends else 1
-    return (*entries, *names.out("out.0", "out.2"))

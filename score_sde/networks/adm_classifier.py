@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from score_sde.networks import unet_tensors as names
 from score_sde.networks.adm import ADM
 from score_sde.networks.attention import attend
 from score_sde.networks.blocks import positional_embedding
 from score_sde.networks.options import Sides, Size, Widths
-from score_sde.networks.tensors import CONV, POINTWISE_1D, Tensor, linear, norm
 from score_sde.networks.unet_blocks import Block, Layers
 from score_sde.networks.unet_plan import Step
 from score_sde.types import Array
@@ -48,7 +46,7 @@ class ADMClassifier(nn.Module):
     pools. Its gradient in x leads samples to a class.
     """
 
-    reads: ClassVar = frozenset()
+    reads: ClassVar[frozenset[str]] = frozenset()
     predicts_variance: ClassVar = False
 
     num_classes: Size = 1000
@@ -101,28 +99,3 @@ class ADMClassifier(nn.Module):
         encoder = {f"enc_{step.name}": step for step in plan.encoder}
         middle = {f"dec_{step.name}": step for step in plan.decoder[:2]}
         return encoder | middle
-
-
-def tensors(module: ADMClassifier, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
-    """The entries of guided-diffusion's classifier, in the old order of attention."""
-    adm: Any = module.adm
-    entries = linear("time_embed.0", "map_layer0")
-    entries += linear("time_embed.2", "map_layer1")
-    entries += linear("input_blocks.0.0", "in_conv", layout=CONV)
-    for number, (here, step) in enumerate(module.steps(shape[0]).items(), 1):
-        there = f"input_blocks.{number}.0"
-        attention = f"input_blocks.{number}.1"
-        if here.startswith("dec_"):
-            place = 0 if step.attends else 2
-            there, attention = f"middle_block.{place}", "middle_block.1"
-        entries += names.guided_block(there, here, step, adm.style)
-        if step.attends:
-            entries += names.guided_attention(attention, here)
-    pool = "out_pool"
-    return (
-        *entries,
-        *norm("out.0", "out_norm"),
-        Tensor("out.2.positional_embedding", (pool, "positional_embedding")),
-        *linear("out.2.qkv_proj", pool, "qkv_proj", layout=POINTWISE_1D),
-        *linear("out.2.c_proj", pool, "c_proj", layout=POINTWISE_1D),
-    )

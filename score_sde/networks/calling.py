@@ -9,7 +9,7 @@ from typing import Any
 from score_sde.types import UserError
 
 
-def call_options(module: Any, *, deterministic: bool) -> dict[str, bool]:
+def call_options(module: Any, *, deterministic: bool) -> dict[str, Any]:
     """The keyword `deterministic` for the call of a module that takes it."""
     parameters = inspect.signature(type(module).__call__).parameters
     return {"deterministic": deterministic} if "deterministic" in parameters else {}

@@ -19,7 +19,7 @@ class Classifier(nn.Module):
     of convolutions is slow on a CPU.
     """
 
-    reads: ClassVar = frozenset()
+    reads: ClassVar[frozenset[str]] = frozenset()
     predicts_variance: ClassVar = False
 
     num_labels: Size

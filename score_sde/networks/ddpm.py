@@ -7,10 +7,8 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 
-from score_sde.networks import unet_tensors as names
 from score_sde.networks.embeddings import conditions, sine_embedding
 from score_sde.networks.options import Count, Size
-from score_sde.networks.tensors import CONV, Tensor, linear, norm
 from score_sde.networks.unet_blocks import (
     Layers,
     Style,
@@ -90,29 +88,3 @@ class DDPM(PlannedUNet):
     def plan(self, height: int) -> Plan:
         """The blocks for images of this height."""
         return self.planned(height, self.channels)
-
-
-def tensors(module: DDPM, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
-    """The entries of score_sde's `ddpm`, whose modules are one numbered list.
-
-    None for a network with conditions, which it hasn't.
-    """
-    if module.num_classes or module.vector_dims:
-        return ()
-    steps = module.plan(shape[0])
-    modules = names.Numbered(shape)
-    modules.add(linear, "map_layer0")
-    modules.add(linear, "map_layer1")
-    modules.add(linear, "in_conv", layout=CONV)
-    for part, blocks in (("enc", steps.encoder), ("dec", steps.decoder)):
-        for step in blocks:
-            here = f"{part}_{step.name}"
-            if step.resample:
-                modules.add(lambda n, p: linear(f"{n}.Conv_0", p, layout=CONV), here)
-                continue
-            modules.add(names.song_block, here, step, module.style, shortcut="NIN_0")
-            if step.attends:
-                modules.add(names.song_attention, here)
-    modules.add(norm, "out_norm")
-    modules.add(linear, "out_conv", layout=CONV)
-    return tuple(modules.entries)

@@ -17,7 +17,6 @@ from score_sde.networks.cond import require_condition
 from score_sde.networks.fitting import IMAGES, space_problems
 from score_sde.networks.layers import Dense
 from score_sde.networks.options import AttentionKernel, Count, Dtype, Size
-from score_sde.networks.tensors import CONV, LINEAR, Tensor
 from score_sde.types import NO_LABEL, Array, Key
 
 ZEROS = nn.initializers.zeros
@@ -213,34 +212,3 @@ def _position_table(_: Key, shape: tuple[int, int, int]) -> Array:
         for wave in (np.sin, np.cos)
     ]
     return jnp.asarray(np.concatenate(waves, axis=1)[None], jnp.float32)
-
-
-def tensors(module: DiT, shape: tuple[int, ...]) -> tuple[Tensor, ...]:  # noqa: ARG001
-    """The entries of a published state dict; they depend on no side of the image."""
-    entries = [
-        Tensor("pos_embed", ("pos_embed",), frozen=True),
-        Tensor("x_embedder.proj.weight", ("x_embedder", "kernel"), CONV),
-        Tensor("x_embedder.proj.bias", ("x_embedder", "bias")),
-        *_linear("t_embedder.mlp.0", "t_embedder_mlp_0"),
-        *_linear("t_embedder.mlp.2", "t_embedder_mlp_2"),
-    ]
-    if module.num_classes:
-        name = "y_embedder.embedding_table.weight"
-        entries.append(Tensor(name, ("y_embedder", "embedding")))
-    layers = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
-    for i in range(module.depth):
-        there, here = f"blocks.{i}", f"blocks_{i}"
-        for layer in layers:
-            entries += _linear(f"{there}.{layer}", here, layer.replace(".", "_"))
-        entries += _linear(f"{there}.adaLN_modulation.1", here, "adaLN_modulation")
-    entries += _linear("final_layer.linear", "final_layer", "linear")
-    name = "final_layer.adaLN_modulation.1"
-    entries += _linear(name, "final_layer", "adaLN_modulation")
-    return tuple(entries)
-
-
-def _linear(name: str, *path: str) -> list[Tensor]:
-    return [
-        Tensor(f"{name}.weight", (*path, "kernel"), LINEAR),
-        Tensor(f"{name}.bias", (*path, "bias")),
-    ]

@@ -33,7 +33,6 @@ from score_sde.networks.options import (
     Widths,
 )
 from score_sde.networks.resampling import filter_down, filter_up
-from score_sde.networks.tensors import CONV, LINEAR, POINTWISE, Tensor
 from score_sde.networks.unet_plan import Plan, PlannedUNet, Step, follow
 from score_sde.types import Array
 
@@ -203,41 +202,3 @@ class EDM2(PlannedUNet):
         """u(noise), [batch]."""
         head = LogVariance(self.logvar_channels, parent=None)
         return head.apply({"params": params["logvar"]}, noise)
-
-
-def tensors(module: EDM2, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
-    """The entries of a published snapshot for images of this shape."""
-    steps = module.plan(shape[0])
-    fourier = [
-        ("emb_fourier.freqs", ("emb_fourier", "freqs")),
-        ("emb_fourier.phases", ("emb_fourier", "phases")),
-    ]
-    entries = [Tensor("unet.out_gain", ("out_gain",))]
-    entries += [Tensor(f"unet.{name}", path, frozen=True) for name, path in fourier]
-    for name in ("emb_noise", *(["emb_label"] if module.num_classes else [])):
-        entries.append(Tensor(f"unet.{name}.weight", (name, "weight"), LINEAR))
-    at = f"{shape[0]}x{shape[0]}_conv"
-    entries.append(Tensor(f"unet.enc.{at}.weight", (f"enc_{at}", "weight"), CONV))
-    for part, blocks in (("enc", steps.encoder), ("dec", steps.decoder)):
-        for step in blocks:
-            entries += _block_tensors(part, step)
-    entries += [
-        Tensor("unet.out_conv.weight", ("out_conv", "weight"), CONV),
-        Tensor("logvar_fourier.freqs", ("logvar", "fourier", "freqs"), frozen=True),
-        Tensor("logvar_fourier.phases", ("logvar", "fourier", "phases"), frozen=True),
-        Tensor("logvar_linear.weight", ("logvar", "linear", "weight"), LINEAR),
-    ]
-    return tuple(entries)
-
-
-def _block_tensors(part: str, step: Step) -> list[Tensor]:
-    there, here = f"unet.{part}.{step.name}", f"{part}_{step.name}"
-    layers = {"conv_res0": CONV, "emb_linear": LINEAR, "conv_res1": CONV}
-    if step.reads != step.width:
-        layers["conv_skip"] = POINTWISE
-    if step.attends:
-        layers |= {"attn_qkv": POINTWISE, "attn_proj": POINTWISE}
-    return [Tensor(f"{there}.emb_gain", (here, "emb_gain"))] + [
-        Tensor(f"{there}.{name}.weight", (here, name, "weight"), layout)
-        for name, layout in layers.items()
-    ]

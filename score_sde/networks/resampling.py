@@ -79,12 +79,6 @@ def normalised(taps: Taps) -> np.ndarray:
     return np.asarray(taps, np.float64) / sum(taps)
 
 
-def filter_matrix(taps: Taps) -> np.ndarray:
-    """The filter as published programs store it: float32 [1, 1, L, L]."""
-    weights = normalised(taps)
-    return np.outer(weights, weights)[None, None].astype(np.float32)
-
-
 def _pad(x: Array, axis: int, width: int) -> Array:
     widths = [(0, 0)] * x.ndim
     widths[axis] = (width, width)

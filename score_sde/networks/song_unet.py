@@ -9,11 +9,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from score_sde.fields import one_of
-from score_sde.networks import unet_tensors as names
 from score_sde.networks.embeddings import FourierFeatures, conditions, sine_embedding
 from score_sde.networks.options import Count, Embedding, FilterTaps
 from score_sde.networks.resampling import filter_down, filter_for_strides, filter_up
-from score_sde.networks.tensors import CONV, POINTWISE, Tensor, linear, norm
 from score_sde.networks.unet_blocks import Layers, Style, checkpointed, norm_problems
 from score_sde.networks.unet_plan import Plan, PlannedUNet, Step
 from score_sde.types import Array
@@ -82,7 +80,7 @@ class SongUNet(PlannedUNet):
             if step.joins:
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
             h = apply(h, step, f"dec_{step.name}")
-            if self._ends_level(step):
+            if self.ends_level(step):
                 out = self._with_output(h, out, image)
         assert out is not None
         return out
@@ -163,93 +161,10 @@ class SongUNet(PlannedUNet):
         return self.planned(height, self.channels)
 
     @nn.nowrap
-    def _ends_level(self, step: Step) -> bool:
+    def ends_level(self, step: Step) -> bool:
+        """Whether a block is the last of its level on the way up."""
         return step.name.endswith(f"_block{self.blocks_per_level}")
 
 
 def _side(h: Array) -> str:
     return f"{h.shape[1]}x{h.shape[1]}"
-
-
-def edm_tensors(module: SongUNet, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
-    """The entries of NVlabs/edm's SongUNet in its preconditioner; or none."""
-    if module.vector_dims or module.progressive_input == "strided_residual":
-        return ()
-    style, taps = module.style, module.resample_filter
-    steps = module.plan(shape[0])
-    full = f"{shape[0]}x{shape[0]}"
-    entries: list[Tensor] = []
-    if module.embedding == "fourier":
-        path = ("map_noise", "freqs")
-        entries.append(Tensor("model.map_noise.freqs", path, frozen=True))
-    if module.num_classes:
-        entries += linear("model.map_label", "map_label")
-    if module.augment_dims:
-        entries.append(names.matrix("model.map_augment", "map_augment"))
-    entries += linear("model.map_layer0", "map_layer0")
-    entries += linear("model.map_layer1", "map_layer1")
-    entries += linear(f"model.enc.{full}_conv", f"enc_{full}_conv", layout=CONV)
-    for step in steps.encoder:
-        there, here = f"model.enc.{step.name}", f"enc_{step.name}"
-        entries += names.edm_block(there, here, step, style, 1)
-        if step.resample:
-            there, here = (a.removesuffix("down") + "aux" for a in (there, here))
-            if module.progressive_input == "residual":
-                name = f"{there}_residual"
-                entries += linear(name, f"{here}_residual", layout=CONV)
-                entries.append(names.edm_filter(name, taps))
-            elif module.progressive_input == "input_skip":
-                entries.append(names.edm_filter(f"{there}_down", taps))
-                name = f"{there}_skip"
-                entries += linear(name, f"{here}_skip", layout=POINTWISE)
-    lowest = steps.decoder[0].name
-    for step in steps.decoder:
-        there, here = f"model.dec.{step.name}", f"dec_{step.name}"
-        entries += names.edm_block(there, here, step, style, 1)
-        at = step.name.split("_")[0]
-        if module._ends_level(step) and (at == full or module.progressive != "none"):
-            aux = f"model.dec.{at}_aux"
-            if module.progressive != "none" and not lowest.startswith(f"{at}_"):
-                entries.append(names.edm_filter(f"{aux}_up", taps))
-            entries += names.out(f"{aux}_norm", f"{aux}_conv", prefix=f"dec_{at}_aux")
-    return tuple(entries)
-
-
-def song_tensors(module: SongUNet, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
-    """The entries of score_sde's `ncsnpp`, whose modules are one numbered list.
-
-    None for a network with conditions, which it hasn't.
-    """
-    if module.num_classes or module.vector_dims or module.augment_dims:
-        return ()
-    style, steps = module.style, module.plan(shape[0])
-    full = f"{shape[0]}x{shape[0]}"
-    modules = names.Numbered(shape)
-    if module.embedding == "fourier":
-        modules.add(
-            lambda name: [Tensor(f"{name}.W", ("map_noise", "freqs"), frozen=True)]
-        )
-    modules.add(linear, "map_layer0")
-    modules.add(linear, "map_layer1")
-    modules.add(linear, f"enc_{full}_conv", layout=CONV)
-    for part, blocks in (("enc", steps.encoder), ("dec", steps.decoder)):
-        for step in blocks:
-            here, at = f"{part}_{step.name}", step.name.split("_")[0]
-            modules.add(names.song_block, here, step, style, shortcut="Conv_2")
-            if step.attends:
-                modules.add(names.song_attention, here)
-            if part == "enc" and step.resample and module.progressive_input != "none":
-                modules.add(_song_pyramid, f"enc_{at}_aux", module.progressive_input)
-            ends = part == "dec" and module._ends_level(step)
-            if ends and (at == full or module.progressive != "none"):
-                modules.add(norm, f"dec_{at}_aux_norm")
-                modules.add(linear, f"dec_{at}_aux_conv", layout=CONV)
-    return tuple(modules.entries)
-
-
-def _song_pyramid(there: str, here: str, kind: str) -> list[Tensor]:
-    """What brings the image into a level."""
-    if kind == "input_skip":
-        return linear(f"{there}.Conv_0", f"{here}_skip", layout=POINTWISE)
-    name = "Conv2d_0" if kind == "residual" else "Conv_0"
-    return linear(f"{there}.{name}", f"{here}_residual", layout=CONV)

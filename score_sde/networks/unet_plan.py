@@ -5,7 +5,7 @@ names that EDM gave them; they differ in what a block is.
 """
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -133,8 +133,6 @@ class PlannedUNet(nn.Module):
         remat: whether the backward pass computes the inside of every block again.
     """
 
-    predicts_variance: ClassVar = False
-
     channels: Size = 128
     multipliers: FractionalWidths = (1, 2, 2, 2)
     blocks_per_level: Size = 4
@@ -149,6 +147,11 @@ class PlannedUNet(nn.Module):
     def widths(self) -> list[int]:
         """Channels after each halving."""
         return [int(self.channels * m) for m in self.multipliers]
+
+    @property
+    def predicts_variance(self) -> bool:
+        """Whether the output has channels of variances behind those of x."""
+        return False
 
     @nn.nowrap
     def problems(self, shape: tuple[int, ...]) -> list[str]:

@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde.networks.tensors import own_tensors
 from score_sde.types import Array, UserError
+from score_sde.weights.published.tensors import own_tensors
 
 Params = Any
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from score_sde.networks.tensors import Tensor, leaf_of, params_of
 from score_sde.types import UserError
+from score_sde.weights.published.tensors import Tensor, leaf_of, params_of
 from score_sde.weights.state_dict import StateDict, array_of
 
 WRAPPERS = ("model.", "unet.")

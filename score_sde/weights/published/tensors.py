@@ -1,8 +1,7 @@
-"""How a published weight file names and lays out what a network here holds.
+"""Tensors of a published weight file: their names, and their layout here and there.
 
-A network file has a function `tensors(module, shape)` beside its module, shape that of
-an image: one `Tensor` for each entry of the published state dict, in its order, so that
-a list of parameters without names can be read too.
+A table has one `Tensor` for each entry of the published state dict, in its order, so
+that a list of parameters without names can be read too.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import numpy as np
 
 
 class Layout(NamedTuple):
-    """The axes of a published tensor, and back: two inverse functions of an array."""
+    """The order of axes of a published tensor: two functions that undo each other."""
 
     to_here: Callable[[np.ndarray], np.ndarray]
     to_published: Callable[[np.ndarray], np.ndarray]
@@ -52,7 +51,7 @@ class Tensor(NamedTuple):
 
 
 def linear(name: str, *path: str, layout: Layout = LINEAR) -> list[Tensor]:
-    """Weight and bias of a linear map or, by its layout, of a convolution."""
+    """Entries for weight and bias of a linear map or, by its layout, a convolution."""
     return [
         Tensor(f"{name}.weight", (*path, "kernel"), layout),
         Tensor(f"{name}.bias", (*path, "bias")),
@@ -60,7 +59,7 @@ def linear(name: str, *path: str, layout: Layout = LINEAR) -> list[Tensor]:
 
 
 def norm(name: str, *path: str) -> list[Tensor]:
-    """Weight and bias of a norm."""
+    """Entries for weight and bias of a norm."""
     return [
         Tensor(f"{name}.weight", (*path, "scale")),
         Tensor(f"{name}.bias", (*path, "bias")),
@@ -105,3 +104,16 @@ def own_tensors(params: Any) -> tuple[Tensor, ...]:
     leaves = jax.tree_util.tree_leaves_with_path(params)
     paths = [tuple(str(entry.key) for entry in path) for path, _ in leaves]
     return tuple(Tensor(".".join(path), path) for path in paths)
+
+
+def out(norm_name: str, conv_name: str, *, prefix: str = "out") -> list[Tensor]:
+    """Entries of the norm and the convolution that end a network."""
+    return [
+        *norm(norm_name, f"{prefix}_norm"),
+        *linear(conv_name, f"{prefix}_conv", layout=CONV),
+    ]
+
+
+def matrix(name: str, *path: str) -> Tensor:
+    """Entry of a linear map without bias."""
+    return Tensor(f"{name}.weight", (*path, "kernel"), LINEAR)

@@ -1,4 +1,4 @@
-"""The names that score_sde's first program, in Flax, gave to what its port has too."""
+"""score_sde in Flax: the tensors of its files, from those of its port to PyTorch."""
 
 from __future__ import annotations
 
@@ -6,18 +6,41 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import groupby
 
-from score_sde.networks.tensors import AS_IS, CONV, POINTWISE, Layout, Tensor
+from score_sde.networks import DDPM, SongUNet
+from score_sde.weights.published import score_sde_pytorch
+from score_sde.weights.published.tensors import (
+    AS_IS,
+    CONV,
+    POINTWISE,
+    Layout,
+    Tensor,
+)
 
 POINTWISE_HERE = Layout(lambda a: a[0, 0], lambda a: a[None, None])
-"""1x1 convolution as Flax stores it there, linear map here."""
+"""1x1 convolution as Flax stores it there, and a linear map here."""
+
+
+def ddpm_tensors(module: DDPM, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """Entries of a checkpoint of score_sde's `ddpm`; none if it can't have any."""
+    ported = score_sde_pytorch.ddpm_tensors(module, shape)
+    return flax_tensors(ported, block="ResnetBlockDDPM")
+
+
+def song_unet_tensors(module: SongUNet, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """Entries of a checkpoint of score_sde's `ncsnpp`; none if it can't have any."""
+    ported = score_sde_pytorch.song_unet_tensors(module, shape)
+    return flax_tensors(ported, block="ResnetBlockBigGANpp")
 
 
 def flax_tensors(ported: Iterable[Tensor], *, block: str) -> tuple[Tensor, ...]:
-    """The entries of a Flax checkpoint, from those of the same network in PyTorch.
+    """Entries of a Flax checkpoint, from those of the same network in PyTorch.
 
     The port has its modules in one list, in the order in which Flax made them; Flax
-    numbers those of each class by themselves. Args: `block`, the class of the residual
-    blocks; that of attention is named alike.
+    numbers those of each class by themselves.
+
+    Args:
+        ported: the entries in PyTorch.
+        block: the class of the residual blocks; that of attention is named alike.
     """
     counts: Counter[str] = Counter()
     entries = []
