@@ -1,4 +1,4 @@
-"""The few array helpers that every floor shares."""
+"""Functions of arrays that every floor shares."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from score_sde.types import NO_LABEL, Array, Key, Scalar
 
 
 def as_float(a: Any) -> Array:
-    """An array of floats: their type stays, whole numbers get the default one.
+    """Make an array of floats: their type stays, whole numbers get the default one.
 
     NumPy's float64 become float32 without a warning where JAX holds no float64.
     """
@@ -25,12 +25,12 @@ def as_float(a: Any) -> Array:
 
 
 def is_traced(values: Any) -> bool:
-    """Whether any of these, a pytree, has no value to check yet."""
+    """Return whether any leaf of a pytree is traced, without a value to check."""
     return any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves(values))
 
 
 def expand_like(a: Scalar, x: Array) -> Array:
-    """`a`, a scalar or [batch], shaped and typed to multiply `x`, [batch, *dims].
+    """Shape and type `a`, a scalar or [batch], to multiply x, [batch, *dims].
 
     Raises: ValueError if `a` is neither.
     """
@@ -56,47 +56,54 @@ def sum_over_data(x: Array) -> Array:
 
 
 def where_example(mask: Array, x: Array, other: Array | float) -> Array:
-    """x where the mask of its example holds, [batch], else the other."""
+    """Choose, example by example, x where the mask [batch] holds, else the other."""
     return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 1)), x, other)
 
 
-class Examples(NamedTuple):
-    """Which examples of a batch arrays hold."""
+class Place(NamedTuple):
+    """The place of these examples in the whole batch."""
 
     numbers: Array
-    """Of each, [examples]."""
+    """The number of each example there, [examples]."""
     total: int
-    """How many the whole batch has."""
+    """The number of examples of the whole batch."""
 
 
-_part: ContextVar[Examples | None] = ContextVar("part", default=None)
+_part: ContextVar[Place | None] = ContextVar("part", default=None)
 
 
 @contextmanager
 def part_of_batch(numbers: Array, total: int) -> Iterator[None]:
-    """Says, while functions are traced, that their arrays are a part of a batch.
+    """Say, while functions are traced, that their arrays are a part of a batch.
 
     Then an example draws the same numbers in a part, on one device of several, say, as
     it does in the whole batch.
+
+    Args:
+        numbers: the number of each example in the whole batch, [examples].
+        total: the number of examples of the whole batch.
     """
-    token = _part.set(Examples(numbers, total))
+    token = _part.set(Place(numbers, total))
     try:
         yield
     finally:
         _part.reset(token)
 
 
-def examples_of(batch: int) -> Examples:
-    """Those that arrays [batch, ...] hold: all, but for `part_of_batch`."""
+def place_in_batch(batch: int) -> Place:
+    """The place of the examples of arrays [batch, ...] in the whole batch.
+
+    They are the whole batch, unless `part_of_batch` says otherwise.
+    """
     part = _part.get()
     if part is None:
-        return Examples(jnp.arange(batch), batch)
+        return Place(jnp.arange(batch), batch)
     assert len(part.numbers) == batch, (len(part.numbers), batch)
     return part
 
 
 def typed_key(key: Any) -> Key:
-    """The key itself; of the words that `jax.random.PRNGKey` gives, the key they mean.
+    """Return a key itself, or the key that the words of `jax.random.PRNGKey` mean.
 
     Raises: ValueError for what is no key.
     """
@@ -109,11 +116,15 @@ def typed_key(key: Any) -> Key:
 
 
 def example_keys(key: Key, batch: int, *, first: int = 0) -> Key:
-    """One key per example, a function of (key, index of the example) alone.
+    """Make one key per example, a function of (key, index of the example) alone.
 
-    So that a sample, or a training step, doesn't depend on how examples are cut
-    into batches, devices or hosts. `first` is the index of the first example. Keys
-    that are one per example already, shape (batch,), pass unchanged.
+    A sample, or a training step, then doesn't depend on how examples are cut into
+    batches, devices or hosts.
+
+    Args:
+        key: one key; or one per example already, shape [batch], which pass unchanged.
+        batch: the number of examples.
+        first: the index of the first example.
 
     Raises: ValueError for what is no key, and for keys of another number of examples.
     """
@@ -122,17 +133,17 @@ def example_keys(key: Key, batch: int, *, first: int = 0) -> Key:
         return key
     if key.ndim:
         raise ValueError(f"{batch} examples need one key or {batch}, got {key.shape}.")
-    numbers = first + examples_of(batch).numbers
+    numbers = first + place_in_batch(batch).numbers
     return jax.vmap(lambda i: jr.fold_in(key, i))(numbers)
 
 
 def per_example(draw: Callable[..., Array], keys: Key, x: Array) -> Array:
-    """`draw(key, dims, dtype)` for each example of `x`, [batch, *dims]."""
+    """Call `draw(key, dims, dtype)` for each example of x, [batch, *dims]."""
     return jax.vmap(lambda key: draw(key, x.shape[1:], x.dtype))(keys)
 
 
 def check_alike(name: str, value: Array, x: Array) -> Array:
-    """`value` itself, if it has the shape of x: nothing is broadcast unnoticed.
+    """Return the value itself, if it has the shape of x: nothing is broadcast.
 
     Raises: ValueError.
     """
@@ -142,7 +153,7 @@ def check_alike(name: str, value: Array, x: Array) -> Array:
 
 
 def unbatched(function: Callable[..., Array]) -> Callable[..., Array]:
-    """`function(x, t, cond)` of a batch, as a function of one example without batch."""
+    """Make a function(x, t, cond) of a batch one of a single example, without batch."""
 
     def one(x: Array, t: Scalar, cond: Any = None) -> Array:
         return function(x[None], t, jax.tree.map(lambda c: c[None], cond))[0]

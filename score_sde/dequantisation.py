@@ -1,4 +1,4 @@
-"""From levels to points, and from densities of points to probabilities of levels.
+"""Dequantisation: levels become points, and densities of points probabilities.
 
 A density p gives a level k the probability P(k), its integral over the bin of k. With x
 drawn from any density q(x given k) on that bin (Theis et al. 2016; Ho et al. 2019)
@@ -29,9 +29,10 @@ from score_sde.types import Array, Key, Scalar
 
 
 class Dequantised(NamedTuple):
-    """Points, and how densely they are drawn."""
+    """Points, and the density with which they are drawn."""
 
     x: Array
+    """The points, [batch, *dims]."""
     log_density: Array
     """log q(x given the levels) in nats, [batch]; 0 for data that are points."""
 
@@ -46,7 +47,14 @@ The points of example i are a function of (key, i).
 def uniform(
     key: Key, values: Array, *, num_levels: int | None, sigma: Scalar
 ) -> Dequantised:
-    """Uniform on the bin (Uria et al. 2013): for models trained on such points."""
+    """Draw points uniform on the bin (Uria et al. 2013), for models trained on such.
+
+    Args:
+        key: one key, or one per example.
+        values: the data as they are stored, [batch, *dims].
+        num_levels: the number of levels; None for data that are points.
+        sigma: not used.
+    """
     del sigma
     x = data.dequantise(key, values, num_levels=num_levels)
     width = 1.0 if num_levels is None else 2 / num_levels
@@ -57,10 +65,16 @@ def uniform(
 def truncated_normal(
     key: Key, values: Array, *, num_levels: int | None, sigma: Scalar
 ) -> Dequantised:
-    """The noise at t_min around the centre, within the bin (Zheng et al. 2023, eq. 15).
+    """Draw noise of t_min around the centre, within the bin (Zheng 2023, eq. 15).
 
-    For models trained on centres: p at t_min is a mixture of just these densities if
-    the bin is many sigma wide, so that nothing is lost to the truncation at t_min.
+    It is for models trained on centres: p at t_min is a mixture of just these densities
+    if the bin is many sigma wide, so that nothing is lost to the truncation at t_min.
+
+    Args:
+        key: one key, or one per example.
+        values: the data as they are stored, [batch, *dims].
+        num_levels: the number of levels; None for data that are points.
+        sigma: the noise level at t_min, a scalar.
     """
     x0 = data.centres(values, num_levels=num_levels)
     if num_levels is None:
@@ -84,7 +98,14 @@ Flow = Callable[[Array, Array], tuple[Array, Array]]
 
 
 def variational(key: Key, values: Array, *, num_levels: int, flow: Flow) -> Dequantised:
-    """Where in the bin a learned flow puts the points (Ho et al. 2019, eq. 6)."""
+    """Draw points where in the bin a learned flow puts them (Ho et al. 2019, eq. 6).
+
+    Args:
+        key: one key, or one per example.
+        values: the data as they are stored, [batch, *dims].
+        num_levels: the number of levels.
+        flow: the learned flow.
+    """
     centres = data.centres(values, num_levels=num_levels)
     eps = per_example(jr.logistic, example_keys(key, len(values)), centres)
     u, log_density = flow(centres, eps)
@@ -100,14 +121,14 @@ DEQUANTISERS: dict[str, Dequantiser] = {
 
 
 DEQUANTISATIONS = (*DEQUANTISERS, "variational")
-"""All names; the last one is of a flow with parameters."""
+"""All names; "variational" needs a flow with parameters."""
 
 
 def importance_weighted(log_ratios: Array) -> Array:
     """Log of the mean of p / q over draws, [draws, batch] -> [batch] (Burda 2016).
 
     At least their mean in expectation, at most log P, and rising with the draws to it.
-    Only of exact log-densities: the noise of a random trace would be averaged in the
-    exponent, and raise the result above log P.
+    It is for exact log-densities alone: the noise of a random trace would be averaged
+    in the exponent, and raise the result above log P.
     """
     return jax.nn.logsumexp(log_ratios, axis=0) - math.log(len(log_ratios))

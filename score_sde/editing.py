@@ -18,9 +18,8 @@ forwards, which a loop on a CPU compiles well.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -32,20 +31,30 @@ from score_sde.arrays import (
     per_example,
     sum_over_data,
 )
+from score_sde.fields import NonNegative, Positive, Rule, at_least, checks_rules
 from score_sde.guidance import Guided, network_evals
 from score_sde.measurements import Measurement
 from score_sde.samplers import solve_ode
 from score_sde.sde import SDE
 from score_sde.types import Array, Denoise, Key, Scalar, Score
 
+Strength = Rule("> 0 and <= 1", lambda v: 0 < v <= 1)
+
 
 def replace(denoise: Denoise, measurement: Measurement, y: Array) -> Guided:
-    """What was measured replaces what was predicted: D + A^+ (y - A D).
+    """Replace what was predicted by what was measured: D + A^+ (y - A D).
 
     With a mask or a grey image as A, the inpainting and colourisation of Song et al.
     2021: along any sampler, the known coordinates are y plus the noise of their level.
     The others see y through that noise alone, so that this is an approximation; the
-    sampler "repaint" brings them together (Lugmayr et al. 2022). Without noise in y.
+    sampler "repaint" brings them together (Lugmayr et al. 2022).
+
+    Args:
+        denoise: the denoiser.
+        measurement: A.
+        y: what was measured without noise, [batch, ...], or [1, ...] for all examples.
+
+    Raises: ValueError, when called, for y of another shape than A x has.
     """
 
     def replaced(x: Array, sigma: Scalar, cond: Any = None) -> Array:
@@ -55,27 +64,34 @@ def replace(denoise: Denoise, measurement: Measurement, y: Array) -> Guided:
 
 
 def keep_measured(x: Array, measurement: Measurement, y: Array) -> Array:
-    """The nearest point to x with A x = y: known pixels are as given."""
+    """Move x to the nearest point with A x = y: known pixels are as given."""
     return x + measurement.pseudo_inverse(_residual(x, measurement, y))
 
 
+@checks_rules
 def pseudo_inverse(
     denoise: Denoise,
     measurement: Measurement,
     y: Array,
     *,
-    noise_std: float,
-    sigma_data: float,
+    noise_std: Annotated[float, NonNegative],
+    sigma_data: Annotated[float, Positive],
 ) -> Guided:
-    """Guidance as if x0 given x were N(D, r^2) (Song et al. 2023, 'PiGDM').
+    """Guide as if x0 given x were N(D, r^2) (Song et al. 2023, 'PiGDM').
 
     r^2 = sigma^2 sd^2 / (sigma^2 + sd^2), sd = sigma_data: exact for Gaussian data of
     that standard deviation in every direction.
 
-    Args: `noise_std`, s; 0 for a measurement without noise.
+    Args:
+        denoise: the denoiser.
+        measurement: A.
+        y: what was measured, [batch, ...], or [1, ...] for all examples.
+        noise_std: s, the standard deviation of the noise in y; 0 for none.
+        sigma_data: standard deviation of the data.
+
+    Raises: ValueError for options that break a rule; when called, for y of another
+        shape than A x has.
     """
-    _check_not_negative("noise_std", noise_std)
-    _check_positive("sigma_data", sigma_data)
 
     def solve(residual: Array, sigma: Scalar, jacobian: Linear) -> Array:
         del jacobian
@@ -86,24 +102,32 @@ def pseudo_inverse(
     return _guided(denoise, measurement, y, solve, tangents=1)
 
 
+@checks_rules
 def moment_matching(
     denoise: Denoise,
     measurement: Measurement,
     y: Array,
     *,
-    noise_std: float,
-    num_iterations: int = 1,
+    noise_std: Annotated[float, NonNegative],
+    num_iterations: Annotated[int, at_least(1)] = 1,
 ) -> Guided:
-    """Guidance with the covariance that the denoiser itself has (Rozet et al. 2024).
+    """Guide with the covariance that the denoiser itself has (Rozet et al. 2024).
 
     V = s^2 + sigma^2 A J A', solved by conjugate gradients: exact for Gaussian data
     once num_iterations is the number of distinct eigenvalues of V. A trained network's
     J has negative ones too, and more than one iteration then needs a noise_std that
     outweighs them.
+
+    Args:
+        denoise: the denoiser.
+        measurement: A.
+        y: what was measured, [batch, ...], or [1, ...] for all examples.
+        noise_std: s, the standard deviation of the noise in y; 0 for none.
+        num_iterations: of conjugate gradients, one evaluation each.
+
+    Raises: ValueError for options that break a rule; when called, for y of another
+        shape than A x has.
     """
-    _check_not_negative("noise_std", noise_std)
-    if num_iterations < 1:
-        raise ValueError(f"num_iterations is {num_iterations}; it must be at least 1.")
 
     def solve(residual: Array, sigma: Scalar, jacobian: Linear) -> Array:
         def covariance(v: Array) -> Array:
@@ -116,23 +140,31 @@ def moment_matching(
     return _guided(denoise, measurement, y, solve, tangents=1 + num_iterations)
 
 
+@checks_rules
 def dps(
     denoise: Denoise,
     measurement: Measurement,
     y: Array,
     *,
     sigmas: Array,
-    step: float = 1.0,
+    step: Annotated[float, Positive] = 1.0,
 ) -> Guided:
-    """A step of this length down |y - A D(x)| per step of the grid (Chung 2023).
+    """Step down |y - A D(x)| by this length per step of the grid (Chung et al. 2023).
 
-    Their algorithm 1 with its normalised step, in x = xt / alpha. The denoiser moves by
-    step / (1 - sigma_next / sigma), of which an Euler step from sigma to sigma_next, or
-    ddim's, takes that share. Samplers with noise take somewhat more.
+    This is their algorithm 1 with its normalised step, in x = xt / alpha. The denoiser
+    moves by step / (1 - sigma_next / sigma), of which an Euler step from sigma to
+    sigma_next, or ddim's, takes that share. Samplers with noise take somewhat more.
 
-    Args: `sigmas`, the grid that is sampled on.
+    Args:
+        denoise: the denoiser.
+        measurement: A.
+        y: what was measured, [batch, ...], or [1, ...] for all examples.
+        sigmas: the grid that is sampled on, [num_steps + 1].
+        step: the length of a step, in the unit of x.
+
+    Raises: ValueError for a step that is not > 0; when called, for y of another shape
+        than A x has.
     """
-    _check_positive("step", step)
 
     def solve(residual: Array, sigma: Scalar, jacobian: Linear) -> Array:
         del jacobian
@@ -150,6 +182,7 @@ def dps(
 
 
 Linear = Callable[[Array], Array]
+"""A linear map of a batch, example by example."""
 
 
 def _guided(
@@ -172,6 +205,7 @@ def _guided(
 
 
 def _residual(x0: Array, measurement: Measurement, y: Array) -> Array:
+    """y - A x0, an error if their shapes differ."""
     predicted = measurement(x0)
     y = jnp.asarray(y, x0.dtype)
     if y.shape[1:] != predicted.shape[1:] or y.shape[0] not in (1, len(x0)):
@@ -201,19 +235,18 @@ def conjugate_gradients(matrix: Linear, b: Array, num_iterations: int) -> Array:
     return jax.lax.fori_loop(0, num_iterations, iterate, (v, b, b))[0]
 
 
-def tail(sigmas: Array, strength: float) -> Array:
-    """The last levels of a grid, `strength` of its steps: image-to-image (Meng 2022).
+@checks_rules
+def tail(sigmas: Array, strength: Annotated[float, Strength]) -> Array:
+    """Cut a grid to its last levels, a share `strength` of its steps (Meng 2022).
 
     Raises: ValueError unless 0 < strength <= 1.
     """
-    if not 0 < strength <= 1:
-        raise ValueError(f"strength is {strength}; it must be > 0 and <= 1.")
     num_steps = len(sigmas) - 1
     return sigmas[num_steps - max(1, round(strength * num_steps)) :]
 
 
 def noised(key: Key, x0: Array, sigma: Scalar) -> Array:
-    """x0 + sigma eps, from where a sampler goes on; example i depends on (key, i)."""
+    """Noise x0 to level sigma, to sample on; example i depends on (key, i)."""
     eps = per_example(jr.normal, example_keys(key, len(x0)), x0)
     return x0 + expand_like(sigma, x0) * eps
 
@@ -230,7 +263,16 @@ def translate(
 ) -> Array:
     """Encode under one condition and decode under another (Su et al. 2023).
 
-    By the probability flow; under the same condition x0 comes back.
+    The probability flow leads both ways; under the same condition x0 comes back.
+
+    Args:
+        score: score(xt, t, cond), shaped like xt.
+        sde: the forward process.
+        x0: clean data, [batch, *dims].
+        cond_from: the condition of x0.
+        cond_to: the condition of the result.
+        rtol: relative tolerance of both solves.
+        atol: absolute tolerance of both solves.
     """
     alpha = expand_like(sde.alpha(sde.t_min), x0)
     options: dict[str, Any] = {"rtol": rtol, "atol": atol}
@@ -238,13 +280,3 @@ def translate(
         score, sde, alpha * x0, t0=sde.t_min, t1=sde.t_max, cond=cond_from, **options
     )
     return solve_ode(score, sde, encoded.x, cond=cond_to, **options).x / alpha
-
-
-def _check_not_negative(name: str, value: float) -> None:
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name} is {value}; it must be finite and not negative.")
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} is {value}; it must be finite and > 0.")

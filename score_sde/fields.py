@@ -99,7 +99,7 @@ class Field(NamedTuple):
 
     name: str
     kind: Any
-    """Its type, without the rules; None if it is not known."""
+    """The type without the rules; None if it is not known."""
     rules: tuple[Rule, ...]
     default: Any
     """`MISSING` if there is none."""
@@ -167,7 +167,7 @@ def _hints_of_function(function: Any) -> dict[str, Any]:
 
 
 def _resolved(annotations: Mapping[str, Any], names: dict[str, Any]) -> dict[str, Any]:
-    """Those annotations whose names can be resolved, as types."""
+    """Resolve annotations to types, and leave out those that have unknown names."""
     found: dict[str, Any] = {}
     for name, hint in annotations.items():
         one = types.SimpleNamespace(__annotations__={name: hint})
@@ -229,7 +229,7 @@ def _kind_text(kinds: Sequence[Any]) -> str:
 
 
 def _is(value: Any, kind: Any) -> bool:
-    """Whether a value has a type; an int is a float, a bool is neither."""
+    """Return whether a value has a type; an int is a float, a bool is neither."""
     origin = typing.get_origin(kind)
     if origin is typing.Literal:
         return value in typing.get_args(kind)

@@ -6,15 +6,15 @@ its own and no device waits for another inside the loop.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from score_sde.arrays import is_traced
+from score_sde.fields import NonNegative, checks_rules
 from score_sde.sde import SDE
 from score_sde.types import Array, Scalar
 
@@ -30,11 +30,14 @@ class Stats(NamedTuple):
     num_evals: Array
     """Evaluations of the drift, each of them one of the network."""
     num_accepted: Array
+    """Steps that the solver took."""
     num_rejected: Array
+    """Steps that it took back."""
     success: Array
     """False if the solver gave up or the state is not finite."""
 
 
+@checks_rules
 def integrate(
     terms: diffrax.AbstractTerm,
     y: Any,
@@ -42,43 +45,40 @@ def integrate(
     *,
     solver: diffrax.AbstractSolver,
     adaptive: bool,
-    rtol: Scalar,
-    atol: Scalar,
+    rtol: Annotated[Scalar, NonNegative],
+    atol: Annotated[Scalar, NonNegative],
     norm: Callable[[Any], Array] | None = None,
     gains: tuple[float, float] = (0.3, 0.4),
 ) -> tuple[Any, Stats]:
     """Solve from times[0] to times[-1]; if not adaptive, by one step per interval.
 
-    Args:
-        norm: of the scaled error; root mean square of the whole state if None.
-        gains: proportional and integral, of the step-size controller. Those given suit
-            an ODE: a purely integral one steps too far after an error estimate that
-            is small by chance (17 times the median error of the log-density, measured).
-
     An unfinished solve returns a plausible state: `Stats.success` decides.
+
+    Args:
+        terms: what is integrated.
+        y: the state of one example at times[0], any pytree.
+        times: the grid, of which an adaptive solve takes the ends alone.
+        solver: any explicit diffrax solver.
+        adaptive: choose step sizes by the tolerances.
+        rtol: relative tolerance.
+        atol: absolute tolerance.
+        norm: norm of the scaled error; root mean square of the whole state if None.
+        gains: proportional and integral gain of the step-size controller. The default
+            suits an ODE: a purely integral one steps too far after an error estimate
+            that is small by chance (17 times the median error of the log-density,
+            measured).
+
+    Returns:
+        The state at times[-1], and what the solve took.
 
     Raises: ValueError for tolerances that are no tolerances.
     """
     import diffrax
 
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        if isinstance(value, (int, float)) and not 0 <= value < math.inf:
-            raise ValueError(f"{name} is {value}; it must be 0 or more.")
-    once, per_step = evals(solver)
+    evals(solver)  # refuses what can't be counted
     controller: diffrax.AbstractStepSizeController
     if adaptive:
-        # dtmin ends a solve whose drift is not finite; else it would reject for ever.
-        options: dict[str, Any] = {} if norm is None else {"norm": norm}
-        proportional, integral = gains
-        controller = diffrax.PIDController(
-            rtol=rtol,
-            atol=atol,
-            pcoeff=proportional,
-            icoeff=integral,
-            dtmin=1e-7,
-            force_dtmin=False,
-            **options,
-        )
+        controller = _controller(rtol, atol, norm, gains)
         # A first step of a hundredth, rather than two evaluations to choose one.
         first_step, max_steps = (times[-1] - times[0]) / 100, MAX_STEPS
     else:
@@ -97,7 +97,17 @@ def integrate(
         max_steps=max_steps,
         throw=False,
     )
+    return _last_and_stats(solution, solver)
+
+
+def _last_and_stats(
+    solution: diffrax.Solution, solver: diffrax.AbstractSolver
+) -> tuple[Any, Stats]:
+    """Take the last state of a solve, and what it took to get there."""
+    import diffrax
+
     assert solution.ys is not None
+    once, per_step = evals(solver)
     last = jax.tree.map(lambda a: a[-1], solution.ys)
     finite = jnp.stack([jnp.isfinite(a).all() for a in jax.tree.leaves(last)]).all()
     steps = solution.stats["num_steps"]
@@ -106,6 +116,29 @@ def integrate(
         num_accepted=solution.stats["num_accepted_steps"],
         num_rejected=solution.stats["num_rejected_steps"],
         success=finite & (solution.result == diffrax.RESULTS.successful),
+    )
+
+
+def _controller(
+    rtol: Scalar,
+    atol: Scalar,
+    norm: Callable[[Any], Array] | None,
+    gains: tuple[float, float],
+) -> diffrax.AbstractStepSizeController:
+    """Make the step-size controller of an adaptive solve."""
+    import diffrax
+
+    options: dict[str, Any] = {} if norm is None else {"norm": norm}
+    proportional, integral = gains
+    return diffrax.PIDController(
+        rtol=rtol,
+        atol=atol,
+        pcoeff=proportional,
+        icoeff=integral,
+        # dtmin ends a solve whose drift is not finite; else it would reject for ever.
+        dtmin=1e-7,
+        force_dtmin=False,
+        **options,
     )
 
 
@@ -132,7 +165,7 @@ def check_times(times: Any, sde: SDE) -> None:
 
 
 def evals(solver: diffrax.AbstractSolver) -> tuple[int, int]:
-    """Evaluations of the drift (once, per step) of an explicit diffrax solver.
+    """Count evaluations of the drift, (once, per step), of an explicit diffrax solver.
 
     Raises: ValueError for an implicit solver, whose evaluations vary, and which would
     form a dense Jacobian of the whole example; for halved steps of a Runge-Kutta

@@ -42,18 +42,20 @@ if TYPE_CHECKING:
 
 
 class LogProb(NamedTuple):
-    """One entry per example in each field."""
+    """Log-densities, with an entry per example in each field."""
 
     nats: Array
     """log p(x), x taken as a point of the marginal at t_min."""
     probe_error: Array
     """Standard error of nats over the probes: 0 if exact, NaN of a single probe."""
     latent: Array
-    """Where the flow carries x at t_max, [batch, *dims]; `solve_ode` leads back."""
+    """The point at t_max to which the flow carries x; `solve_ode` leads back."""
     num_evals: Array
     """Evaluations of drift and divergence, each one forward-mode pass."""
     num_accepted: Array
+    """Steps that the solver took."""
     num_rejected: Array
+    """Steps that it took back."""
     success: Array
     """False where the solver gave up: those nats are not a log-density."""
 
@@ -62,14 +64,14 @@ Drift = Callable[[Array], Array]
 Divergence = Callable[[Drift, Array, Key | None], tuple[Array, Array]]
 """(drift, x, key) -> (drift at x, estimates of the trace of its Jacobian).
 
-Of one example. The estimates, [num_probes], are independent and each unbiased; a single
-one is the trace itself or of a single probe. More probes than the default are bound by
-`functools.partial(hutchinson, num_probes=8)`.
+All are of one example. The estimates, [num_probes], are independent and each unbiased;
+a single one is the trace itself or of a single probe. More probes than the default are
+bound by `functools.partial(hutchinson, num_probes=8)`.
 """
 
 
 def exact(drift: Drift, x: Array, key: Key | None) -> tuple[Array, Array]:
-    """The trace by one tangent per dimension: num_dims times the work."""
+    """Compute the trace by one tangent per dimension: num_dims times the work."""
     del key
     basis = jnp.eye(x.size, dtype=x.dtype).reshape(x.size, *x.shape)
     value, columns = _tangents(drift, x, basis)
@@ -79,23 +81,23 @@ def exact(drift: Drift, x: Array, key: Key | None) -> tuple[Array, Array]:
 def hutchinson(
     drift: Drift, x: Array, key: Key | None, *, num_probes: int = 1
 ) -> tuple[Array, Array]:
-    """v . J v with v of random signs: unbiased, one tangent (Hutchinson 1989)."""
+    """Estimate the trace by v . J v with v of random signs (Hutchinson 1989)."""
     return _probed(drift, x, _probes(jr.rademacher, key, x, num_probes))
 
 
 def hutchinson_gaussian(
     drift: Drift, x: Array, key: Key | None, *, num_probes: int = 1
 ) -> tuple[Array, Array]:
-    """v . J v with v standard normal; its variance is larger (Grathwohl 2019)."""
+    """Estimate the trace by v . J v with v standard normal; its variance is larger."""
     return _probed(drift, x, _probes(jr.normal, key, x, num_probes))
 
 
 def hutchinson_sphere(
     drift: Drift, x: Array, key: Key | None, *, num_probes: int = 1
 ) -> tuple[Array, Array]:
-    """v . J v with v uniform on the sphere of radius sqrt(num_dims).
+    """Estimate the trace by v . J v, v uniform on the sphere of radius sqrt(num_dims).
 
-    A normal probe without the noise of its length.
+    It is a normal probe without the noise of its length.
     """
     v = _probes(jr.normal, key, x, num_probes)
     length = jnp.sqrt((v**2).sum(tuple(range(1, v.ndim)), keepdims=True))
@@ -105,7 +107,7 @@ def hutchinson_sphere(
 def hutch_plus_plus(
     drift: Drift, x: Array, key: Key | None, *, num_probes: int = 1
 ) -> tuple[Array, Array]:
-    """Hutch++: exact on a sketch of the range, probes for the rest (Meyer et al. 2021).
+    """Estimate the trace by Hutch++: exact on a sketch, probes beyond (Meyer 2021).
 
     With Q an orthonormal basis of J S, S of num_probes random signs, the trace is
     tr(Q' J Q) and that of the projection on the complement, which is probed:
@@ -133,11 +135,13 @@ def hutch_plus_plus(
 def _probes(
     draw: Callable[..., Array], key: Key | None, x: Array, num_probes: int
 ) -> Array:
+    """Draw random probes, [num_probes, *dims]."""
     assert key is not None
     return draw(key, (num_probes, *x.shape), x.dtype)
 
 
 def _probed(drift: Drift, x: Array, v: Array) -> tuple[Array, Array]:
+    """The drift, and v . J v of each probe."""
     value, tangents = _tangents(drift, x, v)
     return value, (v * tangents).reshape(len(v), -1).sum(1)
 
@@ -174,6 +178,8 @@ def log_prob(
 
     Args:
         x: a point of the marginal at t_min, [batch, *dims].
+        sde: the forward process.
+        score: score(xt, t, cond), shaped like xt.
         key: for a random divergence. The probes of example i are a function of
             (key, i) and the same along its whole path, so that the flow stays smooth;
             keys may also be given one per example.
@@ -181,63 +187,101 @@ def log_prob(
         solver: any explicit diffrax solver; Dopri5 if None, the field's RK45, which
             took four fifths of Tsit5's evaluations on trained digits at 1e-5.
         times: a fixed increasing grid of t, up to t_max, instead of the tolerances.
-        rtol, atol: of the state, root mean square, and of the nats per dimension. The
-            state alone does not do: where it stands still, at the mean of the data, it
-            has no error at all.
+        rtol: relative tolerance, of the state (root mean square) and of the nats per
+            dimension. The state alone is not enough: at the mean of the data it does
+            not move, so its error estimate is 0.
+        atol: absolute tolerance, likewise.
         prior: log-density at t_max in nats, [batch, *dims] -> [batch]; by default
             `prior_log_prob`. The marginal of the data at t_max differs from it by
             their mean and variance there: for data in [-1, 1] at most 2e-4 nats a
             dimension on average (VE), and 0.02 where noise is one std away.
+        cond: the condition of the score, or None.
+
     Raises: ValueError for an unknown divergence, a random one without a key, and times
         that the SDE lacks or that don't lead to t_max.
     """
-    import diffrax
-
     divergence, x = _named(divergence), as_float(x)
     if divergence is not exact and key is None:
         raise ValueError("a random divergence needs a key; 'exact' needs none.")
     if times is not None:
         _check_grid(times, sde)
-    num_dims = math.prod(x.shape[1:])
     ends = jnp.asarray((sde.t_min, sde.t_max) if times is None else times, x.dtype)
+    flow = _Flow(sde, score, divergence, ends)
+    keys = None if key is None else example_keys(key, x.shape[0])
+    options: dict[str, Any] = {
+        "solver": solver,
+        "adaptive": times is None,
+        "rtol": rtol,
+        "atol": atol,
+    }
+    solve = jax.vmap(lambda x, key, cond: flow.solve(x, key, cond, **options))
+    (last, gained), stats = solve(x / expand_like(sde.alpha(ends[0]), x), keys, cond)
+    latent = expand_like(sde.alpha(ends[-1]), x) * last
+    log_prior = prior_log_prob(latent, sde=sde) if prior is None else prior(latent)
+    return flow.result(latent, log_prior, gained, stats)
 
-    def one(x: Array, key: Key | None, cond: Any) -> tuple[tuple[Array, Array], Stats]:
+
+class _Flow(NamedTuple):
+    """The probability flow between two times, together with its log-density."""
+
+    sde: SDE
+    score: Score
+    divergence: Divergence
+    times: Array
+
+    def solve(
+        self, x: Array, key: Key | None, cond: Any, *, solver: Any, **options: Any
+    ) -> tuple[tuple[Array, Array], Stats]:
+        """Carry one example x = xt / alpha, and what its log-density gains a dimension.
+
+        The gain is [num_probes].
+        """
+        import diffrax
+
         def augmented(log_sigma: Any, state: Any, _: Any) -> tuple[Array, Array]:
             def drift(x: Array) -> Array:
                 return rescaled_flow(
-                    x, log_sigma, sde=sde, score=unbatched(score), cond=cond
+                    x,
+                    log_sigma,
+                    sde=self.sde,
+                    score=unbatched(self.score),
+                    cond=cond,
                 )
 
-            value, traces = divergence(drift, state[0], key)
-            return value, traces / num_dims
+            value, traces = self.divergence(drift, state[0], key)
+            return value, traces / x.size
 
-        traces = jax.eval_shape(lambda: divergence(lambda x: x, x, key)[1])
+        traces = jax.eval_shape(lambda: self.divergence(lambda x: x, x, key)[1])
         return integrate(
             diffrax.ODETerm(augmented),
             (x, jnp.zeros(traces.shape, x.dtype)),
-            jnp.log(sde.sigma(ends)),
+            jnp.log(self.sde.sigma(self.times)),
             solver=diffrax.Dopri5() if solver is None else solver,
-            adaptive=times is None,
-            rtol=rtol,
-            atol=atol,
-            norm=_of_state_or_density,
+            norm=_norm_of_state_or_density,
+            **options,
         )
 
-    keys = None if key is None else example_keys(key, x.shape[0])
-    alpha = sde.alpha(ends)
-    start = x / expand_like(alpha[0], x)
-    (last, gained), stats = jax.vmap(one)(start, keys, cond)
-    latent = expand_like(alpha[-1], x) * last
-    log_prior = prior_log_prob(latent, sde=sde) if prior is None else prior(latent)
-    # The change of variables from xt to xt / alpha, at either end.
-    rescaling = sde.log_alpha(ends[-1]) - sde.log_alpha(ends[0])
-    nats = log_prior + num_dims * (gained.mean(1) + rescaling.astype(x.dtype))
-    success = stats.success & jnp.isfinite(nats)
-    error = num_dims * _standard_error(gained, divergence)
-    return LogProb(nats, error, latent, *stats._replace(success=success))
+    def result(
+        self, latent: Array, log_prior: Array, gained: Array, stats: Stats
+    ) -> LogProb:
+        """Put together the log-density of a batch; `gained` is [batch, num_probes]."""
+        num_dims = math.prod(latent.shape[1:])
+        # The change of variables from xt to xt / alpha, at either end.
+        rescaling = self.sde.log_alpha(self.times[-1]) - self.sde.log_alpha(
+            self.times[0]
+        )
+        per_dim = gained.mean(1) + rescaling.astype(latent.dtype)
+        nats = log_prior + num_dims * per_dim
+        success = stats.success & jnp.isfinite(nats)
+        error = num_dims * _standard_error(gained, self.divergence)
+        return LogProb(nats, error, latent, *stats._replace(success=success))
 
 
 def _check_grid(times: Array, sde: SDE) -> None:
+    """Refuse times that the SDE lacks, or that do not increase to t_max.
+
+    Raises: ValueError.
+    """
     check_times(times, sde)
     if is_traced((times, sde.t_max)):
         return
@@ -248,12 +292,13 @@ def _check_grid(times: Array, sde: SDE) -> None:
         )
 
 
-def _of_state_or_density(error: tuple[Array, Array]) -> Array:
+def _norm_of_state_or_density(error: tuple[Array, Array]) -> Array:
+    """Norm of the error of (x, log-density per dimension): the larger of the two."""
     return jnp.maximum(jnp.sqrt(jnp.mean(error[0] ** 2)), jnp.abs(error[1]).max())
 
 
 def _standard_error(estimates: Array, divergence: Divergence) -> Array:
-    """Of the mean over probes, [batch, num_probes] -> [batch]."""
+    """Standard error of the mean over probes, [batch, num_probes] -> [batch]."""
     batch, num_probes = estimates.shape
     if divergence is exact:
         return jnp.zeros(batch, estimates.dtype)
@@ -273,11 +318,14 @@ def _named(divergence: str | Divergence) -> Divergence:
 
 
 def interpolate(latent: Array, other: Array, share: Scalar) -> Array:
-    """Between two latents along a great circle (Shoemake 1985): [batch, *dims].
+    """Interpolate two latents along a great circle (Shoemake 1985).
 
-    So that their length, which decides where a Gaussian has its mass, is kept.
+    Their length, which decides where a Gaussian has its mass, is kept.
 
-    Args: `share` of the way, a scalar or [batch]: 0 gives `latent`, 1 gives `other`.
+    Args:
+        latent: [batch, *dims].
+        other: shaped likewise.
+        share: how far of the way, a scalar or [batch]: 0 gives `latent`, 1 `other`.
     """
     lengths = jnp.sqrt(sum_over_data(latent**2) * sum_over_data(other**2))
     cosine = jnp.clip(sum_over_data(latent * other) / lengths, -1, 1)
@@ -300,7 +348,11 @@ def bits_per_dim(
     -nats / (num_dims log 2) + log2(num_levels / 2); 7 for 8 bits. For continuous data,
     `num_levels` None, there is no offset.
 
-    Args: `nats`, log-densities of the dequantised data, any shape.
+    Args:
+        nats: log-densities of the dequantised data, any shape.
+        num_dims: the number of dimensions of an example.
+        num_levels: levels of the data as they are stored; None for continuous data.
+
     Raises: ValueError for no dimension, or fewer than two levels.
     """
     if num_dims < 1 or (num_levels is not None and num_levels < 2):

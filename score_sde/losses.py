@@ -55,12 +55,20 @@ def denoising_loss(
     Vincent 2011).
 
     Args:
+        key: one key, or one per example.
+        denoise: the denoiser that is trained.
+        x0: clean data, [batch, *dims].
         noise_levels: where sigma is drawn from.
+        weight: a function of sigma, [batch] -> [batch].
         reference: the distribution that defines the objective, if it is another one;
             the loss is then multiplied by the ratio of their densities.
         log_variance: u(log sigma), learned jointly. The loss becomes
             loss / exp(u) + u, whose best u is the logarithm of the loss, so that all
             noise levels contribute alike (Karras et al. 2024, eq. 21).
+        cond: the condition of the denoiser, or None.
+
+    Returns:
+        The loss, [batch].
     """
     key_sigma, key_eps = jr.split(key)
     x0 = as_float(x0)
@@ -90,6 +98,13 @@ def classification_loss(
 
     Its minimum is the classifier of noisy data whose gradient guides a sampler
     (Dhariwal and Nichol 2021, sec. 4).
+
+    Args:
+        key: one key, or one per example.
+        logits: (x, sigma) -> [batch, classes].
+        x0: clean data, [batch, *dims].
+        label: the class of each example, int [batch].
+        noise_levels: where sigma is drawn from.
     """
     key_sigma, key_eps = jr.split(key)
     x0 = as_float(x0)
@@ -109,7 +124,7 @@ def weighs_bound(weight: WeightFunction) -> WeightFunction:
 
 
 def is_bound(weight: Callable[..., Any]) -> bool:
-    """Whether the weight is decorated by `weighs_bound`, also within a partial."""
+    """Return True for a weight decorated by `weighs_bound`, also within a partial."""
     while isinstance(weight, functools.partial):
         weight = weight.func
     return getattr(weight, "is_bound", False)
@@ -121,21 +136,21 @@ def is_bound(weight: Callable[..., Any]) -> bool:
 
 @weighs_bound
 def noise(sigma: Array) -> Array:
-    """The squared error of the noise, 'simple' (Ho et al. 2020, eq. 14): 1/sigma^2."""
+    """Weight of the squared error of the noise (Ho et al. 2020, eq. 14): 1/sigma^2."""
     return 1 / sigma**2
 
 
 @weighs_bound
 def sigma_squared(sigma: Array) -> Array:
-    """sigma^2 times the squared error of the score (Song and Ermon 2019, eq. 6).
+    """Weight sigma^2 on the squared error of the score (Song and Ermon 2019, eq. 6).
 
-    The same number as `noise`: sigma^2 / sigma^4.
+    It is the number that `noise` gives: sigma^2 / sigma^4.
     """
     return noise(sigma)
 
 
 def likelihood(sigma: Array, *, sde: SDE) -> Array:
-    """g(t)^2 / 2 times the squared error of the score of xt (Song et al. 2021b, eq. 7).
+    """Weight g(t)^2 / 2 on the squared error of the score of xt (Song 2021b, eq. 7).
 
     With sigma drawn at uniform t, the loss times the number of dimensions and
     t_max - t_min bounds the negative log-likelihood, up to a constant.
@@ -147,13 +162,13 @@ def likelihood(sigma: Array, *, sde: SDE) -> Array:
 
 @checks_rules
 def edm(sigma: Array, *, sigma_data: Annotated[float, Positive] = 0.5) -> Array:
-    """Unit weight on the raw network's error (Karras et al. 2022, table 1)."""
+    """Weight that is 1 on the raw network's error (Karras et al. 2022, table 1)."""
     return 1 / sigma**2 + 1 / sigma_data**2
 
 
 @checks_rules
 def min_snr(sigma: Array, *, gamma: Annotated[float, Positive] = 5.0) -> Array:
-    """min(SNR, gamma), SNR = 1/sigma^2 (Hang et al. 2023)."""
+    """Weight min(SNR, gamma), SNR = 1/sigma^2 (Hang et al. 2023)."""
     return jnp.minimum(1 / sigma**2, gamma)
 
 
@@ -161,13 +176,13 @@ def min_snr(sigma: Array, *, gamma: Annotated[float, Positive] = 5.0) -> Array:
 def soft_min_snr(
     sigma: Array, *, sigma_data: Annotated[float, Positive] = 0.5
 ) -> Array:
-    """1/(sigma^2 + sigma_data^2): the smooth minimum (Crowson et al. 2024, eq. 12)."""
+    """Weight 1/(sigma^2 + sigma_data^2), a smooth minimum (Crowson 2024, eq. 12)."""
     return 1 / (sigma**2 + sigma_data**2)
 
 
 @checks_rules
 def sigmoid(sigma: Array, *, bias: Annotated[float, Finite] = -3.0) -> Array:
-    """sigmoid(bias - log SNR) times SNR (Kingma and Gao 2023; Hoogeboom et al. 2024).
+    """Weight sigmoid(bias - log SNR) SNR (Kingma and Gao 2023; Hoogeboom et al. 2024).
 
     The sigmoid weighs the squared error of the noise.
     """
@@ -205,9 +220,15 @@ def exact_score_matching(score: ScoreOfX, x: Array) -> Array:
 
 
 def sliced_score_matching(key: Key, score: ScoreOfX, x: Array) -> Array:
-    """The same with the trace estimated by one random slice (Song et al. 2019b, eq. 8).
+    """Exact score matching with the trace estimated by one random slice.
 
-    The variance-reduced form, |s|^2 / 2 + v . (ds/dx) v with v of random signs.
+    The variance-reduced form is |s|^2 / 2 + v . (ds/dx) v with v of random signs (Song
+    et al. 2019b, eq. 8).
+
+    Args:
+        key: one key, or one per example.
+        score: the score of x, [batch, dims] -> [batch, dims].
+        x: data, [batch, dims].
     """
     v = per_example(jr.rademacher, example_keys(key, x.shape[0]), x)
     s, slope = jax.jvp(score, (x,), (v,))

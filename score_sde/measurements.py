@@ -6,13 +6,13 @@ is all that the methods of `editing.py` need. y has the batch of x.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from score_sde.arrays import expand_like
-from score_sde.fields import pytree, require, static
+from score_sde.fields import Positive, at_least, checks_rules, pytree, static
 from score_sde.types import Array, Scalar
 
 NEGLIGIBLE = 1e-6
@@ -24,31 +24,35 @@ class Measurement:
     """A linear map of examples; subclasses give these three methods."""
 
     def __call__(self, x: Array) -> Array:
-        """A x, [batch, ...]."""
+        """Measure: A x, [batch, ...]."""
         raise NotImplementedError
 
     def transpose(self, y: Array) -> Array:
-        """A' y, shaped like x."""
+        """Apply the transpose: A' y, shaped like x."""
         raise NotImplementedError
 
     def solve(self, y: Array, scale: Scalar, shift: Scalar) -> Array:
-        """(scale A A' + shift I)^-1 y, and 0 where that has no inverse.
+        """Solve (scale A A' + shift I) z = y; 0 where that has no inverse.
 
-        Args: `scale` and `shift`, each a scalar or [batch], not negative.
+        Args:
+            y: a measurement, [batch, ...].
+            scale: a scalar or [batch], not negative.
+            shift: a scalar or [batch], not negative.
         """
         raise NotImplementedError
 
     def pseudo_inverse(self, y: Array) -> Array:
-        """The smallest x with A x = y."""
+        """Find the smallest x with A x = y."""
         return self.transpose(self.solve(y, 1.0, 0.0))
 
 
 @pytree
 class Mask(Measurement):
-    """Known pixels, and 0 for the others: inpainting.
+    """Inpainting: known pixels are kept, and the others are 0.
 
-    Args: `mask`, not 0 where a pixel is known, [*dims] or [batch, *dims]; an axis
-    of length 1 stands for all.
+    Args:
+        mask: not 0 where a pixel is known, [*dims] or [batch, *dims]; an axis of
+            length 1 stands for all.
     """
 
     mask: Array | np.ndarray
@@ -78,12 +82,9 @@ class Mask(Measurement):
 
 @pytree
 class Downsample(Measurement):
-    """Means over blocks of factor x factor pixels: super-resolution."""
+    """Super-resolution: means over blocks of factor x factor pixels."""
 
-    factor: int = static(default=2)
-
-    def __post_init__(self) -> None:
-        require(self, ("1 <= factor", lambda m: m.factor >= 1))
+    factor: Annotated[int, at_least(1)] = static(default=2)
 
     def __call__(self, x: Array) -> Array:
         batch, height, width, channels = x.shape
@@ -103,13 +104,13 @@ class Downsample(Measurement):
 
 @pytree
 class Grey(Measurement):
-    """The mean over channels, one channel: colourisation.
+    """Colourisation: the mean over channels, one channel.
 
     Up to its length the first vector of an orthonormal basis of colours, the one in
     which Song et al. 2021 (app. I.2) know the first coordinate.
     """
 
-    channels: int = static(default=3)
+    channels: Annotated[int, at_least(1)] = static(default=3)
 
     def __call__(self, x: Array) -> Array:
         if x.shape[-1] != self.channels:
@@ -128,10 +129,11 @@ class Grey(Measurement):
 
 @pytree
 class Blur(Measurement):
-    """Convolution of each channel, periodic at the edges: deblurring.
+    """Deblurring: convolution of each channel, periodic at the edges.
 
-    Args: `kernel` [height, width], with its centre in the middle, at
-    (height // 2, width // 2).
+    Args:
+        kernel: [height, width], with its centre in the middle, at
+            (height // 2, width // 2).
     """
 
     kernel: Array | np.ndarray
@@ -168,8 +170,18 @@ class Blur(Measurement):
         return out.astype(x.dtype)
 
 
-def gaussian_kernel(size: int, std: float) -> np.ndarray:
-    """A Gaussian of standard deviation `std` pixels on size x size, of sum one."""
+@checks_rules
+def gaussian_kernel(
+    size: Annotated[int, at_least(1)], std: Annotated[float, Positive]
+) -> np.ndarray:
+    """Make a Gaussian kernel of size x size pixels, of sum one.
+
+    Args:
+        size: pixels to a side.
+        std: standard deviation in pixels.
+
+    Raises: ValueError for a size below 1 or a std that is not > 0.
+    """
     line = np.exp(-0.5 * ((np.arange(size) - size // 2) / std) ** 2)
     kernel = line[:, None] * line[None]
     return np.asarray(kernel / kernel.sum())
@@ -177,7 +189,7 @@ def gaussian_kernel(size: int, std: float) -> np.ndarray:
 
 @pytree
 class Matrix(Measurement):
-    """Any linear map of points: `matrix` [measured, dims]."""
+    """Any linear map of points, by its matrix [measured, dims]."""
 
     matrix: Array
 
@@ -197,7 +209,7 @@ class Matrix(Measurement):
 def _divided(
     y: Array, gram: Array, scale: Scalar, shift: Scalar, like: Array | None = None
 ) -> Array:
-    """Y / (scale gram + shift), 0 where that is 0."""
+    """Divide y by scale gram + shift; 0 where that is 0."""
     like = y if like is None else like
     scale, shift = (expand_like(a, like).astype(y.dtype) for a in (scale, shift))
     by = scale * gram + shift

@@ -18,18 +18,18 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from score_sde.arrays import example_keys, examples_of
+from score_sde.arrays import example_keys, place_in_batch
 from score_sde.fields import Finite, Positive, at_least, pytree, require, static
 from score_sde.sde import SDE
 from score_sde.types import Array, Key, Scalar
 
 Params = Any
-"""What a distribution learns: a pytree of arrays."""
+"""Parameters of a distribution: a pytree of arrays."""
 
 
 @pytree
 class NoiseLevels:
-    """A distribution of sigma."""
+    """A distribution of the noise level sigma, by quantile function and density."""
 
     stratified: bool = static(default=False, kw_only=True)
 
@@ -57,11 +57,11 @@ class NoiseLevels:
 
     @abstractmethod
     def quantile(self, u: Array) -> Array:
-        """Sigma below which a share u in (0, 1) of the distribution lies."""
+        """The sigma below which a share u in (0, 1) of all draws lies, [batch]."""
 
     @abstractmethod
     def density(self, sigma: Array) -> Array:
-        """Probability density of log sigma."""
+        """Probability density of log sigma at sigma, [batch]."""
 
     def surrogate(self, sigma: Array, loss: Array) -> Array:
         """A term of value 0 whose gradient trains the distribution.
@@ -79,9 +79,9 @@ class NoiseLevels:
         return jnp.zeros_like(loss)
 
     def draw(self, key: Key, batch: int) -> Array:
-        """[batch] noise levels; example i depends on (key, i), or on the shift."""
+        """Draw [batch] noise levels; example i depends on (key, i), or on the shift."""
         if self.stratified:
-            numbers, total = examples_of(batch)
+            numbers, total = place_in_batch(batch)
             u = (jr.uniform(key) + numbers / total) % 1.0
         else:
             u = jax.vmap(jr.uniform)(example_keys(key, batch))
@@ -121,7 +121,7 @@ class LogNormal(NoiseLevels):
 
 @pytree
 class LogUniform(NoiseLevels):
-    """log sigma uniform.
+    """log sigma uniform between two levels.
 
     This is importance sampling for the likelihood weighting of any SDE between these
     levels: g^2 / std^2 of Song et al. 2021b (eq. 12) is d log sigma^2 / dt.
@@ -144,8 +144,8 @@ class LogUniform(NoiseLevels):
 class LikelihoodImportance(NoiseLevels):
     """Importance sampling for the likelihood weighting of an SDE: uniform log sigma.
 
-    Between the ends of the SDE, which are computed when they are needed: a config is
-    built before any device is touched.
+    The ends are those of the SDE, and computed when they are needed: a config is built
+    before any device is touched.
     """
 
     sde: SDE

@@ -30,9 +30,12 @@ from score_sde.types import NO_LABEL, Array, Key, Scalar
 class GaussianMixture:
     """Mixture of Gaussians with full covariances.
 
-    Args: `means` [components, dims], `covariances` [components, dims, dims],
-    positive semi-definite, `weights` [components], positive, of any sum.
     Points are [batch, dims]; sigma and t are scalars or [batch].
+
+    Args:
+        means: [components, dims].
+        covariances: [components, dims, dims], positive semi-definite.
+        weights: [components], positive, of any sum.
     """
 
     means: Array
@@ -63,7 +66,7 @@ class GaussianMixture:
         return self._solve(xt, *_alpha_std(t, sde, xt))[1]
 
     def sample(self, key: Key, num_samples: int) -> Array:
-        """Independent draws of x0, [num_samples, dims]."""
+        """Draw x0 independently, [num_samples, dims]."""
         key_component, key_noise = jr.split(key)
         means, weights = as_float(self.means), self._normalised_weights()
         shape = (num_samples,)
@@ -114,9 +117,15 @@ class GaussianMixture:
 
 
 def _by_factors(gaps: Array, covariances: Array, noise: Array) -> tuple[Array, Array]:
-    """(S_k^-1 gaps, log N(gaps; 0, S_k)) of S_k = C_k + noise I, one level for all.
+    """Solve with S_k = C_k + noise I, one level for all, by a factor of each S_k.
 
-    Args: `gaps` [batch, components, dims], `covariances` [components, dims, dims].
+    Args:
+        gaps: [batch, components, dims].
+        covariances: C_k, [components, dims, dims].
+        noise: the variance of the noise, a scalar with two axes of length 1.
+
+    Returns:
+        S_k^-1 gaps, and log N(gaps; 0, S_k).
     """
     num_dims = gaps.shape[-1]
     identity = jnp.broadcast_to(jnp.eye(num_dims, dtype=gaps.dtype), covariances.shape)
@@ -135,12 +144,21 @@ def _by_factors(gaps: Array, covariances: Array, noise: Array) -> tuple[Array, A
 def _by_axes(
     gaps: Array, covariances: Array, scale: Array, noise: Array
 ) -> tuple[Array, Array]:
-    """The same of S_k = scale C_k + noise I, with a level for each example.
+    """Solve with S_k = scale C_k + noise I, a level for each example, by axes of C_k.
 
     In the axes of C_k the coordinates are independent at every level, so that nothing
     is factorised for each example: thousands of small factorisations in a loop can
     hang XLA's CPU threads (jax 0.10.2). Not differentiable in C_k where its
     eigenvalues are equal.
+
+    Args:
+        gaps: [batch, components, dims].
+        covariances: C_k, [components, dims, dims].
+        scale: what multiplies C_k, [batch, 1, 1].
+        noise: the variance of the noise, [batch, 1, 1].
+
+    Returns:
+        S_k^-1 gaps, and log N(gaps; 0, S_k).
     """
     values, vectors = jnp.linalg.eigh(covariances)
     variances = scale * values.clip(0)[None] + noise
@@ -156,7 +174,7 @@ def _average(log_joint: Array, values: Array) -> Array:
 
 
 def _alpha_std(t: Scalar, sde: SDE | None, x: Array) -> tuple[Array, Array]:
-    """(alpha, std) at t, each a scalar or [batch].
+    """Compute (alpha, std) at t, each a scalar or [batch].
 
     Raises: ValueError for t of another shape.
     """
@@ -174,7 +192,11 @@ class LabelledMixture(GaussianMixture):
     noise is the mean of p(c given k) over the posterior of k. The condition is
     {"label": int [batch]}; -1, or no condition, is the whole mixture.
 
-    Args: `classes` [num_classes, components], p(c given k); classes may overlap.
+    Args:
+        means: [components, dims].
+        covariances: [components, dims, dims], positive semi-definite.
+        weights: [components], positive, of any sum.
+        classes: p(c given k), [num_classes, components]; classes may overlap.
     """
 
     classes: Array
@@ -201,12 +223,17 @@ class LabelledMixture(GaussianMixture):
 
     def _log_class(self, label: Array, dtype: Any) -> Array:
         """log p(label given component), [batch, components]; 0 without a label."""
-        told = jnp.log(jnp.asarray(self.classes, dtype))[jnp.maximum(label, 0)]
-        return jnp.where((label == NO_LABEL)[:, None], jnp.zeros_like(told), told)
+        known = jnp.log(jnp.asarray(self.classes, dtype))[jnp.maximum(label, 0)]
+        return jnp.where((label == NO_LABEL)[:, None], jnp.zeros_like(known), known)
 
 
 class Gaussian(GaussianMixture):
-    """One Gaussian: `mean` [dims], `covariance` [dims, dims]. Its flow is known too."""
+    """One Gaussian, whose flow is known too.
+
+    Args:
+        mean: [dims].
+        covariance: [dims, dims], positive semi-definite.
+    """
 
     def __init__(self, mean: Array, covariance: Array):
         mean = as_float(mean)
@@ -215,7 +242,7 @@ class Gaussian(GaussianMixture):
         )
 
     def flow(self, x: Array, sigma: Scalar, sigma_next: Scalar) -> Array:
-        """Where the probability flow carries x from level sigma to sigma_next.
+        """Carry x by the probability flow from level sigma to sigma_next.
 
         Along each eigenvector of the covariance, with eigenvalue c, the distance to
         the mean scales by sqrt((c + sigma_next^2) / (c + sigma^2)).
@@ -247,8 +274,11 @@ def _rebuilt(leaves: Any) -> Gaussian:
 class PointMasses:
     """The empirical distribution of a data set: its denoiser is the ideal one.
 
-    A network that reached the minimum of the denoising loss on `points`,
-    [num_points, *dims], would be this function (Karras et al. 2022, app. B.3).
+    A network that reached the minimum of the denoising loss on these points would be
+    this function (Karras et al. 2022, app. B.3).
+
+    Args:
+        points: [num_points, *dims].
     """
 
     points: Array
@@ -278,7 +308,7 @@ class PointMasses:
         return jax.nn.logsumexp(log_joint, axis=1)
 
     def sample(self, key: Key, num_samples: int) -> Array:
-        """Draws with replacement, [num_samples, *dims]."""
+        """Draw points with replacement, [num_samples, *dims]."""
         return jr.choice(key, jnp.asarray(self.points), (num_samples,))
 
     def _log_joint(self, xt: Array, alpha: Array, std: Array) -> Array:

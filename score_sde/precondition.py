@@ -1,12 +1,13 @@
-"""From a raw network F to a denoiser, and from a denoiser to a score.
+"""Preconditioning: a raw network F becomes a denoiser, and a denoiser a score.
 
     D(x, sigma) = skip x + out F(in_ x, noise)         (Karras et al. 2022, eq. 7)
 
-The first four are the columns of their table 1; `subvp`, `ve_ladder` and `chain` are
-those of other published networks: of the sub-VP process, and of discrete levels. The
-others are the plain parameterisations of the literature in the same form: the network
-sees xt of a variance-preserving process (or of the straight line, for `velocity`) and
-log(sigma)/4, and its output is the noise, x0, v or velocity of `predictions.py`.
+The functions `edm`, `vp`, `ve` and `iddpm` are the columns of their table 1; `subvp`,
+`ve_ladder` and `chain` belong to other published networks: of the sub-VP process, and
+of discrete levels. The others are the plain parameterisations of the literature in the
+same form: the network sees xt of a variance-preserving process (or of the straight
+line, for `velocity`) and log(sigma)/4, and its output is the noise, x0, v or velocity
+of `predictions.py`.
 """
 
 from __future__ import annotations
@@ -60,7 +61,14 @@ def vp(
     beta_max: Annotated[float, Positive] = 20.0,
     num_steps: Annotated[int, at_least(1)] = 1000,
 ) -> Preconditioner:
-    """Noise prediction of a VP network that was trained on t in [0, 1]."""
+    """Noise prediction of a VP network that was trained on t in [0, 1].
+
+    Args:
+        sigma: the noise level, any shape.
+        beta_min: beta at t = 0.
+        beta_max: beta at t = 1.
+        num_steps: the network is told (num_steps - 1) t.
+    """
     t = VP(beta_min=beta_min, beta_max=beta_max).t_from_sigma(sigma)
     return noise(sigma)._replace(noise=(num_steps - 1) * t)
 
@@ -73,7 +81,10 @@ def subvp(
     beta_max: Annotated[float, Positive] = 20.0,
     num_steps: Annotated[int, at_least(1)] = 1000,
 ) -> Preconditioner:
-    """Noise prediction of a sub-VP network that was trained on t in [0, 1]."""
+    """Noise prediction of a sub-VP network that was trained on t in [0, 1].
+
+    The arguments are those of `vp`.
+    """
     sde = SubVP(beta_min=beta_min, beta_max=beta_max)
     t = sde.t_from_sigma(sigma)
     return noise(sigma)._replace(in_=sde.alpha(t), noise=(num_steps - 1) * t)
@@ -94,10 +105,18 @@ def ve_ladder(
     sigma_min: Annotated[float, Positive] = 0.02,
     sigma_max: Annotated[float, Positive] = 100.0,
 ) -> Preconditioner:
-    """As `ve`, of a network that was fed the index of one of a ladder of levels.
+    """Noise prediction of a VE network that was fed the index of a level of a ladder.
 
-    Geometric, the largest the first (Song et al. 2021, app. B); of those next to sigma,
-    the nearer in log sigma.
+    The ladder is geometric, the largest level first (Song et al. 2021, app. B); sigma
+    gets the index of the level nearest in log sigma.
+
+    Args:
+        sigma: the noise level, any shape.
+        num_steps: the number of levels.
+        sigma_min: the smallest level.
+        sigma_max: the largest level.
+
+    Raises: ValueError unless 0 < sigma_min < sigma_max.
     """
     if sigma_min >= sigma_max:
         raise ValueError(
@@ -146,6 +165,14 @@ def chain(
     The noise condition is timestep_scale times the timestep, from 0, whose level is
     sigma; between two of them, the fraction of the way in log sigma; outside, the
     nearest. Improved DDPM told its networks of 4,000 steps a quarter of the timestep.
+
+    Args:
+        sigma: the noise level, any shape.
+        beta_schedule: a name of `schedules.BETA_SCHEDULES`.
+        num_train_timesteps: the length of the chain.
+        beta_start: the first beta.
+        beta_end: the last beta.
+        timestep_scale: what the network was told of timestep 1.
     """
     levels = schedules.chain_levels(
         beta_schedule, num_train_timesteps, beta_start, beta_end
@@ -157,34 +184,34 @@ def chain(
 
 
 def noise(sigma: Scalar) -> Preconditioner:
-    """F predicts the noise: D = x - sigma F (Ho et al. 2020)."""
+    """Coefficients of an F that predicts the noise: D = x - sigma F (Ho 2020)."""
     sigma = as_float(sigma)
     scale = 1 / jnp.hypot(sigma, jnp.ones_like(sigma))
     return Preconditioner(jnp.ones_like(sigma), -sigma, scale, _log(sigma) / 4)
 
 
 def x0(sigma: Scalar) -> Preconditioner:
-    """F predicts the clean data: D = F."""
+    """Coefficients of an F that predicts the clean data: D = F."""
     sigma = as_float(sigma)
     return noise(sigma)._replace(skip=jnp.zeros_like(sigma), out=jnp.ones_like(sigma))
 
 
 def v(sigma: Scalar) -> Preconditioner:
-    """F predicts v = alpha eps - std x0 (Salimans and Ho 2022)."""
+    """Coefficients of an F that predicts v = alpha eps - std x0 (Salimans 2022)."""
     sigma = as_float(sigma)
     scale = noise(sigma).in_
     return Preconditioner(scale**2, -sigma * scale, scale, _log(sigma) / 4)
 
 
 def velocity(sigma: Scalar) -> Preconditioner:
-    """F predicts eps - x0 along the straight line (Lipman et al. 2022)."""
+    """Coefficients of an F that predicts the velocity eps - x0 (Lipman et al. 2022)."""
     sigma = as_float(sigma)
     scale = 1 / (1 + sigma)
     return Preconditioner(scale, -sigma * scale, scale, _log(sigma) / 4)
 
 
 def _log(sigma: Array) -> Array:
-    """Finite at 0 too, where no network can be told -inf and D(x, 0) is x."""
+    """Logarithm that is finite at 0 too, where D(x, 0) is x."""
     return jnp.log(jnp.maximum(sigma, jnp.finfo(sigma.dtype).tiny))
 
 
@@ -206,11 +233,14 @@ PRECONDITIONERS: dict[str, Callable[..., Preconditioner]] = {
 def make_denoiser(
     network_fn: Callable[..., Array], precondition: Precondition
 ) -> Denoise:
-    """D(x, sigma, cond) from `network_fn(x, noise, cond)`, noise of shape [batch].
+    """Make the denoiser D(x, sigma, cond) of a network.
 
-    Args: `precondition`, one of the functions above with its options bound, as in
-    `functools.partial(edm, sigma_data=0.5)`. Channels of the network's output beyond
-    those of x, which predict variances, have no part in D.
+    Args:
+        network_fn: (x, noise, cond) -> raw output, noise of shape [batch]. Channels of
+            the output beyond those of x, which predict variances, have no part in D.
+        precondition: one of the functions above with its options bound, as in
+            `functools.partial(edm, sigma_data=0.5)`.
+
     Raises: ValueError, when called, for an output of another shape.
     """
     predict = make_denoiser_with_variance(network_fn, precondition)
@@ -220,10 +250,10 @@ def make_denoiser(
 def make_denoiser_with_variance(
     network_fn: Callable[..., Array], precondition: Precondition
 ) -> Callable[..., tuple[Array, Array]]:
-    """(x, sigma, cond) -> D, and v, the network's channels beyond those of x.
+    """Make (x, sigma, cond) -> (D, v), v the network's channels beyond those of x.
 
-    Of a network that predicts variances v is shaped like x, and [-1, 1] in training
-    (Nichol and Dhariwal 2021).
+    If the network predicts variances, v is shaped like x, and within [-1, 1] in
+    training (Nichol and Dhariwal 2021). The arguments are those of `make_denoiser`.
     """
 
     def predict(x: Array, sigma: Scalar, cond: Any = None) -> tuple[Array, Array]:
@@ -239,7 +269,7 @@ def make_denoiser_with_variance(
 def make_classifier(
     network_fn: Callable[..., Array], precondition: Precondition
 ) -> Callable[[Array, Scalar], Array]:
-    """Logits(x, sigma), [batch, classes], of `network_fn(in_ x, noise)`."""
+    """Make logits(x, sigma), [batch, classes], of `network_fn(in_ x, noise)`."""
 
     def logits(x: Array, sigma: Scalar) -> Array:
         x, c = _coefficients(precondition, x, sigma)
@@ -251,7 +281,7 @@ def make_classifier(
 def _coefficients(
     precondition: Precondition, x: Array, sigma: Scalar
 ) -> tuple[Array, Preconditioner]:
-    """x, and the coefficients at the level of each example, of the type of x."""
+    """Return x as floats, and the coefficients at the level of each example."""
     x = as_float(x)
     sigma = jnp.asarray(sigma, x.dtype)
     expand_like(sigma, x)  # refuses what is neither a scalar nor [batch]
@@ -260,7 +290,7 @@ def _coefficients(
 
 
 def make_score(denoise: Denoise, sde: SDE) -> Score:
-    """The score of `sde` at xt: (alpha D(xt / alpha, sigma) - xt) / std^2.
+    """Make the score of an SDE at xt: (alpha D(xt / alpha, sigma) - xt) / std^2.
 
     Any denoiser serves any SDE, since it knows sigma alone.
     """

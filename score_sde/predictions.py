@@ -1,4 +1,4 @@
-"""What a network may predict, and how to get from one to another.
+"""Predictions that a network may make, and how to get from one to another.
 
 Every route passes through (x0, eps), with xt = alpha x0 + std eps:
 
@@ -68,7 +68,9 @@ def posterior_mean(alpha_s: Array, std_s: Array) -> Prediction:
 
         mean = (a std_s^2 xt + alpha_s v x0) / std_t^2.
 
-    Args: the scale and noise at level s, shaped to multiply xt.
+    Args:
+        alpha_s: the scale of the data at level s, shaped to multiply xt.
+        std_s: the standard deviation of the noise there, shaped likewise.
     """
 
     def coefficients(alpha: Array, std: Array) -> tuple[Array, Array]:
@@ -98,8 +100,14 @@ def convert(
 ) -> Array:
     """Express a prediction made at xt as another one.
 
-    Args: `source` and `target`, a name of `PREDICTIONS` or a `Prediction`; `alpha`
-    and `std`, scalars or [batch].
+    Args:
+        value: the prediction, shaped like xt.
+        xt: where it was made, [batch, *dims].
+        source: what it is, a name of `PREDICTIONS` or a `Prediction`.
+        target: what it shall be, likewise.
+        alpha: the scale of the data in xt, a scalar or [batch].
+        std: the standard deviation of the noise in xt, a scalar or [batch].
+
     Raises: ValueError for an unknown name.
     """
     alpha, std = expand_like(alpha, xt), expand_like(std, xt)

@@ -1,4 +1,4 @@
-"""Discrete chains: their betas, their noise levels, and which of them are visited.
+"""Discrete chains: their betas, their noise levels, and the timesteps to visit.
 
     abar_t = prod_(s <= t) (1 - beta_s)          sigma_t^2 = (1 - abar_t) / abar_t
 
@@ -20,14 +20,14 @@ from score_sde.fields import Positive, at_least, checks_rules, one_of
 def linear(
     num_train_timesteps: int, beta_start: float = 1e-4, beta_end: float = 0.02
 ) -> np.ndarray:
-    """Evenly spaced (Ho et al. 2020, sec. 4)."""
+    """Betas evenly spaced (Ho et al. 2020, sec. 4)."""
     return np.linspace(beta_start, beta_end, num_train_timesteps)
 
 
 def scaled_linear(
     num_train_timesteps: int, beta_start: float = 1e-4, beta_end: float = 0.02
 ) -> np.ndarray:
-    """Evenly spaced in sqrt(beta) (Rombach et al. 2022)."""
+    """Betas evenly spaced in sqrt(beta) (Rombach et al. 2022)."""
     ends = math.sqrt(beta_start), math.sqrt(beta_end)
     return np.linspace(*ends, num_train_timesteps) ** 2
 
@@ -35,10 +35,11 @@ def scaled_linear(
 def cosine(
     num_train_timesteps: int, beta_start: float = 1e-4, beta_end: float = 0.02
 ) -> np.ndarray:
-    """Those of abar(u) = cos^2(pi/2 (u + s) / (1 + s)), u from 0 to 1, s = 0.008.
+    """Betas whose abar follows the cosine schedule cos^2(pi/2 (u + s) / (1 + s)).
 
-    Clipped at 0.999, so that abar of the chain, the product of its 1 - beta, is not
-    quite the cosine (Nichol and Dhariwal 2021, eq. 17). The ends are not used.
+    u goes from 0 to 1, and s = 0.008. Betas are clipped at 0.999, so that abar of the
+    chain, the product of its 1 - beta, is not quite the cosine (Nichol and Dhariwal
+    2021, eq. 17). The ends are not used.
     """
     del beta_start, beta_end
     u = np.arange(num_train_timesteps + 1) / num_train_timesteps
@@ -49,7 +50,7 @@ def cosine(
 def sigmoid(
     num_train_timesteps: int, beta_start: float = 1e-4, beta_end: float = 0.02
 ) -> np.ndarray:
-    """From one end to the other along a sigmoid on [-6, 6] (Xu et al. 2022)."""
+    """Betas that rise along a sigmoid on [-6, 6] (Xu et al. 2022)."""
     ramp = 1 / (1 + np.exp(-np.linspace(-6, 6, num_train_timesteps)))
     return ramp * (beta_end - beta_start) + beta_start
 
@@ -63,12 +64,12 @@ BETA_SCHEDULES: dict[str, Callable[..., np.ndarray]] = {
 
 
 def alphas_cumprod(betas: np.ndarray) -> np.ndarray:
-    """abar, the squared scale of the data after each step."""
+    """Compute abar, the squared scale of the data after each step."""
     return np.exp(np.cumsum(np.log1p(-betas)))
 
 
 def levels(betas: np.ndarray) -> np.ndarray:
-    """sigma after each step of the chain, ascending."""
+    """Compute sigma after each step of the chain, ascending."""
     return np.sqrt(np.expm1(-np.cumsum(np.log1p(-betas))))
 
 
@@ -79,7 +80,16 @@ def chain_levels(
     beta_start: Annotated[float, Positive] = 1e-4,
     beta_end: Annotated[float, Positive] = 0.02,
 ) -> np.ndarray:
-    """`levels` of a schedule by its name, ascending."""
+    """Compute the noise levels of a chain by the name of its schedule, ascending.
+
+    Args:
+        beta_schedule: a name of `BETA_SCHEDULES`.
+        num_train_timesteps: the length of the chain.
+        beta_start: the first beta, of schedules that use it.
+        beta_end: the last beta, of schedules that use it.
+
+    Raises: ValueError for an unknown name, and numbers that are not > 0.
+    """
     betas = BETA_SCHEDULES[beta_schedule]
     return levels(betas(num_train_timesteps, beta_start, beta_end))
 
@@ -101,18 +111,18 @@ def iddpm_levels(num_steps: int, c_1: float, c_2: float) -> np.ndarray:
 
 
 def leading(num_steps: int, num_train_timesteps: int) -> np.ndarray:
-    """Every (T // num_steps)-th timestep from 0; the last ones are not visited."""
+    """Visit every (T // num_steps)-th timestep from 0, never the last ones."""
     return np.arange(num_steps)[::-1] * (num_train_timesteps // num_steps)
 
 
 def trailing(num_steps: int, num_train_timesteps: int) -> np.ndarray:
-    """Every (T / num_steps)-th timestep from the last, rounded (Lin et al. 2023)."""
+    """Visit every (T / num_steps)-th timestep from the last, rounded (Lin 2023)."""
     stride = num_train_timesteps / num_steps
     return np.round(num_train_timesteps - stride * np.arange(num_steps)).astype(int) - 1
 
 
 def linspace(num_steps: int, num_train_timesteps: int) -> np.ndarray:
-    """From the last timestep to the first, evenly, rounded (Nichol 2021, sec. 4)."""
+    """Visit timesteps evenly from the last to the first, rounded (Nichol 2021)."""
     return np.round(np.linspace(num_train_timesteps - 1, 0, num_steps)).astype(int)
 
 
@@ -121,4 +131,4 @@ TIMESTEP_SPACINGS: dict[str, Callable[[int, int], np.ndarray]] = {
     "trailing": trailing,
     "linspace": linspace,
 }
-"""Which timesteps of a chain are visited, in descending order."""
+"""Functions that choose the timesteps of a chain to visit, in descending order."""

@@ -41,7 +41,10 @@ TIMES_BELOW_1 = ("t_min < t_max < 1", lambda sde: sde.t_min < sde.t_max < 1)
 
 @pytree
 class SDE:
-    """A forward process on t_min <= t <= t_max; each method maps t of any shape."""
+    """A forward process on t_min <= t <= t_max; each method maps t of any shape.
+
+    Raises: ValueError unless 0 < t_min < t_max.
+    """
 
     t_min: Annotated[float, Positive] = dataclasses.field(default=1e-5, kw_only=True)
     t_max: Annotated[float, Positive] = dataclasses.field(default=1.0, kw_only=True)
@@ -58,9 +61,10 @@ class SDE:
         """Noise level relative to the data; grows with t."""
 
     def t_from_sigma(self, sigma: Scalar) -> Array:
-        """The inverse of `sigma`, clipped to [t_min, t_max].
+        """Invert `sigma`: the time at which the noise level is this, any shape.
 
-        Found by bisecting log t; the SDEs below give a closed form instead.
+        Here by bisecting log t, clipped to [t_min, t_max]; the SDEs below give closed
+        forms instead.
         """
         sigma = as_float(sigma)
         low = jnp.full_like(sigma, jnp.log(self.t_min))
@@ -101,13 +105,14 @@ class SDE:
 
 
 def _derivative(function: Callable[[Array], Array], t: Scalar) -> Array:
+    """The derivative of a function that acts on each element of t."""
     t = as_float(t)
     return jax.jvp(function, (t,), (jnp.ones_like(t),))[1]
 
 
 @pytree
 class VP(SDE):
-    """Variance preserving, beta linear in t (Song et al. 2021, eq. 11; g^2 = beta)."""
+    """The variance-preserving SDE, beta linear in t (Song et al. 2021, eq. 11)."""
 
     beta_min: Annotated[float, Positive] = 0.1
     beta_max: Annotated[float, Positive] = 20.0
@@ -131,7 +136,7 @@ class VP(SDE):
         return self.t_from_integral_beta(jnp.log1p(as_float(sigma) ** 2))
 
     def t_from_integral_beta(self, integral: Array) -> Array:
-        """The root of integral_beta(t) = integral, in the form that can't cancel."""
+        """Solve integral_beta(t) = integral for t, in the form that can't cancel."""
         slope = self.beta_max - self.beta_min
         root = jnp.sqrt(self.beta_min**2 + 2 * slope * integral)
         return 2 * integral / (self.beta_min + root)
@@ -139,7 +144,7 @@ class VP(SDE):
 
 @pytree
 class SubVP(VP):
-    """Sub-VP: less noise than VP at every t (Song et al. 2021, eq. 12)."""
+    """The sub-VP SDE: less noise than VP at every t (Song et al. 2021, eq. 12)."""
 
     def sigma(self, t: Scalar) -> Array:
         return 2 * jnp.sinh(0.5 * self.integral_beta(t))
@@ -150,7 +155,7 @@ class SubVP(VP):
 
 @pytree
 class VE(SDE):
-    """Variance exploding, sigma geometric in t (Song et al. 2021, eq. 9 and 30).
+    """The variance-exploding SDE, sigma geometric in t (Song et al. 2021, eq. 9, 30).
 
     At t = 0 the data carry the noise sigma_min, as in the published models.
     """
@@ -176,7 +181,7 @@ class VE(SDE):
 
 @pytree
 class EDM(SDE):
-    """alpha = 1 and sigma = t: time is the noise level (Karras et al. 2022)."""
+    """The SDE of EDM, alpha = 1 and sigma = t (Karras et al. 2022)."""
 
     t_min: Annotated[float, Positive] = dataclasses.field(default=0.002, kw_only=True)
     t_max: Annotated[float, Positive] = dataclasses.field(default=80.0, kw_only=True)
@@ -193,7 +198,7 @@ class EDM(SDE):
 
 @pytree
 class CosineVP(SDE):
-    """Variance preserving, alpha = cos(pi t / 2) (Nichol 2021, Salimans 2022).
+    """The variance-preserving SDE with alpha = cos(pi t / 2) (Nichol 2021).
 
     sigma = tan(pi t / 2), and log_alpha = -log(1 + sigma^2) / 2 as in every
     variance-preserving process. The tangent is written with 1 - t, which is exact
@@ -218,7 +223,7 @@ class CosineVP(SDE):
 
 @pytree
 class StraightLine(SDE):
-    """xt = (1 - t) x0 + t eps: flow matching, rectified flow (Lipman 2022)."""
+    """The straight line xt = (1 - t) x0 + t eps of flow matching (Lipman 2022)."""
 
     t_max: Annotated[float, Positive] = dataclasses.field(default=0.999, kw_only=True)
 
@@ -238,14 +243,23 @@ class StraightLine(SDE):
 
 
 def perturb(x0: Array, eps: Array, t: Scalar, *, sde: SDE) -> Array:
-    """Xt = alpha x0 + std eps, for t a scalar or [batch]."""
+    """Noise clean data: xt = alpha(t) x0 + std(t) eps.
+
+    Args:
+        x0: clean data, [batch, *dims]. Whole numbers become floats.
+        eps: standard normal noise, shaped like x0.
+        t: a scalar or [batch].
+        sde: the forward process.
+
+    Raises: ValueError for eps of another shape, and t of neither.
+    """
     x0, eps = as_float(x0), as_float(eps)
     check_alike("eps", eps, x0)
     return expand_like(sde.alpha(t), x0) * x0 + expand_like(sde.std(t), x0) * eps
 
 
 def forward_drift(xt: Array, t: Scalar, *, sde: SDE) -> Array:
-    """f(t) xt."""
+    """Drift of the forward SDE: f(t) xt, shaped like xt."""
     return expand_like(sde.drift_rate(t), xt) * xt
 
 
@@ -283,9 +297,13 @@ def rescaled_flow(
 def prior_sample(
     key: Key, shape: tuple[int, ...], *, sde: SDE, dtype: Any = None
 ) -> Array:
-    """Draws x at t_max: N(0, std(t_max)^2), shape [batch, *dims].
+    """Draw x at t_max from N(0, std(t_max)^2).
 
-    Example i depends on (key, i) alone. Keys may also be given one per example.
+    Args:
+        key: one key, of which example i depends on (key, i) alone; or one per example.
+        shape: [batch, *dims].
+        sde: the forward process.
+        dtype: of the draws; JAX's default float if None.
     """
     like = jnp.zeros(shape, dtype)
     eps = per_example(jr.normal, example_keys(key, shape[0]), like)

@@ -29,7 +29,7 @@ NO_LABEL = -1
 
 
 class Denoise(Protocol):
-    """E[x0 | x0 + sigma eps = x]: the one object that all others make or use."""
+    """The denoiser E[x0 | x0 + sigma eps = x], which all other objects make or use."""
 
     def __call__(self, x: Array, sigma: Scalar, cond: Any = None, /) -> Array: ...
 
@@ -45,7 +45,7 @@ class UserError(ValueError):
 
 
 def choices_text(value: Any, choices: Any) -> str:
-    """What may stand instead of a value: the nearest choice, and all of them."""
+    """Describe what may stand instead of a value: the nearest choice, and all."""
     close = difflib.get_close_matches(str(value), choices, n=1)
     guess = f"; did you mean {close[0]!r}?" if close else ""
     return f"{guess}; choose from {sorted(choices)}"

@@ -203,9 +203,9 @@ def test_bad_input_is_answered_before_any_solve():
         solve(t0=1.5)
     with pytest.raises(ValueError, match="times must increase or decrease"):
         solve(times=[1.0, 0.5, 0.7])
-    with pytest.raises(ValueError, match="rtol is -1.0; it must be 0 or more"):
+    with pytest.raises(ValueError, match="rtol is -1.0; it must be >= 0"):
         solve(rtol=-1.0)
-    with pytest.raises(ValueError, match="num_steps is 0; it must be at least 1"):
+    with pytest.raises(ValueError, match="num_steps is 0; it must be >= 1"):
         ss.solve_sde(jr.key(0), score_of(ss.VP()), ss.VP(), x, num_steps=0)
     with pytest.raises(
         ValueError, match="Kvaerno3 is implicit; use an explicit solver"

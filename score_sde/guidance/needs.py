@@ -1,4 +1,4 @@
-"""What a guidance function needs beside a denoiser, stated by the function itself.
+"""Needs of a guidance function beside a denoiser, stated by the function itself.
 
 - Another model, such as a worse one or a classifier, is a keyword-only parameter
   without a default. Its name is the role of the run that offers it: `worse`,

@@ -26,24 +26,27 @@ from score_sde.types import Array
 
 
 class Progress(NamedTuple):
-    """Where each example is; all but x, euler and attempts are [batch]."""
+    """Progress of each example; all but x, euler and attempts are [batch]."""
 
     x: Array
+    """[batch, *dims]."""
     euler: Array
     """The Euler step that was last accepted; it scales the tolerance."""
     left: Array
-    """Log sigma that is left to pass."""
+    """The log sigma that is left to pass."""
     h: Array
     """The next step."""
     accepted: Array
+    """Steps that were taken."""
     rejected: Array
+    """Steps that were taken back."""
     attempts: Array
-    """Of all examples."""
+    """Attempts so far, the same number for all examples."""
 
 
 @pytree
 class AdaptiveSDE(Sampler):
-    """Steps of Euler-Maruyama and improved Euler, whose difference is the error.
+    """Improved Euler, with steps chosen by its difference from Euler-Maruyama.
 
     Both use one draw and together two evaluations. With x' the first and x'' the mean
     of both, the error is the root mean square of (x' - x'') / max(atol, rtol |x'|),
@@ -55,13 +58,16 @@ class AdaptiveSDE(Sampler):
     the spread came out 1.8 times too large (rtol 0.05; measured). So a key means one
     Brownian path here, whose shorter steps are parts of the longer ones.
 
-    Of the grid the ends alone matter; a last level 0 is reached by D. Evaluations,
+    Only the ends of the grid matter; a last level 0 is reached by D. Evaluations,
     steps and success are reported per example; an x that has not arrived is NaN. The
     loop ends with the slowest; `jax.shard_map` keeps devices from waiting for each
     other. Differentiable in forward mode, the steps held where they are.
 
     Args:
+        rtol: relative tolerance.
         atol: absolute tolerance; published for data in [-1, 1], one of 256 levels.
+        safety: a step is this much shorter than its error would allow.
+        exponent: how fast steps follow the error.
         max_factor: by which a step grows at most (infinite as published). In one
             dimension the error vanishes at times by chance.
         max_steps: attempts, after which examples that have not arrived have failed.
@@ -130,7 +136,7 @@ class AdaptiveSDE(Sampler):
     def attempted(
         self, denoise: Model, draw: Draw, end: Array, now: Progress, going: Array
     ) -> Progress:
-        """One more attempt by the examples that are going."""
+        """Make one more attempt by the examples that are going."""
         x, h = now.x, expand_like(now.h, now.x)
         sigma, sigma_next = end * jnp.exp(now.left), end * jnp.exp(now.left - now.h)
         noise = jnp.sqrt(2 * h) * draw(now.attempts, sigma, sigma_next)

@@ -22,7 +22,7 @@ from score_sde.types import Array, Scalar
 def ancestral_levels(
     sigma: Array, sigma_next: Array, eta: Scalar
 ) -> tuple[Array, Array]:
-    """(sigma_down, sigma_up) with sigma_down^2 + sigma_up^2 = sigma_next^2.
+    """Split sigma_next^2 into sigma_down^2 + sigma_up^2: return (sigma_down, sigma_up).
 
     sigma_up = min(sigma_next, eta sigma_next sqrt(1 - sigma_next^2 / sigma^2)); at
     eta = 1 the step has the variance of the chain's posterior (Ho et al. 2020, eq. 7).
@@ -33,7 +33,7 @@ def ancestral_levels(
 
 
 def remainder(whole: Array, part: Array) -> Array:
-    """sqrt(whole^2 - part^2), with derivative 0 where nothing remains."""
+    """Compute sqrt(whole^2 - part^2), with derivative 0 where nothing remains."""
     squared = (whole - part) * (whole + part)
     some = squared > 0
     return jnp.where(some, jnp.sqrt(jnp.where(some, squared, 1.0)), 0.0)
@@ -56,7 +56,7 @@ class Noised(Sampler):
         return is_on(self.eta)
 
     def noised(self, x: Array, std: Array, at: Interval, draw: Draw) -> Array:
-        """x with s_noise std eps added, eps being the first draw of the step."""
+        """Add s_noise std eps to x, eps being the first draw of the step."""
         if not self.stochastic:
             return x
         return x + self.s_noise * std * draw(0, at.sigma, at.sigma_next)
@@ -64,7 +64,7 @@ class Noised(Sampler):
 
 @pytree
 class EulerAncestral(Noised):
-    """Euler to sigma_down, then noise sigma_up; no noise in the step to sigma = 0."""
+    """Euler's step to sigma_down, then noise sigma_up, but none in the step to 0."""
 
     def step(
         self, denoise: Model, x: Array, at: Interval, draw: Draw, state: Any
@@ -76,6 +76,6 @@ class EulerAncestral(Noised):
 
 
 def count_steps_down_twice(sigmas: Array, eta: Scalar) -> Array:
-    """Two evaluations per step, but one where it ends at sigma_down = 0."""
+    """Count two evaluations a step, but one where it ends at sigma_down = 0."""
     down, _ = ancestral_levels(sigmas[:-1], sigmas[1:], eta)
     return len(sigmas) - 1 + (down > 0).sum()

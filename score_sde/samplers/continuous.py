@@ -8,12 +8,13 @@ of its own.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from score_sde.arrays import as_float, example_keys, expand_like, unbatched
+from score_sde.fields import at_least, checks_rules
 from score_sde.integrate import Stats, check_times, integrate
 from score_sde.sde import SDE, rescaled_flow
 from score_sde.types import Array, Key, Scalar, Score
@@ -24,13 +25,16 @@ if TYPE_CHECKING:
 
 
 class Solution(NamedTuple):
-    """Where the solver ended. All but x are [batch]."""
+    """The point where a solver ended, and what it took; all but x are [batch]."""
 
     x: Array
+    """xt at t1, [batch, *dims]."""
     num_evals: Array
     """Evaluations of the score."""
     num_accepted: Array
+    """Steps that the solver took."""
     num_rejected: Array
+    """Steps that it took back."""
     success: Array
     """False where the solver gave up or x is not finite: that x is no solution."""
 
@@ -53,10 +57,19 @@ def solve_ode(
     By default from t_max to t_min, noise to data; the other way round it encodes.
 
     Args:
+        score: score(xt, t, cond), shaped like xt.
+        sde: the forward process.
         x: xt at t0, [batch, *dims].
+        t0: where to begin; t_max if None.
+        t1: where to end; t_min if None.
         times: a fixed grid of t instead of t0, t1 and the tolerances, one step of the
             solver per interval.
         solver: any explicit diffrax solver; Tsit5 if None.
+        rtol: relative tolerance.
+        atol: absolute tolerance.
+        cond: the condition of the score, or None.
+
+    Raises: ValueError for times that the SDE lacks, and for an implicit solver.
     """
     import diffrax
 
@@ -84,6 +97,7 @@ def solve_ode(
     return Solution(expand_like(sde.alpha(ends[-1]), x) * last, *stats)
 
 
+@checks_rules
 def solve_sde(
     key: Key,
     score: Score,
@@ -93,7 +107,7 @@ def solve_sde(
     t0: Scalar | None = None,
     t1: Scalar | None = None,
     times: Array | None = None,
-    num_steps: int = 500,
+    num_steps: Annotated[int, at_least(1)] = 500,
     solver: diffrax.AbstractSolver | None = None,
     adaptive: bool = False,
     rtol: float = 1e-2,
@@ -109,75 +123,116 @@ def solve_sde(
     The noise of example i is a function of (key, i).
 
     Args:
-        x: xt at t0, by default t_max, [batch, *dims].
+        key: one key, or one per example.
+        score: score(xt, t, cond), shaped like xt.
+        sde: the forward process.
+        x: xt at t0, [batch, *dims].
+        t0: where to begin; t_max if None.
+        t1: where to end; t_min if None.
         times: a fixed grid of t, one step per interval; if None, num_steps steps even
             in log sigma.
+        num_steps: of the grid that is even in log sigma.
         solver: any explicit diffrax SDE solver; Euler (Euler-Maruyama) if None. The
             noise is additive, so SRA1, ShARK and SPaRK apply.
         adaptive: choose steps by the tolerances; needs a solver with an error estimate
             (SPaRK, ShARK, SRA1) and the slower virtual Brownian tree.
-    """
-    import diffrax
-    import lineax as lx
+        rtol: relative tolerance of an adaptive solve.
+        atol: absolute tolerance of an adaptive solve.
+        cond: the condition of the score, or None.
 
-    if num_steps < 1:
-        raise ValueError(f"num_steps is {num_steps}; it must be at least 1.")
-    solver = diffrax.Euler() if solver is None else solver
+    Raises: ValueError for times that the SDE lacks, and for an implicit solver.
+    """
     x = as_float(x)
     ends = _times(sde, t0, t1, times, x.dtype)
     log_sigmas = jnp.log(sde.sigma(ends))
     if times is None and not adaptive:
         log_sigmas = jnp.linspace(log_sigmas[0], log_sigmas[-1], num_steps + 1)
-    # Brownian paths run forwards: the clock is the log sigma that was passed so far.
-    clock = log_sigmas[0] - log_sigmas
-    levy: Any = diffrax.BrownianIncrement
-    if isinstance(solver, diffrax.AbstractSRK):
-        levy = diffrax.SpaceTimeLevyArea
+    reverse = _Reverse(score, sde, log_sigmas)
+    options: dict[str, Any] = {
+        "solver": solver,
+        "adaptive": adaptive,
+        "rtol": rtol,
+        "atol": atol,
+    }
+    solve = jax.vmap(lambda x, key, cond: reverse.solve(x, key, cond, **options))
+    keys = example_keys(key, x.shape[0])
+    last, stats = solve(x / expand_like(sde.alpha(ends[0]), x), keys, cond)
+    return Solution(expand_like(sde.alpha(ends[-1]), x) * last, *stats)
 
-    def one(x: Array, key: Key, cond: Any) -> tuple[Array, Stats]:
-        shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
-        path: diffrax.AbstractBrownianPath
-        if adaptive:
-            span = clock[-1] - clock[0]
-            path = diffrax.VirtualBrownianTree(
-                clock[0], clock[-1], span * 2**-12, shape, key, levy_area=levy
-            )
-        else:
-            path = diffrax.UnsafeBrownianPath(shape, key, levy_area=levy)
+
+class _Reverse(NamedTuple):
+    """The reverse SDE of one example x = xt / alpha over a grid of log sigma."""
+
+    score: Score
+    sde: SDE
+    log_sigmas: Array
+
+    @property
+    def clock(self) -> Array:
+        """The log sigma that was passed so far: Brownian paths run forwards."""
+        return self.log_sigmas[0] - self.log_sigmas
+
+    def solve(
+        self,
+        x: Array,
+        key: Key,
+        cond: Any,
+        *,
+        solver: diffrax.AbstractSolver | None,
+        adaptive: bool,
+        **tolerances: Any,
+    ) -> tuple[Array, Stats]:
+        """Carry x to the end of the grid."""
+        import diffrax
+        import lineax as lx
+
+        solver = diffrax.Euler() if solver is None else solver
 
         def drift(passed: Any, x: Array, _: Any) -> Array:
-            log_sigma = log_sigmas[0] - passed
-            flow = rescaled_flow(
-                x, log_sigma, sde=sde, score=unbatched(score), cond=cond
+            log_sigma, score = self.log_sigmas[0] - passed, unbatched(self.score)
+            return -2 * rescaled_flow(
+                x, log_sigma, sde=self.sde, score=score, cond=cond
             )
-            return -2 * flow
 
         def diffusion(passed: Any, x: Array, _: Any) -> lx.AbstractLinearOperator:
-            level = math.sqrt(2) * jnp.exp(log_sigmas[0] - passed)
+            level = math.sqrt(2) * jnp.exp(self.log_sigmas[0] - passed)
             return lx.DiagonalLinearOperator(jnp.full_like(x, level))
 
+        path = self.path(x, key, solver=solver, adaptive=adaptive)
         return integrate(
             diffrax.MultiTerm(
                 diffrax.ODETerm(drift), diffrax.ControlTerm(diffusion, path)
             ),
             x,
-            clock,
+            self.clock,
             solver=solver,
             adaptive=adaptive,
-            rtol=rtol,
-            atol=atol,
             gains=(0.1, 0.3),
+            **tolerances,
         )
 
-    keys = example_keys(key, x.shape[0])
-    last, stats = jax.vmap(one)(x / expand_like(sde.alpha(ends[0]), x), keys, cond)
-    return Solution(expand_like(sde.alpha(ends[-1]), x) * last, *stats)
+    def path(
+        self, x: Array, key: Key, *, solver: diffrax.AbstractSolver, adaptive: bool
+    ) -> diffrax.AbstractBrownianPath:
+        """Make the Brownian path that the key means, of the kind the solver asks."""
+        import diffrax
+
+        clock, shape = self.clock, jax.ShapeDtypeStruct(x.shape, x.dtype)
+        levy: Any = diffrax.BrownianIncrement
+        if isinstance(solver, diffrax.AbstractSRK):
+            levy = diffrax.SpaceTimeLevyArea
+        if not adaptive:
+            return diffrax.UnsafeBrownianPath(shape, key, levy_area=levy)
+        tolerance = (clock[-1] - clock[0]) * 2**-12
+        return diffrax.VirtualBrownianTree(
+            clock[0], clock[-1], tolerance, shape, key, levy_area=levy
+        )
 
 
 def _times(
     sde: SDE, t0: Scalar | None, t1: Scalar | None, times: Array | None, dtype: Any
 ) -> Array:
-    """The grid of t, or its two ends.
+    """Return the grid of t, or its two ends.
 
     Raises: ValueError for times that the SDE lacks, or given twice.
     """

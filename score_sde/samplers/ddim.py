@@ -19,9 +19,9 @@ from score_sde.types import Array
 
 @pytree
 class DDIM(Sampler):
-    """eta = 0 follows the probability flow, eta = 1 is the DDPM chain.
+    """DDIM: eta = 0 follows the probability flow, eta = 1 is the DDPM chain.
 
-    Their eq. 12 and 16: x moves along eps to the level that leaves room for noise of
+    Its eq. 12 and 16: x moves along eps to the level that leaves room for noise of
     eta times the standard deviation of the chain's posterior.
     """
 
@@ -36,5 +36,5 @@ class DDIM(Sampler):
     def step(
         self, denoise: Model, x: Array, at: Interval, draw: Draw, state: Any
     ) -> Step:
-        # In x = xt / alpha that is what the ancestral Euler step does.
+        # In x = xt / alpha the ancestral Euler step does just this.
         return EulerAncestral(self.eta).step(denoise, x, at, draw, state)

@@ -21,7 +21,7 @@ VARIANCES = ("fixed_small", "fixed_large", "learned")
 
 @pytree
 class DDPM(Sampler):
-    """Draws from N(posterior mean given D, variance); the last step gives the mean.
+    """Draw from N(posterior mean given D, variance); the last step gives the mean.
 
     Args:
         variance: "fixed_small", the posterior's variance given x0; "fixed_large", beta
@@ -71,7 +71,7 @@ class DDPM(Sampler):
         return Step(mean + self.std(x, at) * noise, denoised, state)
 
     def std(self, x: Array, at: Interval) -> Array:
-        """Of the noise that the step adds to x, 0 in the step to sigma = 0."""
+        """Standard deviation of the noise that a step adds to x; 0 in the last."""
         # A level that has a logarithm stands in for 0.
         last = at.sigma_next == 0
         sigma_next = jnp.where(last, 0.5 * at.sigma, at.sigma_next)
@@ -91,7 +91,7 @@ class DDPM(Sampler):
 
 
 def posterior_stds(sigma: Array, sigma_next: Array) -> tuple[Array, Array]:
-    """(small, large): of the chain's posterior given x0, and of its beta, in x.
+    """Compute standard deviations of the posterior and of beta in x, (small, large).
 
     small^2 = sigma_next^2 (1 - sigma_next^2 / sigma^2); large^2 = beta / alpha_next^2
     with beta = 1 - alpha^2 / alpha_next^2 and alpha^2 = 1 / (1 + sigma^2).

@@ -20,7 +20,7 @@ from score_sde.types import Array
 
 @pytree
 class DEIS(Sampler):
-    """eps a polynomial of log sigma through the last levels, integrated over sigma.
+    """DEIS: eps is a polynomial of log sigma through the last levels, integrated.
 
     One evaluation a step. A polynomial in sigma would make it the method of Adams and
     Bashforth; this is the variant named logrho.

@@ -33,7 +33,7 @@ from score_sde.types import Array
 def midpoint(
     denoise: Model, x: Array, denoised: Array, sigma: Array, target: Array
 ) -> Array:
-    """From sigma to target by the slope at the geometric middle."""
+    """Carry x from sigma to target by the slope at the geometric middle."""
     first = slope(x, denoised, sigma)
 
     def by_the_middle() -> Array:
@@ -47,7 +47,7 @@ def midpoint(
 
 @pytree
 class DPM2(Churn):
-    """Second order; deterministic but for churn."""
+    """DPM-Solver-2 as a midpoint rule, of second order; deterministic but for churn."""
 
     def step(
         self, denoise: Model, x: Array, at: Interval, draw: Draw, state: Any
@@ -63,7 +63,7 @@ class DPM2(Churn):
 
 @pytree
 class DPM2Ancestral(Noised):
-    """The same to sigma_down, then noise sigma_up.
+    """DPM-Solver-2 to sigma_down, then noise sigma_up.
 
     Noise is added after every step above sigma = 0; k-diffusion leaves it out where
     eta > 1 takes sigma_down to 0, and its samples are short of that variance.

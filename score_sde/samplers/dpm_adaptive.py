@@ -24,19 +24,20 @@ from score_sde.types import Array
 
 
 class Control(NamedTuple):
-    """What the step-size controller remembers, [batch] each."""
+    """Memory of the step-size controller, [batch] each."""
 
     h: Array
     """The next step, in log sigma."""
     inverse: Array
-    """1 / error of the last accepted step, and of the one before."""
+    """1 / error of the last accepted step."""
     inverse_before: Array
+    """1 / error of the accepted step before."""
     started: Array
-    """Whether there was an error yet."""
+    """True once there was an error."""
 
 
 class Progress(NamedTuple):
-    """Where each example is; all but x and low are [batch]."""
+    """Progress of each example; all but x and low are [batch]."""
 
     x: Array
     low: Array
@@ -49,17 +50,17 @@ class Progress(NamedTuple):
 
 @pytree
 class DPMAdaptive(Noised):
-    """Every example takes steps of its own, from sigmas[0] to the last level above 0.
+    """DPM-Solver-12 or -23, each example with steps of its own.
 
-    Of a step of order 2 (3) the error is the root mean square over the example of the
+    The error of a step of order 2 (3) is the root mean square over the example of the
     difference to order 1 (2), in units of max(atol, rtol |x|) (Lu et al. 2022, arXiv
     2206.00927, app. C). A step size is multiplied by 1 + atan(f - 1), where
     f = e0^b0 e1^b1 e2^b2 of the inverse errors of now and of the last two accepted
     steps, b = (p + i + d, -(p + 2 d), d) / order; a step with a factor below
     accept_safety is taken back.
 
-    Of the grid the ends alone matter. It stops at the last level above 0, without a
-    last denoising. Evaluations, steps and success are reported per example; the loop
+    Only the ends of the grid matter. It stops at the last level above 0, without a last
+    denoising. Evaluations, steps and success are reported per example; the loop
     ends with the slowest. `jax.shard_map` keeps devices from waiting for each other.
     Published code has one step size for the whole batch: give it as one example,
     [1, batch, *dims], to have that.
@@ -67,7 +68,15 @@ class DPMAdaptive(Noised):
     Differentiable in forward mode, the steps held where they are. With eta > 0 a step
     goes further down and adds noise; a step that is taken back draws none.
 
-    Args: `order`, 2 or 3; `h_init`, the first step in log sigma.
+    Args:
+        order: 2 or 3.
+        rtol: relative tolerance.
+        atol: absolute tolerance.
+        h_init: the first step, in log sigma.
+        pcoeff: p, the proportional gain.
+        icoeff: i, the integral gain.
+        dcoeff: d, the derivative gain.
+        accept_safety: the factor from which a step is accepted.
     """
 
     eta: Annotated[float, NonNegative] = 0.0
@@ -114,30 +123,7 @@ class DPMAdaptive(Noised):
             return going & jnp.isfinite(now.control.h)
 
         def attempt(now: Progress) -> Progress:
-            log_next = jnp.maximum(end, now.log_sigma - now.control.h)
-            sigma, sigma_next = jnp.exp(now.log_sigma), jnp.exp(log_next)
-            down, up = levels_above(sigma, sigma_next, self.eta, jnp.exp(end))
-            low, high = self.pair(denoise, now.x, sigma, down)
-            size = jnp.maximum(jnp.abs(low), jnp.abs(now.low))
-            scaled = (low - high) / jnp.maximum(self.atol, self.rtol * size)
-            # The steps are no function of x: a root has no derivative at an error of 0.
-            error = jnp.sqrt(mean_over_data(jax.lax.stop_gradient(scaled) ** 2))
-            accept, control = self.propose(now.control, error)
-            if self.stochastic:
-                noise = draw(now.accepted, sigma, sigma_next)
-                high = high + expand_like(self.s_noise * up, x) * noise
-            going = unfinished(now)
-            took = going & accept
-            return Progress(
-                x=where_example(took, high, now.x),
-                low=where_example(took, low, now.low),
-                log_sigma=jnp.where(took, log_next, now.log_sigma),
-                control=jax.tree.map(
-                    lambda new, old: jnp.where(going, new, old), control, now.control
-                ),
-                accepted=jnp.where(took, now.accepted + 1, now.accepted),
-                rejected=jnp.where(going & ~accept, now.rejected + 1, now.rejected),
-            )
+            return self.attempted(denoise, draw, end, now, unfinished(now))
 
         start = Progress(
             x=x,
@@ -157,10 +143,38 @@ class DPMAdaptive(Noised):
             success=finite & (last.log_sigma <= end + self.margin),
         )
 
+    def attempted(
+        self, denoise: Model, draw: Draw, end: Array, now: Progress, going: Array
+    ) -> Progress:
+        """Make one more attempt by the examples that are going, [batch]."""
+        log_next = jnp.maximum(end, now.log_sigma - now.control.h)
+        sigma, sigma_next = jnp.exp(now.log_sigma), jnp.exp(log_next)
+        down, up = levels_above(sigma, sigma_next, self.eta, jnp.exp(end))
+        low, high = self.pair(denoise, now.x, sigma, down)
+        size = jnp.maximum(jnp.abs(low), jnp.abs(now.low))
+        scaled = (low - high) / jnp.maximum(self.atol, self.rtol * size)
+        # The steps are no function of x: a root has no derivative at an error of 0.
+        error = jnp.sqrt(mean_over_data(jax.lax.stop_gradient(scaled) ** 2))
+        accept, control = self.propose(now.control, error)
+        if self.stochastic:
+            noise = draw(now.accepted, sigma, sigma_next)
+            high = high + expand_like(self.s_noise * up, now.x) * noise
+        took = going & accept
+        return Progress(
+            x=where_example(took, high, now.x),
+            low=where_example(took, low, now.low),
+            log_sigma=jnp.where(took, log_next, now.log_sigma),
+            control=jax.tree.map(
+                lambda new, old: jnp.where(going, new, old), control, now.control
+            ),
+            accepted=jnp.where(took, now.accepted + 1, now.accepted),
+            rejected=jnp.where(going & ~accept, now.rejected + 1, now.rejected),
+        )
+
     def pair(
         self, denoise: Model, x: Array, sigma: Array, target: Array
     ) -> tuple[Array, Array]:
-        """x at the target, by the lower and by the higher order."""
+        """Carry x to the target, by the lower and by the higher order."""
         eps = noise_of(x, denoise(x, sigma), sigma)
         r = 1 / self.order
         eps_r = noise_at(denoise, x, eps, sigma, target, r)
@@ -170,12 +184,12 @@ class DPMAdaptive(Noised):
         return second, third_order(denoise, x, eps, eps_r, sigma, target)
 
     def controller(self, batch: tuple[int, ...], dtype: Any) -> Control:
-        """The controller before the first step."""
+        """Make the memory of the controller before the first step."""
         one = jnp.ones(batch, dtype)
         return Control(self.h_init * one, one, one, jnp.zeros(batch, bool))
 
     def propose(self, control: Control, error: Array) -> tuple[Array, Control]:
-        """Whether to accept a step of that error, [batch], and what to try next."""
+        """Decide if steps of this error, [batch], are taken, and which to try next."""
         # The strong order of additive noise replaces the order of the flow.
         order = 1.5 if self.stochastic else self.order
         inverse = 1 / (error + 1e-8)

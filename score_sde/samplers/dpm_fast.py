@@ -23,12 +23,13 @@ from score_sde.types import Array, Scalar
 
 @pytree
 class DPMFast(Noised):
-    """Steps of order 3 and one or two of lower order, of as many evaluations as order.
+    """DPM-Solver-fast: steps of order 3, and one or two of lower order at the end.
 
-    Of the grid it takes the ends and the number of steps, which is the number of its
-    evaluations; its own levels are even in log sigma (Lu et al. 2022, arXiv 2206.00927,
-    app. D.3). It stops at the last level above 0, without a last denoising. `path` and
-    `denoised` have an entry for each of its own steps, about a third as many.
+    A step has as many evaluations as its order. From the grid it takes the ends and the
+    number of steps, which is the number of its evaluations; its own levels are even in
+    log sigma (Lu et al. 2022, arXiv 2206.00927, app. D.3). It stops at the last level
+    above 0, without a last denoising. `path` and `denoised` have an entry for each of
+    its own steps, about a third as many.
 
     With eta > 0 a step goes further down and adds noise; no noise in the last.
     """
@@ -77,6 +78,7 @@ class DPMFast(Noised):
 def _step_of(
     order: int, denoise: Model, x: Array, eps: Array, sigma: Array, target: Array
 ) -> Array:
+    """Carry x from sigma to target by a step of this order."""
     if order == 1:
         return first_order(x, eps, sigma, target)
     r = 1 / order
@@ -87,13 +89,13 @@ def _step_of(
 
 
 def orders_for(num_evals: int) -> tuple[int, ...]:
-    """As many threes as fit, and 2, 1 (if three divides) or the rest."""
+    """Choose orders of this sum: threes, then 2, 1 (if three divides) or the rest."""
     threes, rest = divmod(num_evals, 3)
     return (3,) * threes + (rest,) if rest else (3,) * (threes - 1) + (2, 1)
 
 
 def positive_ends(sigmas: Array) -> tuple[Array, Array]:
-    """The first level and the last above 0.
+    """Return the first level and the last above 0.
 
     Raises: ValueError if they are one.
     """
@@ -105,7 +107,7 @@ def positive_ends(sigmas: Array) -> tuple[Array, Array]:
 def levels_above(
     sigma: Array, sigma_next: Array, eta: Scalar, sigma_min: Array
 ) -> tuple[Array, Array]:
-    """`ancestral_levels`, but with sigma_down not below sigma_min."""
+    """Split like `ancestral_levels`, but with sigma_down not below sigma_min."""
     down, _ = ancestral_levels(sigma, sigma_next, eta)
     # Nor above sigma_next, by rounding.
     down = jnp.clip(down, sigma_min, sigma_next)

@@ -38,7 +38,7 @@ COEFFICIENTS: dict[str, Callable[[Array, Array, int], Coefficients]] = {
 def singlestep_orders(
     order: int, num_steps: int, *, lower_order_final: bool
 ) -> np.ndarray:
-    """1, ..., order, over and over; if need be, the last group is shorter.
+    """Repeat the orders 1, ..., order; if need be, the last group is shorter.
 
     A group that would be the last and whole gives way to smaller ones, so that the
     last step is never of the full order.
@@ -51,7 +51,7 @@ def singlestep_orders(
 
 @pytree
 class DPMSolver(Sampler):
-    """What the three orders share.
+    """The multistep and singlestep methods of DPM-Solver, common to its three orders.
 
     Args:
         algorithm_type: "dpmsolver++" predicts the data, "dpmsolver" the noise; with
@@ -126,7 +126,7 @@ class DPMSolver(Sampler):
     def advanced(
         self, order: int, start: Array, values: tuple[Array, ...], at: Interval
     ) -> Array:
-        """One step of an order, by the predictions at as many levels, newest first."""
+        """Make a step of an order by as many predictions, newest first."""
         first = at.number if self.method == "multistep" else at.number - (order - 1)
         begin, end = at.sigmas[first], at.sigma_next
         h = jnp.log(begin / end)
@@ -156,21 +156,21 @@ class DPMSolver(Sampler):
 
 @pytree
 class DPMSolver1(DPMSolver):
-    """First order; of the flow, DDIM (Lu et al. 2022a, eq. 3.7)."""
+    """DPM-Solver of first order; of the flow, DDIM (Lu et al. 2022a, eq. 3.7)."""
 
     order: ClassVar[int] = 1
 
 
 @pytree
 class DPMSolver2(DPMSolver):
-    """Second order; with the defaults, DPM-Solver++(2M) (Lu et al. 2022b, alg. 2)."""
+    """DPM-Solver of second order; by default, DPM-Solver++(2M) (Lu 2022b, alg. 2)."""
 
     order: ClassVar[int] = 2
 
 
 @pytree
 class DPMSolver3(DPMSolver):
-    """Third order if singlestep.
+    """DPM-Solver of third order, if singlestep.
 
     The published multistep method gives the curvature half its weight, and is of second
     order with a small error; it is kept as published.

@@ -30,19 +30,19 @@ ENDLESS = 1e30
 
 
 def log_steps(at: Interval, count: int) -> list[Array]:
-    """Lengths in log sigma of this step and of the count - 1 before it."""
+    """Lengths in log sigma of this step and of those before it, `count` in all."""
     lengths = []
     for k in range(count):
         number = jnp.maximum(at.number - k, 0)
         sigma, sigma_next = at.sigmas[number], at.sigmas[number + 1]
-        # Of the step to sigma = 0 the length is not used; it must be finite.
+        # The length of the step to sigma = 0 is not used; it must be finite.
         length = jnp.log(sigma / jnp.where(sigma_next > 0, sigma_next, sigma / 2))
         lengths.append(jnp.where(k <= at.number, length, ENDLESS))
     return lengths
 
 
 def noise_std(at: Interval, eta: Scalar, h: Array) -> Array:
-    """What the reverse SDE, its noise scaled by eta^(1/2), adds in a step."""
+    """Standard deviation that the reverse SDE, scaled by eta^(1/2), adds in a step."""
     return at.sigma_next * jnp.sqrt(-jnp.expm1(-2 * eta * h))
 
 
@@ -67,9 +67,11 @@ class DPMpp2M(Sampler):
 
 @pytree
 class DPMpp2MSDE(Noised):
-    """SDE-DPM-Solver++(2M); D' enters as at the middle of the step, or by phi_2.
+    """SDE-DPM-Solver++(2M).
 
-    Args: `solver_type`, "midpoint" or "heun".
+    Args:
+        solver_type: "midpoint", where D' enters as at the middle of the step, or
+            "heun", where it enters by phi_2.
     """
 
     solver_type: Annotated[str, one_of(SOLVER_TYPES)] = static(default="midpoint")

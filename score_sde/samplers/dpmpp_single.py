@@ -48,7 +48,7 @@ class DPMpp2SAncestral(Noised):
 
 @pytree
 class DPMppSDE(Noised):
-    """An ancestral step to a fraction r of log sigma, then one over the whole interval.
+    """DPM-Solver++ SDE: a step to a fraction r of log sigma, then one over the whole.
 
     The second uses both denoised values, in proportion 1 - 1/(2 r) and 1/(2 r). Its
     noise and that of the first are of overlapping intervals: on one Brownian path, also

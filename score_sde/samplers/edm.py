@@ -24,10 +24,18 @@ from score_sde.types import Array
 
 @pytree
 class Churn(Sampler):
-    """Noise added before each step that takes sigma up to sigma (1 + gamma).
+    """Churn: noise before each step that takes sigma up to sigma (1 + gamma).
 
     gamma = min(s_churn / num_steps, sqrt(2) - 1) where s_tmin <= sigma <= s_tmax,
-    else 0; the added noise is inflated by s_noise.
+    else 0.
+
+    Args:
+        s_churn: how much noise over all steps; 0 for none.
+        s_tmin: no noise below this level.
+        s_tmax: no noise above this level.
+        s_noise: inflates the added noise.
+
+    Source: Karras et al. 2022, alg. 2.
     """
 
     s_churn: Annotated[float, NonNegative] = 0.0
@@ -45,7 +53,7 @@ class Churn(Sampler):
         return is_on(self.s_churn)
 
     def churned(self, x: Array, at: Interval, draw: Draw) -> tuple[Array, Array]:
-        """x and its noise level after the noise was added."""
+        """Return x and its noise level after noise was added."""
         if not self.stochastic:
             return x, at.sigma
         inside = (self.s_tmin <= at.sigma) & (at.sigma <= self.s_tmax)
@@ -59,7 +67,7 @@ class Churn(Sampler):
 
 @pytree
 class Euler(Churn):
-    """First order, one evaluation a step; with eta = 0, DDIM (Song et al. 2020)."""
+    """Euler's method, one evaluation a step: DDIM at eta = 0 (Song et al. 2020)."""
 
     def step(
         self, denoise: Model, x: Array, at: Interval, draw: Draw, state: Any
@@ -72,9 +80,9 @@ class Euler(Churn):
 
 @pytree
 class Heun(Churn):
-    """Second order, two evaluations a step; the step to sigma = 0 is Euler's.
+    """Heun's method, two evaluations a step; the step to sigma = 0 is Euler's.
 
-    With the defaults alg. 1, with s_churn > 0 alg. 2 of Karras et al. 2022.
+    It is alg. 1 of Karras et al. 2022 with the defaults, and alg. 2 with s_churn > 0.
     """
 
     def step(
@@ -99,9 +107,9 @@ class Heun(Churn):
 
 @pytree
 class EDMStochastic(Heun):
-    """Heun with churn, by default that of ImageNet-64 (Karras et al. 2022, table 5).
+    """Heun's method with the churn of ImageNet-64 (Karras et al. 2022, table 5).
 
-    For other data other churn is best: the paper's CIFAR-10 models need none.
+    Other data need other churn: the paper's CIFAR-10 models need none.
     """
 
     s_churn: Annotated[float, NonNegative] = 40.0

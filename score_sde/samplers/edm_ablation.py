@@ -30,11 +30,11 @@ from score_sde.types import Array
 
 @pytree
 class EDMAblation(Churn):
-    """Steps of order 1 or 2 in the variables of `sde`; that to sigma = 0 is Euler's.
+    """Steps of order 1 or 2 in the variables of an SDE; the last, to 0, is Euler's.
 
     Args:
         sde: its times must reach the levels of the grid, and alpha(0) be 1. A config
-            has that of the experiment here.
+            has the SDE of the experiment here.
         order: 1 is Euler's method; 2 evaluates once more, a fraction `alpha` of the
             step ahead: 1 Heun's, 2/3 Ralston's, 1/2 the midpoint rule (alg. 3).
     """
@@ -68,11 +68,11 @@ class EDMAblation(Churn):
         return Step(xt / self.sde.alpha(t_next), denoised, state)
 
     def time(self, sigma: Array) -> Array:
-        """Of a level; that of 0 is 0, before t_min."""
+        """Time of a noise level; 0 for level 0, before t_min."""
         return jnp.where(sigma > 0, self.sde.t_from_sigma(sigma), jnp.zeros_like(sigma))
 
     def drift(self, xt: Array, denoised: Array, t: Array) -> Array:
-        """dxt/dt of the probability flow."""
+        """Drift dxt/dt of the probability flow."""
         sigma, rate = jax.jvp(self.sde.sigma, (t,), (jnp.ones_like(t),))
         alpha = self.sde.alpha(t)
         flow = rate * slope(xt / alpha, denoised, sigma)

@@ -21,7 +21,7 @@ TERMS = 19
 
 
 def phi(k: int, z: Scalar) -> Array:
-    """phi_k of z, k >= 1, without the cancellation of its recursion near z = 0."""
+    """Compute phi_k(z), k >= 1, without cancellation of its recursion near z = 0."""
     z = jnp.asarray(z)
     small = jnp.abs(z) < 1
     near, far = jnp.where(small, z, 0.0), jnp.where(small, 1.0, z)
@@ -35,7 +35,7 @@ def phi(k: int, z: Scalar) -> Array:
 
 
 def toward(x: Array, denoised: Array, ratio: Scalar) -> Array:
-    """The flow with a constant denoiser: the distance to it shrinks by `ratio`.
+    """Follow the flow with a constant denoiser: the distance to it shrinks by `ratio`.
 
     From sigma to sigma_next the ratio is sigma_next / sigma; to 0 the denoised itself.
     """
@@ -43,5 +43,5 @@ def toward(x: Array, denoised: Array, ratio: Scalar) -> Array:
 
 
 def between(sigma: Scalar, sigma_next: Scalar, r: float) -> Array:
-    """The level that is a fraction r of the way in log sigma; both positive or 0."""
+    """Find the level a fraction r of the way in log sigma; both ends positive or 0."""
     return jnp.power(sigma, 1 - r) * jnp.power(sigma_next, r)

@@ -25,7 +25,16 @@ def karras(
     sigma_max: Annotated[Scalar, Positive],
     rho: Annotated[Scalar, Positive] = 7.0,
 ) -> Array:
-    """Evenly spaced in sigma^(1/rho) (Karras et al. 2022, eq. 5)."""
+    """Grid evenly spaced in sigma^(1/rho) (Karras et al. 2022, eq. 5).
+
+    Args:
+        num_steps: the number of steps; the grid has one level more, the last one 0.
+        sigma_min: the last level above 0.
+        sigma_max: the first level.
+        rho: 1 is even in sigma; the larger, the denser at low noise.
+
+    Raises: ValueError unless 0 < sigma_min < sigma_max, rho > 0 and num_steps >= 1.
+    """
     _check_ends(sigma_min, sigma_max)
     high, low = (jnp.power(as_float(s), 1 / rho) for s in (sigma_max, sigma_min))
     sigmas = jnp.power(jnp.linspace(high, low, num_steps), rho)
@@ -39,7 +48,7 @@ def exponential(
     sigma_min: Annotated[Scalar, Positive],
     sigma_max: Annotated[Scalar, Positive],
 ) -> Array:
-    """Evenly spaced in log sigma."""
+    """Grid evenly spaced in log sigma."""
     return polyexponential(num_steps, sigma_min=sigma_min, sigma_max=sigma_max, rho=1.0)
 
 
@@ -51,7 +60,7 @@ def polyexponential(
     sigma_max: Annotated[Scalar, Positive],
     rho: Annotated[Scalar, Positive] = 1.0,
 ) -> Array:
-    """log sigma falls as a polynomial of degree rho; 1 is `exponential`."""
+    """Grid whose log sigma falls as a polynomial of degree rho; 1 is `exponential`."""
     _check_ends(sigma_min, sigma_max)
     high, low = (jnp.log(as_float(s)) for s in (sigma_max, sigma_min))
     ramp = jnp.power(jnp.linspace(1.0, 0.0, num_steps, dtype=high.dtype), rho)
@@ -60,7 +69,7 @@ def polyexponential(
 
 @checks_rules
 def uniform_time(num_steps: Count, *, sde: SDE) -> Array:
-    """sigma at times evenly spaced from t_max to t_min: the grid of any SDE."""
+    """Grid of any SDE: sigma at times evenly spaced from t_max to t_min."""
     return _with_zero(sde.sigma(jnp.linspace(sde.t_max, sde.t_min, num_steps)))
 
 
@@ -72,7 +81,7 @@ def vp(
     beta_min: Annotated[float, Positive] = 0.1,
     eps_s: Annotated[float, Positive] = 1e-3,
 ) -> Array:
-    """sigma of a VP process at even times from 1 to eps_s (Karras 2022, table 1)."""
+    """Grid of a VP process at even times from 1 to eps_s (Karras 2022, table 1)."""
     sde = VP(beta_min=beta_min, beta_max=beta_min + beta_d, t_min=eps_s)
     return uniform_time(num_steps, sde=sde)
 
@@ -88,13 +97,18 @@ def ddpm(
     timestep_spacing: Annotated[str, one_of(schedules.TIMESTEP_SPACINGS)] = "leading",
     steps_offset: Annotated[int, at_least(0)] = 0,
 ) -> Array:
-    """Levels of a discrete chain, at num_steps of its timesteps (Ho et al. 2020).
+    """Grid of a discrete chain, at num_steps of its timesteps (Ho et al. 2020).
 
     Args:
-        beta_schedule, timestep_spacing: names of `schedules.BETA_SCHEDULES` and
-            `schedules.TIMESTEP_SPACINGS`. For any other timesteps, take them from
-            `schedules.levels`.
+        num_steps: the number of timesteps that are visited.
+        beta_schedule: a name of `schedules.BETA_SCHEDULES`.
+        num_train_timesteps: the length of the chain.
+        beta_start: the first beta.
+        beta_end: the last beta.
+        timestep_spacing: a name of `schedules.TIMESTEP_SPACINGS`. For any other
+            timesteps, take their levels from `schedules.levels`.
         steps_offset: added to every timestep.
+
     Raises: ValueError for an unknown name and for timesteps that the chain lacks.
     """
     space = schedules.TIMESTEP_SPACINGS[timestep_spacing]
@@ -115,13 +129,14 @@ def ddpm(
 
 
 def _with_zero(sigmas: Array, first: Scalar | None = None) -> Array:
-    """The grid; `first`, what rounding may have moved, is the level to begin with."""
+    """Append 0 to a grid, and set its first level, which rounding may have moved."""
     if first is not None:
         sigmas = sigmas.at[0].set(first)
     return jnp.append(sigmas, jnp.zeros_like(sigmas[:1]))
 
 
 def _check_ends(sigma_min: Scalar, sigma_max: Scalar) -> None:
+    """Refuse ends that are not 0 < sigma_min < sigma_max, unless they are traced."""
     if is_traced((sigma_min, sigma_max)):
         return
     low, high = float(sigma_min), float(sigma_max)

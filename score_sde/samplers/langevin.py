@@ -38,7 +38,7 @@ def by_norms(score: Array, z: Array, sigma: Scalar, snr: Scalar) -> Array:
 def by_level(score: Array, z: Array, sigma: Scalar, snr: Scalar) -> Array:
     """Step size 2 (snr sigma)^2: annealed Langevin dynamics.
 
-    That of Song and Ermon 2019, alg. 1, is written alpha_i / 2, and snr is
+    The step of Song and Ermon 2019, alg. 1, is written alpha_i / 2, and snr is
     sqrt(epsilon) / (2 sigma_L).
     """
     del score, z
@@ -58,7 +58,20 @@ def langevin_step(
     step_size: StepSize,
     scale: Scalar = 1.0,
 ) -> tuple[Array, Array]:
-    """(x, its mean) after one step at level sigma, of size scale * e."""
+    """Make one Langevin step at level sigma, of size scale * e.
+
+    Args:
+        x: [batch, *dims], at level sigma.
+        denoised: the prediction of x0 at x.
+        z: standard normal noise, shaped like x.
+        sigma: a scalar or [batch].
+        snr: signal-to-noise ratio of the step.
+        step_size: the rule for e.
+        scale: multiplies e.
+
+    Returns:
+        x after the step, and its mean.
+    """
     score = (denoised - x) / expand_like(sigma, x) ** 2
     e = expand_like(scale * step_size(score, z, sigma, snr), x)
     mean = x + e * score
@@ -76,9 +89,20 @@ def equilibrate(
     step_size: str,
     scale: Scalar = 1.0,
 ) -> tuple[Array, Array]:
-    """(x, the first prediction of x0) after n_steps at level sigma.
+    """Make n_steps Langevin steps at level sigma, of which step k takes draw k.
 
-    Args: `step_size`, a name of `STEP_SIZES`. Step k takes draw k.
+    Args:
+        denoise: (x, sigma) -> x0.
+        x: [batch, *dims], at level sigma.
+        draw: standard normal noise.
+        sigma: the level, a scalar.
+        snr: signal-to-noise ratio of a step.
+        n_steps: the number of steps.
+        step_size: a name of `STEP_SIZES`.
+        scale: multiplies the size of a step.
+
+    Returns:
+        x after the steps, and the first prediction of x0.
     """
 
     def step(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -110,7 +134,7 @@ class Langevin(Sampler):
     Args:
         step_size: a rule of `STEP_SIZES`.
         snr: signal-to-noise ratio of a step; the smaller, the more exact and slow.
-        n_steps: at each level.
+        n_steps: the number of steps at each level.
     """
 
     step_size: Annotated[str, one_of(STEP_SIZES)] = static(default="ald")

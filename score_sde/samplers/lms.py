@@ -13,9 +13,12 @@ from score_sde.types import Array
 
 @pytree
 class LMS(Sampler):
-    """The slope is a polynomial through the last `order` slopes; one evaluation a step.
+    """Adams-Bashforth: a polynomial through the last slopes; one evaluation a step.
 
     The first steps have fewer slopes behind them and an order as low as that, 1, 2, ...
+
+    Args:
+        order: the number of slopes.
     """
 
     order: Annotated[int, at_least(1)] = static(default=4)
@@ -37,10 +40,10 @@ class LMS(Sampler):
 
 
 def adams_weights(sigmas: Array, number: Array, order: int) -> Array:
-    """Integrals from sigma to sigma_next of the Lagrange polynomials, [order].
+    """Integrate the Lagrange polynomials from sigma to sigma_next: [order].
 
-    Those of the nodes sigmas[number - j], j = 0, 1, ...; where the grid has not so
-    many, of fewer nodes, and 0 for the rest.
+    Their nodes are sigmas[number - j], j = 0, 1, ...; where the grid has not so many,
+    there are fewer nodes, and 0 for the rest.
     """
     past = jnp.arange(order)
     is_node = past <= number

@@ -84,6 +84,7 @@ def sample(
     Args:
         sampler: a name of `SAMPLERS`, or one with options, as in
             `SAMPLERS["heun"](s_churn=40.0)`.
+        denoise: D(x, sigma, cond), shaped like x.
         x: [batch, *dims], noise of standard deviation sigmas[0] around the data.
         sigmas: strictly decreasing, usually from `grids`; the last may be 0.
         key: for samplers that add noise. The noise of example i is a function of
@@ -93,15 +94,17 @@ def sample(
         noise: [draws, batch, *dims], used instead of a key: the k-th draw of the
             algorithm is noise[k]. Or a `BrownianPath`, for samples that converge when
             the grid is refined.
+        cond: the condition of the denoiser, or None.
         return_path: also return x at every level, and each step's prediction of x0.
         progress: called on the host as progress(levels passed, levels);
             `progress_bar` draws a bar.
+
     Raises: ValueError for an unknown name, a grid that does not decrease or begins
         above the Brownian path, noise or a denoiser's result of another shape than x,
         and a stochastic sampler without key or noise.
     """
     sampler, x = _named(sampler), as_float(x)
-    sigmas = _checked(sigmas, x)
+    sigmas = _checked_grid(sigmas, x)
     if sampler.stochastic and key is None and noise is None:
         raise ValueError(f"{sampler} adds noise: give it a key, or the noise itself.")
 
@@ -142,7 +145,7 @@ def _draws(
     return from_key(key, x) if noise is None else from_bank(noise, x)
 
 
-def _checked(sigmas: Array, x: Array) -> Array:
+def _checked_grid(sigmas: Array, x: Array) -> Array:
     if not is_traced(sigmas):
         values = np.asarray(sigmas, np.float64)
         if values.ndim != 1 or len(values) < 2:

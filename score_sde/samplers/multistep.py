@@ -32,7 +32,7 @@ from score_sde.types import Array, Scalar
 
 
 class Coefficients(NamedTuple):
-    """x <- carry x + sum_k weights[k] a_k."""
+    """Coefficients of the step x <- carry x + sum_k weights[k] a_k."""
 
     carry: Array
     weights: tuple[Array, ...]
@@ -64,7 +64,7 @@ def for_noise(
 
 
 def advance(x: Array, coefficients: Coefficients, terms: list[Array]) -> Array:
-    """The step, for terms a_0, a_1, ... of the polynomial."""
+    """Make the step, for terms a_0, a_1, ... of the polynomial."""
     moved = coefficients.carry * x
     for weight, term in zip(coefficients.weights, terms, strict=True):
         moved = moved + weight * term
@@ -72,9 +72,9 @@ def advance(x: Array, coefficients: Coefficients, terms: list[Array]) -> Array:
 
 
 def interpolant(values: tuple[Array, ...], nodes: tuple[Scalar, ...]) -> list[Array]:
-    """a_0, a_1, ...: of the polynomial through all (node, value).
+    """Compute a_0, a_1, ... of the polynomial through all (node, value).
 
-    By Newton's divided differences.
+    The method is Newton's divided differences.
     """
     differences = list(values)
     terms = [jnp.zeros_like(values[0])] * len(values)
@@ -100,7 +100,7 @@ FEW_STEPS = 15
 def multistep_orders(
     order: int, num_steps: int, *, lower_order_final: bool
 ) -> np.ndarray:
-    """1, 2, ..., order, order, ...; of few steps the last are of order 2 and 1."""
+    """Raise the order 1, 2, ..., and lower it in the last ones of few steps."""
     orders = np.minimum(np.arange(1, num_steps + 1), order)
     if lower_order_final and num_steps < FEW_STEPS:
         orders = np.minimum(orders, np.arange(num_steps, 0, -1))
@@ -110,6 +110,6 @@ def multistep_orders(
 def of_order(
     order: Array, highest: int, step: Callable[[int], Array], otherwise: Array
 ) -> Array:
-    """step(order), for an order that is known at run time; `otherwise` if it is 0."""
+    """Call step(order) for an order known at run time; `otherwise` if it is 0."""
     steps = [partial(step, p) for p in range(1, highest + 1)]
     return jax.lax.switch(order, [lambda: otherwise, *steps])

@@ -1,21 +1,21 @@
-"""Where the noise of a sampler comes from: keys, given arrays, or a Brownian path."""
+"""Sources of a sampler's noise: keys, given arrays, or a Brownian path."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 
 from score_sde.arrays import example_keys, expand_like, per_example
-from score_sde.fields import pytree, static
+from score_sde.fields import Positive, at_least, pytree, static
 from score_sde.samplers.steps import Draw
 from score_sde.types import Array, Key, Scalar
 
 
 def from_key(key: Key | None, x: Array) -> Draw:
-    """Independent draws; example i of draw k is a function of (key, k, i)."""
+    """Make independent draws; example i of draw k is a function of (key, k, i)."""
     keys = None if key is None else example_keys(key, x.shape[0])
 
     def normal(k: Scalar) -> Array:
@@ -37,10 +37,12 @@ def from_key(key: Key | None, x: Array) -> Draw:
 
 
 def from_bank(bank: Any, x: Array) -> Draw:
-    """The k-th entry of given noise, [draws, batch, *dims].
+    """Make draws of given noise, [draws, batch, *dims]: the k-th is its k-th entry.
 
     Past the end the last one is repeated: the last step of a scan asks for a draw only
     to multiply it by zero.
+
+    Raises: ValueError for noise of another shape.
     """
     bank = jnp.asarray(bank)
     if bank.shape[1:] != x.shape:
@@ -71,11 +73,13 @@ class BrownianPath:
 
     key: Key
     """One for all, or one per example, [batch]."""
-    sigma_max: Scalar = 80.0
-    depth: int = static(default=24)
+    sigma_max: Annotated[Scalar, Positive] = 80.0
+    """The level where the path begins."""
+    depth: Annotated[int, at_least(1)] = static(default=24)
+    """The number of halvings."""
 
     def like(self, x: Array) -> Draw:
-        """Draws shaped like x."""
+        """Make draws shaped like x."""
         keys = example_keys(self.key, x.shape[0])
         sigma_max = jnp.asarray(self.sigma_max, x.dtype)
 
@@ -103,7 +107,7 @@ class BrownianPath:
 
 
 def brownian(key: Key, at: Array, shape: tuple[int, ...], depth: int) -> Array:
-    """W(at), 0 <= at <= 1, of the path that the key means; W(0) = 0.
+    """Evaluate W(at), 0 <= at <= 1, of the path that the key means; W(0) = 0.
 
     Halfway between two known values lies their mean and a normal of a quarter of the
     interval's variance (Lévy's construction). Below the resolution 2^-depth the path

@@ -19,28 +19,28 @@ from score_sde.types import Array
 
 
 def noise_of(x: Array, denoised: Array, sigma: Array) -> Array:
-    """The noise that a denoised value leaves."""
+    """Compute the noise that a denoised value leaves."""
     return (x - denoised) / expand_like(sigma, x)
 
 
 def first_order(x: Array, eps: Array, sigma: Array, target: Array) -> Array:
-    """DPM-Solver-1, which is DDIM and Euler: no further evaluation."""
+    """Step of DPM-Solver-1, which is DDIM and Euler: no further evaluation."""
     return x + expand_like(target - sigma, x) * eps
 
 
 def noise_at(
     denoise: Model, x: Array, eps: Array, sigma: Array, target: Array, r: float
 ) -> Array:
-    """The noise predicted a fraction r of the way, reached by first order."""
+    """Predict the noise a fraction r of the way, reached by first order."""
     level = between(sigma, target, r)
-    there = first_order(x, eps, sigma, level)
-    return noise_of(there, denoise(there, level), level)
+    reached = first_order(x, eps, sigma, level)
+    return noise_of(reached, denoise(reached, level), level)
 
 
 def second_order(
     x: Array, eps: Array, eps_r: Array, sigma: Array, target: Array, r: float
 ) -> Array:
-    """DPM-Solver-2 of the noises at the beginning and at r."""
+    """Step of DPM-Solver-2, of the noises at the beginning and at r."""
     used = eps + (eps_r - eps) / (2 * r)
     return x + expand_like(target - sigma, x) * used
 
@@ -48,7 +48,7 @@ def second_order(
 def third_order(
     denoise: Model, x: Array, eps: Array, eps_r: Array, sigma: Array, target: Array
 ) -> Array:
-    """DPM-Solver-3 with r = 1/3, whose noise is given, and 2/3; one evaluation more."""
+    """Step of DPM-Solver-3 with r = 1/3, whose noise is given, and 2/3."""
     r1, r2 = 1 / 3, 2 / 3
 
     def bent(level: Array, h: Array, slope: Array) -> Array:
@@ -56,6 +56,6 @@ def third_order(
         return first_order(x, eps, sigma, level) - curved
 
     h, level = jnp.log(sigma / target), between(sigma, target, r2)
-    there = bent(level, r2 * h, (eps_r - eps) * (r2 / r1))
-    eps_2 = noise_of(there, denoise(there, level), level)
+    reached = bent(level, r2 * h, (eps_r - eps) * (r2 / r1))
+    eps_2 = noise_of(reached, denoise(reached, level), level)
     return bent(target, h, (eps_2 - eps) / r2)

@@ -11,7 +11,7 @@ from score_sde.fields import pytree
 from score_sde.samplers.steps import Draw, Interval, Model, Sampler, Step, slope
 from score_sde.types import Array
 
-# Of the newest prediction and those before it: Adams and Bashforth's for even steps.
+# Weights of Adams and Bashforth for even steps, the newest prediction first.
 ADAMS_BASHFORTH = (
     (3 / 2, -1 / 2),
     (23 / 12, -16 / 12, 5 / 12),
@@ -21,7 +21,7 @@ ADAMS_BASHFORTH = (
 
 @pytree
 class PLMS(Sampler):
-    """DDIM steps with a mean of the last four predictions of the noise.
+    """PLMS: DDIM steps with a mean of the last four predictions of the noise.
 
     The means are those of Adams and Bashforth for even steps, whatever the grid, so
     that it is of high order only on grids that are nearly even in sigma. The first step

@@ -19,21 +19,21 @@ from score_sde.sde import SDE, VE
 from score_sde.types import Array
 
 
-class Prediction(NamedTuple):
-    """N(mean, std^2) of x = xt / alpha at the next level."""
+class Predicted(NamedTuple):
+    """Mean and standard deviation of x = xt / alpha at the next level."""
 
     mean: Array
     std: Array
 
 
-Predictor = Callable[[SDE, Array, Array, Array, Array], Prediction]
+Predictor = Callable[[SDE, Array, Array, Array, Array], Predicted]
 """(sde, x, denoised, sigma, sigma_next)."""
 
 
 def reverse_diffusion(
     sde: SDE, x: Array, denoised: Array, sigma: Array, sigma_next: Array
-) -> Prediction:
-    """The forward step, reversed: xs = (2 - a) xt + v score + sqrt(v) z (app. E).
+) -> Predicted:
+    """Reverse the forward step: xs = (2 - a) xt + v score + sqrt(v) z (app. E).
 
     With the exact a and v of any SDE; for VP they make the step of the DDPM chain, for
     VE that of SMLD. For sub-VP the paper takes Euler's step instead.
@@ -41,13 +41,13 @@ def reverse_diffusion(
     a = _scale(sde, sigma, sigma_next)
     added = (sigma - sigma_next) * (sigma + sigma_next)
     mean = a * (2 - a) * x + a * (added / sigma**2) * (denoised - x)
-    return Prediction(mean, a * jnp.sqrt(added))
+    return Predicted(mean, a * jnp.sqrt(added))
 
 
 def ancestral_sampling(
     sde: SDE, x: Array, denoised: Array, sigma: Array, sigma_next: Array
-) -> Prediction:
-    """Mean and variance of q(xs given xt, x0 = D), on every SDE (app. F).
+) -> Predicted:
+    """Take mean and variance of q(xs given xt, x0 = D), on every SDE (app. F).
 
     For VP the paper takes the variance v in place of the posterior's; that sampler is
     `DDPM(variance="fixed_large")`.
@@ -55,13 +55,13 @@ def ancestral_sampling(
     del sde
     ratio = sigma_next / sigma
     left = (1 - ratio) * (1 + ratio)
-    return Prediction(x + left * (denoised - x), sigma_next * jnp.sqrt(left))
+    return Predicted(x + left * (denoised - x), sigma_next * jnp.sqrt(left))
 
 
 def euler_maruyama(
     sde: SDE, x: Array, denoised: Array, sigma: Array, sigma_next: Array
-) -> Prediction:
-    """Euler's step: xs = xt - (f xt - g^2 score) dt + g sqrt(dt) z, dt = t - s.
+) -> Predicted:
+    """Make Euler's step: xs = xt - (f xt - g^2 score) dt + g sqrt(dt) z, dt = t - s.
 
     An SDE need not reach sigma = 0; the step there is D itself, without noise.
     """
@@ -73,7 +73,7 @@ def euler_maruyama(
     mean = a * (1 - sde.drift_rate(t) * dt) * x
     mean = mean + a * g_squared * (dt / sigma**2) * (denoised - x)
     std = jnp.where(last, 0.0, a * jnp.sqrt(g_squared * dt))
-    return Prediction(jnp.where(last, denoised, mean), std)
+    return Predicted(jnp.where(last, denoised, mean), std)
 
 
 PREDICTORS: dict[str, Predictor] = {
@@ -87,7 +87,7 @@ CORRECTORS = ("none", *STEP_SIZES)
 
 
 def _scale(sde: SDE, sigma: Array, sigma_next: Array) -> Array:
-    """a: the scale of the data at the noisier level over that at the other."""
+    """Compute a, the scale of the data at the noisier level over the other."""
     t, s = sde.t_from_sigma(sigma), sde.t_from_sigma(sigma_next)
     return jnp.exp(sde.log_alpha(t) - sde.log_alpha(s))
 
@@ -97,11 +97,12 @@ class PredictorCorrector(Sampler):
     """Langevin steps at a level, then a step to the next one, level after level.
 
     Args:
-        sde: whose forward process is reversed.
+        sde: the forward process that is reversed.
         predictor: a name of `PREDICTORS`.
         corrector: "none", or a rule of `langevin.STEP_SIZES`: "langevin" or "ald",
             scaled by a^2 as published, which is 1 - beta of the chain for VP.
-        snr, n_steps: of the corrector.
+        snr: signal-to-noise ratio of the corrector's steps.
+        n_steps: the number of the corrector's steps at each level.
         denoise: leave the noise out of the step to sigma = 0.
     """
 

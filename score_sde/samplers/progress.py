@@ -1,4 +1,4 @@
-"""A progress bar for long runs: of the levels of the grid, how many are behind."""
+"""Progress of long runs: the levels of the grid that are passed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def progress_bar(passed: int, total: int) -> None:
 
 
 def reporting(model: Model, sigmas: Array, report: Report) -> Model:
-    """The model, which also reports how far the grid was when it was called."""
+    """Make the model report also how far the grid was when it was called."""
 
     def on_host(sigma: np.ndarray, sigmas: np.ndarray) -> None:
         # A sampler may reach a level with some rounding.

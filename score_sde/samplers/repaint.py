@@ -16,16 +16,21 @@ from score_sde.types import Array
 
 @pytree
 class RePaint(Sampler):
-    """Down jump_length levels by ancestral steps, up again by noise, `repeats` times.
+    """RePaint: down by ancestral steps and up again by noise, over and over.
 
-    With a denoiser whose known pixels were put in (`editing.replace`), what is drawn
-    gets to know what is given (Lugmayr et al. 2022, alg. 1 and app. B). With any other
-    it is an ancestral sampler that takes longer. It needs noise that is independent
-    from draw to draw, no Brownian path.
+    Every stretch of jump_length levels is gone down `repeats` times. With a denoiser
+    whose known pixels were put in (`editing.replace`), what is drawn gets to know what
+    is given (Lugmayr et al. 2022, alg. 1 and app. B). With any other it is an ancestral
+    sampler that takes longer. It needs noise that is independent from draw to draw, no
+    Brownian path.
 
     The stretches are counted from the end of the grid, as theirs are; here the first is
     repeated too, be it a whole one or what is left, and the last goes up from the
     result itself.
+
+    Args:
+        repeats: how often a stretch is gone down.
+        jump_length: levels to a stretch.
     """
 
     repeats: Annotated[int, at_least(1)] = static(default=10)
@@ -64,14 +69,14 @@ class RePaint(Sampler):
         last, kept = jax.lax.scan(body, x, moves)
         if kept is None:
             return SampleResult(last, self.num_evals(sigmas))
-        # Of each step the last time it was taken.
+        # The last time that each step was taken.
         times = [number[steps == step][-1] for step in range(len(sigmas) - 1)]
         path, denoised = (a[np.asarray(times)] for a in kept)
         path = jnp.concatenate([x[None], path])
         return SampleResult(last, self.num_evals(sigmas), path, denoised)
 
     def order(self, num_steps: int) -> np.ndarray:
-        """The steps of the grid in the order in which they are taken."""
+        """List the steps of the grid in the order in which they are taken."""
         ends = range(num_steps, 0, -self.jump_length)
         stretches = [range(max(0, end - self.jump_length), end) for end in ends]
         return np.concatenate([[*s] * self.repeats for s in reversed(stretches)])

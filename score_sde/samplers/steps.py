@@ -1,4 +1,4 @@
-"""What a sampler is: a rule for one step from a noise level to the next.
+"""Samplers: rules for one step from a noise level to the next.
 
 All steps are taken in x = xt / alpha, whose noise has standard deviation sigma, so
 that the probability flow of every SDE is dx/dsigma = (x - D(x, sigma)) / sigma.
@@ -20,7 +20,7 @@ Model = Callable[[Array, Scalar], Array]
 
 
 class Draw(Protocol):
-    """The k-th standard normal noise of whoever calls, shaped like x.
+    """Draw the k-th standard normal noise of whoever calls, shaped like x.
 
     It is for a move from one level to the other: independent draws look at k alone, a
     Brownian path at the levels. Draw k may pass a level where draw k - 1 ended (`via`):
@@ -34,35 +34,38 @@ class Draw(Protocol):
 
 
 class Interval(NamedTuple):
-    """One step of the grid, and where in the grid it is."""
+    """One step of the grid, and its place there."""
 
     sigmas: Array
     """The whole grid, num_steps + 1 levels."""
     number: Array
-    """Which step, from 0."""
+    """The number of the step, from 0."""
 
     @property
     def sigma(self) -> Array:
+        """The level where the step begins."""
         return self.sigmas[self.number]
 
     @property
     def sigma_next(self) -> Array:
+        """The level where the step ends."""
         return self.sigmas[self.number + 1]
 
     @property
     def num_steps(self) -> int:
+        """The number of steps of the grid."""
         return len(self.sigmas) - 1
 
 
 class Step(NamedTuple):
-    """What one step of the grid leaves."""
+    """Result of one step of the grid."""
 
     x: Array
-    """At the next noise level."""
+    """x at the next noise level."""
     denoised: Array
     """The prediction of x0 that the step began with."""
     state: Any = ()
-    """What the next step needs beside x; a multistep method's history."""
+    """State for the next step beside x, such as the history of a multistep method."""
 
 
 class SampleResult(NamedTuple):
@@ -78,8 +81,9 @@ class SampleResult(NamedTuple):
     denoised: Array | None = None
     """[num_steps, batch, *dims]: the prediction of x0 that each step began with."""
     num_accepted: Array | None = None
-    """Steps that an adaptive sampler took, [batch], and those it took back."""
+    """Steps that an adaptive sampler took, [batch]."""
     num_rejected: Array | None = None
+    """Steps that it took back, [batch]."""
     success: Array | None = None
     """False where an adaptive sampler gave up or x is not finite, [batch]."""
 
@@ -111,12 +115,12 @@ class Sampler:
 
     @property
     def num_draws(self) -> int:
-        """How many times a step may draw noise."""
+        """The number of times that a step may draw noise."""
         return 0
 
     @property
     def stochastic(self) -> bool:
-        """Whether any step draws noise."""
+        """True if any step draws noise."""
         return self.num_draws > 0
 
     def init(self, x: Array) -> Any:
@@ -127,11 +131,19 @@ class Sampler:
     def step(
         self, denoise: Model, x: Array, at: Interval, draw: Draw, state: Any
     ) -> Step:
-        """From x at at.sigma to at.sigma_next; not for a class with its own `run`."""
+        """Carry x from at.sigma to at.sigma_next. A class with its own `run` has none.
+
+        Args:
+            denoise: (x, sigma) -> x0.
+            x: [batch, *dims], at level at.sigma.
+            at: the step.
+            draw: standard normal noise, draw 0 the first of this step.
+            state: as `init` or the step before left it.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no step.")
 
     def num_evals(self, sigmas: Array) -> Array:
-        """How often the denoiser is called over a grid: here once a step."""
+        """Count the calls of the denoiser over a grid: here one a step."""
         return jnp.asarray(len(sigmas) - 1)
 
     def run(
@@ -143,7 +155,15 @@ class Sampler:
         *,
         return_path: bool,
     ) -> SampleResult:
-        """Fold `step` over the grid, by one scan."""
+        """Fold `step` over the grid, by one scan.
+
+        Args:
+            denoise: (x, sigma) -> x0.
+            x: [batch, *dims], at level sigmas[0].
+            sigmas: the grid, [num_steps + 1], decreasing.
+            draw: standard normal noise, counted over the whole grid.
+            return_path: also return x at every level and each prediction of x0.
+        """
 
         def body(carry: tuple[Array, Any], number: Array) -> Any:
             x, state = carry
@@ -164,7 +184,7 @@ class Sampler:
 
 
 def slope(x: Array, denoised: Array, sigma: Scalar) -> Array:
-    """dx/dsigma of the probability flow."""
+    """Slope dx/dsigma of the probability flow."""
     return (x - denoised) / sigma
 
 
@@ -174,5 +194,5 @@ def is_on(value: Scalar) -> bool:
 
 
 def count_steps_twice(sigmas: Array) -> Array:
-    """Two evaluations per step, but one where the step ends at sigma = 0."""
+    """Count two evaluations a step, but one where the step ends at sigma = 0."""
     return len(sigmas) - 1 + (sigmas[1:] > 0).sum()

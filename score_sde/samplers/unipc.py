@@ -22,7 +22,7 @@ from score_sde.types import Array
 
 @pytree
 class UniPC(Sampler):
-    """A multistep exponential integrator, one evaluation a step.
+    """UniPC: a multistep exponential integrator, one evaluation a step.
 
     The predictor of order p fits the predictions at the last p levels; the corrector
     adds the one at the level that was predicted, and moves x there again. The last x is
@@ -68,7 +68,7 @@ class UniPC(Sampler):
     def corrected(
         self, x: Array, value: Array, at: Interval, start: Array, past: Any
     ) -> Array:
-        """x again, now from the prediction that was made there; in the first step x."""
+        """Correct x by the prediction that was made there; keep it in step 0."""
         orders = [0, *self.orders(at.num_steps)]
         for number in self.disable_corrector:
             orders[number + 1] = 0
@@ -89,9 +89,13 @@ class UniPC(Sampler):
     def advanced(
         self, start: Array, values: tuple[Array, ...], offsets: range, at: Interval
     ) -> Array:
-        """From at.sigma to at.sigma_next, through predictions at levels of the grid.
+        """Make a step to at.sigma_next, through predictions at levels of the grid.
 
-        `offsets` counts those levels from the one of at.sigma.
+        Args:
+            start: x at at.sigma.
+            values: the predictions.
+            offsets: their levels, counted from the one of at.sigma.
+            at: the step.
         """
         h = jnp.log(at.sigma / at.sigma_next)
         nodes = tuple(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import optax
 
-from score_sde.arrays import examples_of, part_of_batch
+from score_sde.arrays import part_of_batch, place_in_batch
 from score_sde.networks.network import is_frozen
 from score_sde.training.post_hoc_ema import power_rate
 from score_sde.types import Array, Key
@@ -111,7 +111,7 @@ def accumulated_gradient(
         key: Key, params: Params, batch: Batch, context: StepContext
     ) -> tuple[Array, Params]:
         size = len(jax.tree.leaves(batch)[0])
-        numbers, total = examples_of(size)
+        numbers, total = place_in_batch(size)
 
         def cut(a: Array) -> Array:
             a = a.reshape(shares, parts, size // (shares * parts), *a.shape[1:])

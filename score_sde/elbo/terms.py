@@ -1,0 +1,105 @@
+"""Terms that the bounds of a chain and of an SDE share: prior, decoders, noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jax.scipy.special import log_ndtr
+
+from score_sde.arrays import example_keys, per_example, sum_over_data
+from score_sde.types import Array, Key, Scalar
+
+
+class Bound(NamedTuple):
+    """Terms of the bound in nats, one row per example."""
+
+    prior: Array
+    """L_T: what is left of x0 at the highest level, [batch]."""
+    steps: Array
+    """[batch, steps], from the lowest level up."""
+    decoder: Array
+    """L_0, [batch]."""
+    sigma: Array
+    """The level that each step starts from, [batch, steps]."""
+    squared_error: Array
+    """|x0 - D|^2 at that level, mean over the data, [batch, steps]."""
+
+    @property
+    def nats(self) -> Array:
+        """The bound: no less than -log p(x0) in expectation, [batch]."""
+        return self.prior + self.steps.sum(1) + self.decoder
+
+
+def prior_term(x0: Array, sigma: Scalar, *, prior_variance: Scalar) -> Array:
+    """KL of x0 + sigma eps given x0 to the prior N(0, prior_variance), [batch].
+
+    Args:
+        x0: clean data, [batch, *dims].
+        sigma: the highest noise level, a scalar.
+        prior_variance: a scalar.
+    """
+    ratio = jnp.asarray(sigma**2 / prior_variance, x0.dtype)
+    mean = x0**2 / jnp.asarray(prior_variance, x0.dtype)
+    return sum_over_data(0.5 * (mean + (ratio - 1 - jnp.log(ratio))))
+
+
+def noise_at(key: Key, index: Array, x: Array) -> Array:
+    """Draw noise shaped like x that is a function of (key, example, index)."""
+    keys = jax.vmap(lambda k: jr.fold_in(k, index))(example_keys(key, x.shape[0]))
+    return per_example(jr.normal, keys, x)
+
+
+Decoder = Callable[[Array, Array, Array], Array]
+"""(x0, denoised, std) -> -log p(x0 given x_1) in nats, [batch].
+
+std is a scalar or has the rank of x0.
+"""
+
+
+def gaussian_decoder(x0: Array, denoised: Array, std: Array) -> Array:
+    """Score continuous data by the density of N(denoised, std^2) at x0, in nats."""
+    z = (x0 - denoised) / std
+    return sum_over_data(0.5 * z**2 + jnp.log(std) + 0.5 * math.log(2 * math.pi))
+
+
+def discretised_decoder(width: float) -> Decoder:
+    """Make the decoder of levels: the mass of N(denoised, std^2) in the bin around x0.
+
+    Args:
+        width: the width of a bin, 2 / num_levels.
+    """
+
+    def decoder(x0: Array, denoised: Array, std: Array) -> Array:
+        return -sum_over_data(bin_log_prob(x0, denoised, std, width=width))
+
+    return decoder
+
+
+def bin_log_prob(x: Array, mean: Array, std: Array, *, width: float) -> Array:
+    """Logarithm of the mass of N(mean, std^2) within width / 2 of x.
+
+    The first and the last bin in [-1, 1] are open to infinity, so that the masses of
+    all levels sum to one (Ho et al. 2020, eq. 13). The normal distribution function
+    is exact, and its differences are taken in the lower tail, where they don't cancel.
+
+    Args:
+        x: centres of bins that tile [-1, 1].
+        mean: the mean, shaped like x.
+        std: the standard deviation, of a shape that multiplies x.
+        width: the width of a bin.
+    """
+    low, high = ((x + 0.5 * side * width - mean) / std for side in (-1, 1))
+    upper = low + high > 0
+    left, right = jnp.where(upper, -high, low), jnp.where(upper, -low, high)
+    top = log_ndtr(right)
+    inner = top + jnp.log(-jnp.expm1(log_ndtr(left) - top))
+    # The outermost centres are at most half a width from the end, no others are.
+    is_first, is_last = x - 0.75 * width < -1, x + 0.75 * width > 1
+    return jnp.where(
+        is_first, log_ndtr(high), jnp.where(is_last, log_ndtr(-low), inner)
+    )
