@@ -24,7 +24,7 @@ BRANCH = "branch"
 
 
 class ControlBranch(UNetEncoder):
-    """What is added to the middle and to each skip of the frozen U-Net.
+    """The branch whose outputs are added to the middle and skips of the frozen U-Net.
 
     Its parameters have the names of the U-Net's, and some have names of their own.
     """
@@ -92,9 +92,13 @@ _FrozenUNet = nn.map_variables(
 
 
 def controlling(params: Params, frozen: Params) -> Params:
-    """Parameters of a `ControlledUNet` that starts as this U-Net, its branch a copy.
+    """Make parameters of a `ControlledUNet` that starts as this U-Net.
 
-    Args: `params`, initial ones; `frozen`, those of the U-Net.
+    Its branch starts as a copy.
+
+    Args:
+        params: initial parameters of the `ControlledUNet`.
+        frozen: parameters of the U-Net.
     """
     branch = params[BRANCH]
     copied = {name: frozen.get(name, branch[name]) for name in branch}
