@@ -28,7 +28,7 @@ def positional_embedding(
 
 
 def fourier_embedding(noise: Array, size: int, *, scale: float = 16.0) -> Array:
-    """Embed in waves of fixed random frequencies (Tancik et al. 2020): [batch, size]."""
+    """Embed in waves of random frequencies (Tancik et al. 2020): [batch, size]."""
     frequencies = np.random.RandomState(0).normal(size=size // 2) * scale
     angles = 2 * math.pi * noise[:, None] * jnp.asarray(frequencies, noise.dtype)[None]
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=1)

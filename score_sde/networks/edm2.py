@@ -79,7 +79,7 @@ class Block(nn.Module):
         return jnp.clip(x, -self.clip, self.clip)
 
     def _attention(self, x: Array) -> Array:
-        """Attention of all positions, its queries, keys and values of unit magnitude."""
+        """Attention of all positions, with queries, keys and values of unit size."""
         batch, height, width, channels = x.shape
         split = (batch, height * width, self.num_heads, channels // self.num_heads, 3)
         qkv = MPConv(3 * channels, name="attn_qkv")(x).reshape(split)
