@@ -3,6 +3,7 @@
 import copy
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -13,9 +14,21 @@ from experiments import launch
 from score_sde import conditions, guidance
 from score_sde.conditions import attributes
 from score_sde.data import DATASETS, centres
-from score_sde.networks import Network
+from score_sde.networks import (
+    ControlledUNet,
+    Network,
+    UNet,
+    from_linen,
+    with_companions,
+)
 from score_sde.run import build, train
-from score_sde.training.step import StepContext
+from score_sde.training.optimizer import Optimizer, make_optimizer
+from score_sde.training.step import (
+    StepContext,
+    init_state,
+    make_train_step,
+    whole_batch_gradient,
+)
 
 NAMES = ("ink", "slant", "width")
 DIGITS = DATASETS["digits"]()
@@ -179,6 +192,74 @@ def test_augmentation_tells_what_it_did_and_is_never_dropped():
     assert conditions.in_training(told, jr.key(0), {"values": x0}) is None
     scored = conditions.of_examples(told, {"values": DIGITS.test.values[:3]})
     assert not scored["augment"].any()
+
+
+# The control branch.
+
+SMALL = {"channels": 4, "multipliers": (1,), "blocks_per_level": 1, "num_classes": 3}
+X = jr.normal(jr.key(1), (4, 4, 4, 1), jnp.float32)
+NOISE = jnp.linspace(-1, 1, 4, dtype=jnp.float32)
+TOLD = {"label": jnp.asarray([0, 2, -1, 1])}
+SEEN = TOLD | {"image": jr.normal(jr.key(2), (4, 4, 4, 2), jnp.float32)}
+
+
+def controlled():
+    """(the network, its first own parameters, the trunk's, the trunk's output)."""
+    trunk = from_linen(UNet(**SMALL), (4, 4, 1), {"label": np.zeros(1, np.int32)})
+    random = np.random.RandomState(2)
+    frozen = jax.tree.map(
+        lambda p: jnp.asarray(0.2 * random.normal(size=p.shape), p.dtype),
+        jax.eval_shape(trunk.init, jr.key(0)),
+    )
+    cond = {"label": np.zeros(1, np.int32), "image": np.zeros((1, 4, 4, 2))}
+    module = ControlledUNet(trunk=UNet(**SMALL))
+    network = with_companions(from_linen(module, (4, 4, 1), cond), module, ("trunk",))
+    companions = {"trunk": {"network": frozen}}
+    params = network.start(network.init(jr.key(0)), companions)
+    return network, params, frozen, jax.jit(trunk.apply)(frozen, X, NOISE, TOLD)
+
+
+@pytest.mark.usefixtures("standard_promotion")  # optax mixes its counters with floats
+def test_a_control_branch_starts_as_the_frozen_network_and_leaves_it_alone():
+    network, params, frozen, expected = controlled()
+    branch = params["branch"]
+    assert params.keys() == {"branch"}  # the trunk's are not its own
+    # A copy of the way down, and zeros where it comes in and goes out.
+    shared = branch.keys() & frozen.keys()
+    assert {"Conv_0", "NoiseAndCondition_0", "ResidualBlock_1"} <= shared
+    for name in shared:
+        jax.tree.map(np.testing.assert_array_equal, branch[name], frozen[name])
+    apply = jax.jit(lambda own, *rest: network.apply({**own, "trunk": frozen}, *rest))
+    np.testing.assert_array_equal(apply(params, X, NOISE, SEEN), expected)
+
+    def loss(key, params, batch, context):
+        whole = {**params, "trunk": context.companions["trunk"]}
+        out = network.apply(whole, batch["values"], NOISE, SEEN, dropout_key=key)
+        return ((out - SEEN["image"][..., :1]) ** 2).mean((1, 2, 3))
+
+    optimizer = make_optimizer(
+        Optimizer(learning_rate=0.1, weight_decay=0.1), num_steps=9
+    )
+    step = jax.jit(
+        make_train_step(
+            whole_batch_gradient(loss),
+            optimizer,
+            seed=0,
+            ema_halflife_steps=1.0,
+            ema_rampup_ratio=1.0,
+        )
+    )
+    state = init_state(params, optimizer)
+    for _ in range(3):
+        state, _ = step(state, {"values": X}, {"trunk": frozen})
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), state.params, params)
+    assert all(jax.tree.leaves(moved["branch"]["out_middle"]["kernel"]))
+    # Once its zeros are gone, the picture is seen.
+    told = apply(state.params, X, NOISE, SEEN)
+    other = apply(state.params, X, NOISE, TOLD | {"image": 0 * SEEN["image"]})
+    assert np.abs(told - other).max() > 1e-3
+    with pytest.raises(ValueError, match=r"it needs cond\['image'\]"):
+        network.apply({**params, "trunk": frozen}, X, NOISE, TOLD)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+
+
 def floors():
     """The floors that CONTRIBUTING.md draws, from the ground up: the names of each."""
     text = (ROOT / "CONTRIBUTING.md").read_text()

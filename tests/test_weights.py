@@ -26,7 +26,7 @@ from score_sde import weights
 from score_sde.networks import DDPM, NETWORKS, SongUNet, dit, edm2, from_linen
 from score_sde.run import build
 from score_sde.types import UserError
-from score_sde.weights import unpickle
+from score_sde.weights import records
 from score_sde.weights.published import PUBLISHED, tables
 
 ROOT = Path(__file__).parents[1]
@@ -471,9 +471,9 @@ def test_a_file_cut_off_anywhere_is_one_clear_error(wrapped, made, tmp_path):
 
 
 def test_tensors_stay_inside_their_memory():
-    memory = unpickle.Storage(np.dtype(np.float32), 6)
+    memory = records.Storage(np.dtype(np.float32), 6)
     memory.array = np.arange(6, dtype=np.float32)
-    view = unpickle.Strided
+    view = records.Strided
     np.testing.assert_array_equal(
         view(memory, 1, (2, 2), (1, 2)).array(), [[1, 3], [2, 4]]
     )

@@ -32,8 +32,12 @@ class ADM(PlannedUNet):
     `learn_sigma` the output has twice the channels of x: the noise, then what the
     variance of each step of the chain is interpolated by.
 
-    Args, beside those of `PlannedUNet`, whose attention here follows each block:
-        channels_per_head: of the attention; 0 for `num_heads` heads of any size.
+    Attention follows each block where there is any. More arguments are those of
+    `PlannedUNet`.
+
+    Args:
+        channels_per_head: channels of a head of the attention; 0 for `num_heads` heads.
+        num_heads: heads of the attention if channels_per_head is 0.
         use_new_attention_order: False where a head's queries, keys and values follow
             each other in the file, as in all files of these programs but one.
         scale_shift: whether the embedding scales and shifts behind the second norm of
@@ -41,8 +45,10 @@ class ADM(PlannedUNet):
         resblock_updown: whether blocks halve and double; convolutions do otherwise.
         min_group: channels in a group of a norm at least; 1 for always 32 groups, as in
             the programs before EDM.
-        vector_dims: of cond["vector"]; augment_dims: of cond["augment"], which may be
-            absent and is then zero; 0 for none.
+        learn_sigma: whether the output has channels of variances.
+        vector_dims: size of cond["vector"]; 0 for none.
+        augment_dims: size of cond["augment"], which may be absent and is then zero; 0
+            for none.
     """
 
     reads: ClassVar = frozenset({"label", "vector", "augment"})
@@ -113,7 +119,7 @@ class ADM(PlannedUNet):
 
     @property
     def style(self) -> Style:
-        """Of all blocks."""
+        """The style that all blocks have in common."""
         layers = Layers(
             "torch", norm_eps=1e-5, min_group=self.min_group, dtype=self.dtype
         )

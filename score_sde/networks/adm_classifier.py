@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from score_sde.networks.adm import ADM
-from score_sde.networks.attention import attend
+from score_sde.networks.attention import attend, split_heads
 from score_sde.networks.blocks import positional_embedding
 from score_sde.networks.options import Sides, Size, Widths
 from score_sde.networks.unet_blocks import Block, Layers
@@ -33,8 +33,7 @@ class AttentionPool(nn.Module):
         places = self.param("positional_embedding", init, shape, jnp.float32)
         x = x + places.T[None].astype(x.dtype)
         qkv = self.layers.dense(x, 3 * channels, "qkv_proj")
-        split = (batch, x.shape[1], 3, self.num_heads, channels // self.num_heads)
-        q, k, v = jnp.moveaxis(qkv.reshape(split), 2, 0)
+        q, k, v = split_heads(qkv, self.num_heads)
         h = attend(q[:, :1], k, v).reshape(batch, channels)
         return self.layers.dense(h, self.size, "c_proj")
 

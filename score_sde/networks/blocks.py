@@ -6,12 +6,12 @@ import math
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
 from score_sde.arrays import check_labels, example_keys, per_example
+from score_sde.networks.attention import attend_to_self
 from score_sde.networks.cond import refuse_condition, require_condition
 from score_sde.networks.layers import Dense, GroupNorm
 from score_sde.types import NO_LABEL, Array
@@ -20,7 +20,7 @@ from score_sde.types import NO_LABEL, Array
 def positional_embedding(
     noise: Array, size: int, *, max_period: float = 10_000.0, scale: float = 1.0
 ) -> Array:
-    """Cos and sin at geometric frequencies (Vaswani et al. 2017): [batch, size]."""
+    """Embed in waves of geometric frequencies (Vaswani et al. 2017): [batch, size]."""
     half = size // 2
     frequencies = scale * np.exp(-math.log(max_period) * np.arange(half) / half)
     angles = noise[:, None] * jnp.asarray(frequencies, noise.dtype)[None]
@@ -28,14 +28,14 @@ def positional_embedding(
 
 
 def fourier_embedding(noise: Array, size: int, *, scale: float = 16.0) -> Array:
-    """Cos and sin at fixed random frequencies (Tancik et al. 2020): [batch, size]."""
+    """Embed in waves of random frequencies (Tancik et al. 2020): [batch, size]."""
     frequencies = np.random.RandomState(0).normal(size=size // 2) * scale
     angles = 2 * math.pi * noise[:, None] * jnp.asarray(frequencies, noise.dtype)[None]
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=1)
 
 
 class NoiseAndCondition(nn.Module):
-    """One vector per example from the noise level and the condition.
+    """Embedding of the noise level and the condition: one vector per example.
 
     The noise condition of most preconditioners is log(sigma)/4, of the order of one.
     The highest positional frequency is 4: at 30 the learned flow is so rough in log
@@ -57,7 +57,7 @@ class NoiseAndCondition(nn.Module):
         if self.num_classes:
             require_condition(cond, "label")
             check_labels(cond["label"], self.num_classes)
-            h += _told(cond["label"], nn.Embed(self.num_classes, self.size))
+            h += _embedded(cond["label"], nn.Embed(self.num_classes, self.size))
         else:
             refuse_condition(cond, "label", "num_classes")
         if self.vector_dims:
@@ -68,14 +68,14 @@ class NoiseAndCondition(nn.Module):
         return nn.silu(h)
 
 
-def _told(label: Array, embed: nn.Embed) -> Array:
-    """The embedding of each label; nothing where there is none."""
+def _embedded(label: Array, embed: nn.Embed) -> Array:
+    """Embed each label; zeros where there is none."""
     known = (label != NO_LABEL)[:, None]
     return jnp.where(known, embed(jnp.maximum(label, 0)), 0.0)
 
 
 def group_norm(channels: int) -> GroupNorm:
-    """Up to 32 groups of at least four channels (Wu and He 2018)."""
+    """Group norm with up to 32 groups of at least four channels (Wu and He 2018)."""
     groups = min(32, max(1, channels // 4))
     while channels % groups:
         groups -= 1
@@ -83,7 +83,7 @@ def group_norm(channels: int) -> GroupNorm:
 
 
 class Dropout(nn.Module):
-    """Each value is zero with the probability `rate` (Srivastava et al. 2014).
+    """Dropout: each value is zero with probability `rate` (Srivastava et al. 2014).
 
     Flax's draws one mask for the batch; here that of example i is a function of
     (key, i), whatever part of the batch it comes in.
@@ -134,10 +134,7 @@ class Attention(nn.Module):
     def __call__(self, x: Array) -> Array:
         batch, *_, channels = x.shape
         h = group_norm(channels)(x).reshape(batch, -1, channels)
-        qkv = Dense(3 * channels)(h)
-        heads = (3, self.num_heads, channels // self.num_heads)
-        q, k, v = jnp.moveaxis(qkv.reshape(*h.shape[:2], *heads), 2, 0)
-        out = jax.nn.dot_product_attention(q, k, v).reshape(h.shape)
+        out = attend_to_self(Dense(3 * channels)(h), self.num_heads)
         out = Dense(channels, kernel_init=nn.initializers.zeros)(out)
         return x + out.reshape(x.shape)
 

@@ -1,4 +1,4 @@
-"""How modules of Flax are called, and what they may not keep."""
+"""Calls of modules of Flax, and the state that these may not keep."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which class a noisy example is of: a perceptron that knows the noise level."""
+"""A classifier of noisy examples: a perceptron that knows the noise level."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from score_sde.types import Array
 class Classifier(nn.Module):
     """Logits [batch, num_labels] of x, [batch, *dims], at a noise condition.
 
-    Of dense layers alone, since its gradient is taken in the sampler's loop, where that
-    of convolutions is slow on a CPU.
+    Its layers are all dense, since its gradient is taken in the sampler's loop, where
+    that of convolutions is slow on a CPU.
     """
 
     reads: ClassVar[frozenset[str]] = frozenset()

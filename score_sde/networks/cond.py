@@ -1,4 +1,4 @@
-"""What networks do with the entries of a condition."""
+"""Entries of a condition: required, refused, or seen as channels."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ BRANCH, TRUNK = "branch", "trunk"
 
 
 class ControlBranch(UNetEncoder):
-    """What is added to the middle and to each skip of the frozen U-Net.
+    """The branch whose outputs are added to the middle and skips of the frozen U-Net.
 
     Its parameters have the names of the U-Net's, and some have names of their own.
     """
@@ -64,6 +64,7 @@ class ControlledUNet(nn.Module):
 
     reads: ClassVar = frozenset({"label", "vector", "image"})
 
+    @nn.nowrap
     def problems(self, shape: tuple[int, ...]) -> list[str]:
         """Why it can't be a network of data of this shape, a text each."""
         if not isinstance(self.trunk, UNet):
@@ -86,6 +87,7 @@ class ControlledUNet(nn.Module):
 
         return self.trunk(x, noise, rest, True, between)
 
+    @nn.nowrap
     @part_of_network
     def start(self, params: Params, companions: Mapping[str, Any]) -> Params:
         """Initial parameters whose branch is a copy of the trunk where it can be."""

@@ -31,7 +31,8 @@ from score_sde.types import Array
 class SpatialTransformer(nn.Module):
     """Pixels look at each other, then at the tokens, then each at itself.
 
-    Each a residual behind a layer norm, all of them one that is initialised at zero.
+    Each of the three is a residual branch behind a layer norm, and all together are
+    one, whose last layer starts at zero.
     """
 
     num_heads: int
@@ -66,7 +67,10 @@ class CrossUNet(nn.Module):
     The `UNet` with a spatial transformer in place of its self-attention. A token whose
     entry in cond["mask"] is False is not read; an example has at least one that is.
 
-    Args: `token_dims`, size of a token; 0 for a network without tokens.
+    The other arguments are those of `UNet`.
+
+    Args:
+        token_dims: size of a token; 0 for a network without tokens.
     """
 
     reads: ClassVar = frozenset({"label", "vector", "tokens", "mask"})

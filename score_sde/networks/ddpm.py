@@ -23,8 +23,9 @@ from score_sde.types import Array
 class DDPM(PlannedUNet):
     """F(x, noise) for images in [-1, 1], [batch, height, width, channels].
 
-    The noise is the step of a chain of 1,000, or 999 t. Args as `SongUNet`; channels
-    are multiples of 32, since norms always have 32 groups.
+    The noise is the step of a chain of 1,000, or 999 t. Arguments are those of
+    `PlannedUNet`, and vector_dims, the size of cond["vector"]; channels are multiples
+    of 32, since norms always have 32 groups.
     """
 
     reads: ClassVar = frozenset({"label", "vector"})
@@ -69,7 +70,7 @@ class DDPM(PlannedUNet):
 
     @property
     def style(self) -> Style:
-        """Of all blocks."""
+        """The style that all blocks have in common."""
         layers = Layers("xavier", norm_eps=1e-6, min_group=1, dtype=self.dtype)
         return Style(
             layers,

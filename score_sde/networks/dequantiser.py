@@ -18,13 +18,15 @@ ZEROS = nn.initializers.zeros
 
 
 class ConditionalFlow(nn.Module):
-    """(centres, eps) -> (u in (0, 1), log q(u given the image) in nats, [batch]).
+    """A flow (centres, eps) -> (u in (0, 1), log q(u | image) in nats, [batch]).
 
     Affine, then couplings on the black and the white squares of a checkerboard in turn
     (Dinh et al. 2017), then the sigmoid. Each coupling sees the image and the other
     squares. Before training u is uniform, since eps is logistic.
 
-    Args: `channels` of the convolutions; `num_couplings`.
+    Args:
+        channels: width of the convolutions.
+        num_couplings: number of couplings.
     """
 
     channels: int = 24
@@ -59,7 +61,7 @@ def log_logistic(x: Array) -> Array:
 
 
 def checkerboard(sides: tuple[int, ...]) -> Array:
-    """Whether row + column is even, [height, width, 1]."""
+    """Squares of a checkerboard: whether row + column is even, [height, width, 1]."""
     row, column = (jnp.arange(n) for n in sides)
     return ((row[:, None] + column[None, :]) % 2 == 0)[:, :, None]
 
@@ -75,5 +77,5 @@ class Dequantiser:
 
     @staticmethod
     def apply(params: Any, centres: Array, eps: Array) -> Any:
-        """(u, log q(u)), as of `ConditionalFlow`."""
+        """Points in the bins and their log-density; see `ConditionalFlow`."""
         return ConditionalFlow().apply({"params": params}, centres, eps)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_sde.fields import Positive
-from score_sde.networks.attention import attend
+from score_sde.networks.attention import attend_to_self
 from score_sde.networks.blocks import positional_embedding
 from score_sde.networks.cond import require_condition
 from score_sde.networks.fitting import IMAGES, space_problems
@@ -50,11 +50,9 @@ class Block(nn.Module):
         return x + gate_mlp * h.astype(x.dtype)
 
     def _attention(self, x: Array) -> Array:
-        batch, length, size = x.shape
+        size = x.shape[-1]
         qkv = self._dense(3 * size, "attn_qkv")(x)
-        split = (batch, length, 3, self.num_heads, size // self.num_heads)
-        q, k, v = jnp.moveaxis(qkv.reshape(split), 2, 0)
-        h = attend(q, k, v, implementation=self.attention).reshape(x.shape)
+        h = attend_to_self(qkv, self.num_heads, implementation=self.attention)
         return self._dense(size, "attn_proj")(h)
 
     def _dense(self, size: int, name: str) -> nn.Dense:
@@ -69,10 +67,14 @@ class DiT(nn.Module):
 
     Args:
         patch_size: side of the squares of pixels that are one token.
-        hidden_size, depth, num_heads, mlp_ratio: of the transformer.
-        num_classes: of cond["label"]; 0 for a network without classes.
+        hidden_size: features of a token.
+        depth: number of blocks.
+        num_heads: heads of the attention.
+        mlp_ratio: hidden features of each perceptron over those of a token.
+        num_classes: number of classes in cond["label"]; 0 for none.
         null_class: whether there is a row for no class, label -1 or num_classes.
-        dtype: of products; "float32" for that of the input.
+        learn_sigma: whether the output has channels of variances.
+        dtype: dtype of products; "float32" for that of the input.
         attention: implementation, 'xla' or 'cudnn'.
         remat: whether the backward pass computes the inside of every block again.
     """
@@ -181,7 +183,7 @@ class Final(nn.Module):
 
 
 def _modulation(embedding: Array, parts: int, dtype: Any) -> list[Array]:
-    """Vectors for all tokens, [batch, 1, size] each; zero at first."""
+    """Make the vectors that modulate all tokens, [batch, 1, size], zero at first."""
     size = embedding.shape[-1]
     linear = Dense(
         parts * size, dtype=dtype, kernel_init=ZEROS, name="adaLN_modulation"
@@ -190,19 +192,22 @@ def _modulation(embedding: Array, parts: int, dtype: Any) -> list[Array]:
 
 
 def _norm(x: Array) -> Array:
-    """Each token over its features, without parameters (Ba et al. 2016)."""
+    """Normalise each token over its features, without parameters (Ba et al. 2016)."""
     centred = x - x.mean(-1, keepdims=True)
     return centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-6)
 
 
 def _xavier_matrix(key: Key, shape: tuple[int, ...], dtype: Any) -> Array:
-    """Of a convolution over whole patches, as the matrix that it is."""
+    """Initialise a convolution over whole patches as the matrix that it is."""
     matrix = XAVIER(key, (math.prod(shape[:-1]), shape[-1]), dtype)
     return matrix.reshape(shape)
 
 
 def _position_table(_: Key, shape: tuple[int, int, int]) -> Array:
-    """Sines and cosines of the column, then of the row: [1, rows * columns, size]."""
+    """Make the table of positions: sines and cosines of the column, then of the row.
+
+    It is [1, rows * columns, size].
+    """
     rows, columns, size = shape
     frequencies = 10_000.0 ** -(np.arange(size // 4) / (size / 4))
     row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")

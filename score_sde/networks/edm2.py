@@ -40,14 +40,14 @@ from score_sde.types import Array
 class Block(nn.Module):
     """Residual block, attention, and a bound on the outcome.
 
-    Of the encoder or, with `decodes`, of the decoder, which brings the input to the
-    block's width after the residual branch instead of before it.
+    A block of the encoder brings the input to its width before the residual branch;
+    one of the decoder, with `decodes`, does so after it.
     """
 
     width: int
     decodes: bool
     num_heads: int
-    """Of the attention; 0 for none."""
+    """Heads of the attention; 0 for a block without it."""
     resample: str
     resample_filter: tuple[float, ...]
     dropout: float
@@ -79,7 +79,7 @@ class Block(nn.Module):
         return jnp.clip(x, -self.clip, self.clip)
 
     def _attention(self, x: Array) -> Array:
-        """Of all positions, with queries, keys and values of unit magnitude."""
+        """Attention of all positions, with queries, keys and values of unit size."""
         batch, height, width, channels = x.shape
         split = (batch, height * width, self.num_heads, channels // self.num_heads, 3)
         qkv = MPConv(3 * channels, name="attn_qkv")(x).reshape(split)
@@ -103,10 +103,15 @@ class LogVariance(nn.Module):
 class EDM2(PlannedUNet):
     """F(x, noise) for images, with noise = log(sigma) / 4; all weights normalised.
 
-    Args, beside those of `PlannedUNet`, whose attention here follows each block:
-        channels_per_head: of the attention.
-        label_balance, concat_balance, res_balance, attn_balance: the share of the
-            second part in each kind of weighted sum.
+    Attention follows each block where there is any. More arguments are those of
+    `PlannedUNet`.
+
+    Args:
+        channels_per_head: channels of a head of the attention.
+        label_balance: share of the class in the sum with the noise.
+        concat_balance: share of the skip where it is joined.
+        res_balance: share of the residual branch in the sum with its input.
+        attn_balance: share of the attention in the sum with its input.
         resample_filter: taps of the filter with which images are halved and doubled.
         clip_act: bound on the output of every block.
         logvar_channels: features of the learned log-variance.
@@ -199,6 +204,6 @@ class EDM2(PlannedUNet):
     @nn.nowrap
     @part_of_network
     def log_variance(self, params: Any, noise: Array) -> Any:
-        """u(noise), [batch]."""
+        """Evaluate u(noise), the learned log of the loss: [batch]."""
         head = LogVariance(self.logvar_channels, parent=None)
         return head.apply({"params": params["logvar"]}, noise)

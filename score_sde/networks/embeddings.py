@@ -1,4 +1,4 @@
-"""What the published U-Nets make of the noise and of the condition."""
+"""Embeddings of the noise and the condition in the published U-Nets."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from score_sde.types import Array
 
 
 def sine_embedding(noise: Array, size: int) -> Array:
-    """Sin and cos at frequencies from 1 to exactly 1e-4: [batch, size].
+    """Sines and cosines at frequencies from 1 to exactly 1e-4: [batch, size].
 
-    As in Ho et al. 2020's program; `blocks.positional_embedding` stops short of 1e-4
-    and has the cosines first.
+    The program of Ho et al. 2020 has it; `blocks.positional_embedding` stops short of
+    1e-4 and has the cosines first.
     """
     half = size // 2
     frequencies = 10_000.0 ** -(np.arange(half) / (half - 1))
@@ -27,9 +27,9 @@ def sine_embedding(noise: Array, size: int) -> Array:
 
 
 class FourierFeatures(nn.Module):
-    """Sin and cos of 2 pi f noise, f ~ N(0, scale^2) never trained: [batch, 2 size].
+    """Sines and cosines of 2 pi f noise, f ~ N(0, scale^2) never trained.
 
-    As in Song et al. 2021, app. H, whose noise is log(sigma).
+    The output is [batch, 2 size]. In Song et al. 2021, app. H, noise is log(sigma).
     """
 
     size: int
@@ -49,8 +49,8 @@ def conditions(
 ) -> dict[str, Array]:
     """The parts of a condition as vectors, [batch, size] of the type of `like`.
 
-    A label is a one, and -1, for no class, all zeros. "augment" may be absent,
-    as it is when samples are drawn, and is then zeros.
+    A label becomes a one-hot vector, and -1, for no class, all zeros. "augment" may be
+    absent, as it is when samples are drawn, and is then zeros.
     """
     parts = {}
     if num_classes:

@@ -1,4 +1,4 @@
-"""How much a network computes: two operations per multiplication that is added up."""
+"""Counts of the operations of a network: two for each multiplication and addition."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from score_sde.networks.layers import normalise_groups
 def count_flops(function: Callable[..., Any], *args: Any) -> int:
     """Operations of the convolutions and matrix products in function(*args), no norms.
 
-    From the traced program alone: nothing is compiled or run, so that `args` may be
-    shapes. A convolution counts every place of its kernel, those on the padding too. A
+    The traced program is counted: nothing is compiled or run, and `args` may be shapes.
+    A convolution counts every place of its kernel, those on the padding too. A
     loop of unknown length counts as one pass, a branch as the dearest.
     """
     return flops_of(jax.make_jaxpr(function)(*args).jaxpr)
@@ -25,7 +25,7 @@ def count_flops(function: Callable[..., Any], *args: Any) -> int:
 def forward_flops(
     network: Any, params: Any, shape: tuple[int, ...], cond: Any = None
 ) -> int:
-    """Of one example through a `Network`: shapes suffice for `params` and `cond`."""
+    """Operations of a `Network` for one example; `params` and `cond` may be shapes."""
     x = jax.ShapeDtypeStruct((1, *shape), "float32")
     noise = jax.ShapeDtypeStruct((1,), "float32")
     return count_flops(network.apply, params, x, noise, cond)
@@ -58,7 +58,7 @@ def _of_equation(equation: core.JaxprEqn) -> int:
 
 
 def _inside(params: dict[str, Any]) -> Iterator[core.Jaxpr]:
-    """The programs that an equation calls."""
+    """Yield the programs that an equation calls."""
     for value in params.values():
         for item in value if isinstance(value, (tuple, list)) else (value,):
             if isinstance(item, core.ClosedJaxpr):

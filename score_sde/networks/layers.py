@@ -1,4 +1,4 @@
-"""Layers that Flax has too, in forms of which XLA makes faster programs."""
+"""Layers that Flax has too, in forms that XLA compiles to faster programs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from score_sde.types import Array
 
 
 def by_rows(x: Array, kernel: Array, dimensions: Any, **options: Any) -> Array:
-    """Of the last axis of x and the first of the kernel, as a product of matrices.
+    """Contract the last axis of x with the first of the kernel, as matrices.
 
     XLA on CPUs transposes the gradient of one that sums over several axes, and computes
     all that leads to it anew while it does: 3 to 5 times as long, with gradients.
@@ -26,11 +26,13 @@ def by_rows(x: Array, kernel: Array, dimensions: Any, **options: Any) -> Array:
 
 
 Dense = partial(nn.Dense, dot_general=by_rows)
-"""x W + b of the last axis."""
+"""The map x W + b of the last axis of x."""
 
 
 class GroupNorm(nn.Module):
-    """Over positions and contiguous channels (Wu and He 2018), in float32 at least.
+    """Group normalisation (Wu and He 2018), in float32 at least.
+
+    A group is all positions of contiguous channels.
 
     The variance is taken about the mean: the mean square less the squared mean, which
     Flax takes, and in one type only, loses digits where the mean is large.
@@ -52,7 +54,7 @@ class GroupNorm(nn.Module):
 def normalise_groups(
     x: Array, scale: Array, bias: Array, *, groups: int, eps: float
 ) -> Array:
-    """What `GroupNorm` computes.
+    """Normalise groups of channels, as `GroupNorm` does.
 
     The few sums over positions are averaged over groups, and repeated for each channel
     by a product with a matrix of zeros and ones. Loops over the large array that know

@@ -29,12 +29,12 @@ def mp_silu(x: Array) -> Array:
 
 
 def mp_sum(a: Array, b: Array, t: float) -> Array:
-    """(1-t) a + t b over the magnitude it has for uncorrelated a and b (eq. 88)."""
+    """Sum (1-t) a + t b, over its magnitude for uncorrelated a and b (eq. 88)."""
     return ((1 - t) * a + t * b) / math.hypot(1 - t, t)
 
 
 def mp_cat(a: Array, b: Array, t: float) -> Array:
-    """Channels of a and b, weighted so that b brings t / (1-t) times a (eq. 103)."""
+    """Join channels of a and b so that b weighs t / (1-t) times a (eq. 103)."""
     num_a, num_b = a.shape[-1], b.shape[-1]
     scale = math.sqrt((num_a + num_b) / ((1 - t) ** 2 + t**2))
     weight_a = scale * (1 - t) / math.sqrt(num_a)
@@ -63,7 +63,9 @@ class MPFourier(nn.Module):
 class MPConv(nn.Module):
     """Linear map of the channels, or convolution, with normalised weights (eq. 66).
 
-    Args: `kernel`, its side; 0 for a linear map at each position.
+    Args:
+        channels: number of its outputs.
+        kernel: side of the kernel; 0 for a linear map at each position.
     """
 
     channels: int
@@ -86,10 +88,10 @@ class MPConv(nn.Module):
 
 
 def normalise_weights(params: Any) -> Any:
-    """Parameters with every weight of an `MPConv` normalised, the rest as they are.
+    """Normalise every weight of an `MPConv` in parameters; leave the rest.
 
-    Done to the stored weights at each training step (sec. 2.3), so that they do not
-    grow, which would make the learning rate that counts fall in its own way.
+    Training does so at each step (sec. 2.3), so that weights do not grow, which would
+    make the learning rate that counts fall in its own way.
     """
 
     def one(path: tuple[Any, ...], leaf: Array) -> Array:

@@ -16,8 +16,10 @@ from score_sde.types import Array
 class MLP(nn.Module):
     """F(x, noise) for points, or for data of any shape as points: [batch, *dims].
 
-    Args: `width` of the hidden layers and `depth`, the number of residual blocks, each
-    modulated by the embedding of the noise level and the condition.
+    Args:
+        width: features of the hidden layers.
+        depth: number of residual blocks, each modulated by the embedding of the noise
+            level and the condition.
     """
 
     reads: ClassVar = frozenset({"label", "vector"})

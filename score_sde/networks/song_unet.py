@@ -27,9 +27,11 @@ class SongUNet(PlannedUNet):
     (1, 3, 3, 1) and progressive_input 'residual'. The noise is what its preconditioning
     gives: 999 t or log(sigma) / 4 for 'positional', log(sigma / 2) for 'fourier'.
 
-    Args, beside those of `PlannedUNet`, whose attention here follows each block on the
-    way down, and the last one on the way up:
-        embedding: of the noise, 'positional' or 'fourier', at fixed random frequencies.
+    Attention follows each block on the way down, and the last one on the way up. More
+    arguments are those of `PlannedUNet`.
+
+    Args:
+        embedding: 'positional' or 'fourier' (fixed random frequencies), of the noise.
         resample_filter: taps of the filter with which images are halved and doubled.
         progressive_input: how the image, halved, comes into the encoder: 'none',
             'residual' (a sum through a 3x3 convolution, which becomes the image),
@@ -37,8 +39,9 @@ class SongUNet(PlannedUNet):
             `fir`) or 'input_skip' (a 1x1 convolution of the image is added).
         progressive: 'output_skip' for an output that is the sum of those of all levels.
         skip_rescale: whether residual sums are divided by sqrt(2).
-        vector_dims: of cond["vector"]; augment_dims: of cond["augment"], which may be
-            absent and is then zero; 0 for none.
+        vector_dims: size of cond["vector"]; 0 for none.
+        augment_dims: size of cond["augment"], which may be absent and is then zero; 0
+            for none.
     """
 
     reads: ClassVar = frozenset({"label", "vector", "augment"})
@@ -86,7 +89,7 @@ class SongUNet(PlannedUNet):
         return out
 
     def _with_input(self, h: Array, pyramid: Array) -> tuple[Array, Array]:
-        """h joined by the pyramid's next level, and that level."""
+        """Join h with the pyramid's next level; returns both."""
         style, width = self.style, h.shape[-1]
         at = f"enc_{_side(h)}"
         if self.progressive_input in ("residual", "strided_residual"):
@@ -104,7 +107,7 @@ class SongUNet(PlannedUNet):
         return h, pyramid
 
     def _with_output(self, h: Array, out: Array | None, image: Array) -> Array | None:
-        """The running sum of outputs, at the height of h."""
+        """Add the output at the height of h to the running sum of outputs."""
         is_last = h.shape[1] == image.shape[1]
         if self.progressive == "none" and not is_last:
             return None
@@ -138,7 +141,7 @@ class SongUNet(PlannedUNet):
 
     @property
     def style(self) -> Style:
-        """Of all blocks."""
+        """The style that all blocks have in common."""
         layers = Layers("xavier", norm_eps=1e-6, min_group=4, dtype=self.dtype)
         return Style(
             layers,

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
-from score_sde.networks.attention import attend
+from score_sde.networks.attention import attend_to_self
 from score_sde.networks.cond import require_condition
 from score_sde.networks.cross_unet import CrossUNet
 from score_sde.networks.layers import Dense
@@ -26,10 +26,10 @@ TEXT_HEADS = 4
 
 
 class TextEncoder(nn.Module):
-    """Words, int [batch, length], to tokens [batch, length, width].
+    """Encoder of words, int [batch, length], as tokens [batch, length, width].
 
-    A transformer that is trained with the network that reads it (Vaswani et al. 2017,
-    with the norm before each part). A word of -1, none, has an embedding of its own.
+    It is a transformer that is trained with the network that reads it (Vaswani et al.
+    2017, with the norm before each part). A word of -1, none, has an embedding too.
     """
 
     num_words: int
@@ -45,9 +45,7 @@ class TextEncoder(nn.Module):
         h += self.param("position", init, shape, jnp.float32)
         for _ in range(self.depth):
             own = Dense(3 * self.width)(nn.LayerNorm()(h))
-            heads = (3, self.num_heads, self.width // self.num_heads)
-            q, k, v = jnp.moveaxis(own.reshape(*h.shape[:2], *heads), 2, 0)
-            h += Dense(self.width)(attend(q, k, v).reshape(h.shape))
+            h += Dense(self.width)(attend_to_self(own, self.num_heads))
             inner = nn.gelu(Dense(4 * self.width)(nn.LayerNorm()(h)))
             h += Dense(self.width)(inner)
         return nn.LayerNorm()(h)
@@ -58,8 +56,13 @@ class TextUNet(nn.Module):
 
     A word of -1 is none.
 
-    Args: `num_words` of the vocabulary, `num_classes` that captions name, `text_width`
-    and `text_depth` of the encoder; the rest as of `CrossUNet`.
+    The other arguments are those of `CrossUNet`.
+
+    Args:
+        num_words: size of the vocabulary.
+        num_classes: number of classes that captions name.
+        text_width: features of a token.
+        text_depth: blocks of the encoder.
     """
 
     reads: ClassVar = frozenset({"words"})

@@ -58,23 +58,27 @@ def unet_problems(module: Any, shape: tuple[int, ...]) -> list[str]:
 
 
 Block = Callable[[Array, int], Array]
-"""(h, width) -> h of this width."""
+"""A function (h, width) -> h of this width."""
 
 
 def down_and_up(
     h: Array, block: Block, widths: Sequence[int], blocks_per_level: int
 ) -> Array:
-    """h after all blocks: halved between the widths, and back up, with skips."""
+    """Go down and up all levels, with skips; see `down` and `up`."""
     return up(*down(h, block, widths, blocks_per_level), block, widths)
 
 
 def down(
     h: Array, block: Block, widths: Sequence[int], blocks_per_level: int
 ) -> tuple[Array, list[Array]]:
-    """(h after the middle block, what the way up reads of the way down).
+    """Go down the levels: (h after the middle block, the skips that the way up reads).
 
-    Args: `block(h, width)`, called blocks_per_level times at each width, which h is
-    halved between, and once in the middle.
+    Args:
+        h: output of the first convolution.
+        block: called as block(h, width), blocks_per_level times at each width and once
+            in the middle.
+        widths: channels of each level; h is halved between them.
+        blocks_per_level: number of blocks at each level.
     """
     skips = [h]
     for level, width in enumerate(widths):
@@ -88,7 +92,7 @@ def down(
 
 
 def up(h: Array, skips: Sequence[Array], block: Block, widths: Sequence[int]) -> Array:
-    """h after the way up, with as many blocks at each width as there are skips."""
+    """Go up the levels, with as many blocks at each width as there are skips."""
     skips = list(skips)
     blocks_per_level = len(skips) // len(widths)
     for level, width in reversed(list(enumerate(widths))):
@@ -100,19 +104,23 @@ def up(h: Array, skips: Sequence[Array], block: Block, widths: Sequence[int]) ->
 
 
 Between = Callable[[Array, list[Array]], tuple[Array, list[Array]]]
-"""What is made of the middle and the skips before the way up reads them."""
+"""A function that changes the middle and the skips before the way up reads them."""
 
 
 class UNetEncoder(nn.Module):
     """The options of a `UNet` and its way down; what has a way up too is a network.
 
     Args:
-        channels: at full resolution; times multipliers[i] after i halvings.
+        channels: number at full resolution.
+        multipliers: of the channels, after 0, 1, 2, ... halvings.
         blocks_per_level: residual blocks on the way down; one more on the way up.
         attention_resolutions: lengths of the first axis of space at which
             self-attention follows each block.
-        embedding: of the noise level, 'positional' or 'fourier'.
-        num_classes, vector_dims: of the condition; 0 for none.
+        embedding: 'positional' or 'fourier', of the noise level.
+        num_heads: heads of the attention.
+        dropout: of each value in a block, in training.
+        num_classes: number of classes in cond["label"]; 0 for none.
+        vector_dims: size of cond["vector"]; 0 for none.
         input_frequencies: the network also sees sin and cos of its input times pi times
             each of these, so that it can resolve the grey levels of quantised data,
             which decide the likelihood (Kingma et al. 2021, app. C).
@@ -150,9 +158,14 @@ class UNetEncoder(nn.Module):
         deterministic: bool,
         enter: Callable[[Array], Array] = lambda h: h,
     ) -> tuple[Array, list[Array], Block]:
-        """(middle, skips, the block that goes on): in the scope of a compact method.
+        """Go down: (middle, skips, block for the way up); called by a compact method.
 
-        Args: `enter`, what is made of the first convolution's output.
+        Args:
+            x: the noisy data.
+            noise: [batch].
+            cond: the condition.
+            deterministic: whether nothing is dropped out.
+            enter: function applied to the output of the first convolution.
         """
         embedding = NoiseAndCondition(
             4 * self.channels, self.embedding, self.num_classes, self.vector_dims
@@ -168,7 +181,7 @@ class UNetEncoder(nn.Module):
         return *down(h, block, self.widths, self.blocks_per_level), block
 
     def _with_waves(self, x: Array, embedding: Array) -> Array:
-        """x and its sines and cosines, behind a gate that starts closed.
+        """Join x with its sines and cosines, behind a gate that starts closed.
 
         At high noise they are noise themselves, so the noise level opens the gate.
         """

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import jax.random as jr
 
-from score_sde.networks.attention import attend
+from score_sde.networks.attention import attend_to_self
 from score_sde.networks.blocks import Dropout, upsample
 from score_sde.networks.layers import Dense, GroupNorm
 from score_sde.networks.resampling import filter_down, filter_up
@@ -23,7 +23,7 @@ from score_sde.types import Array, Key
 
 
 class Layers(NamedTuple):
-    """How all layers of a network begin and compute."""
+    """Makers of the layers of a network, which begin and compute alike."""
 
     init: str
     """'xavier': uniform, of variance 1 / mean of fans, biases zero, the last layers
@@ -32,7 +32,7 @@ class Layers(NamedTuple):
     min_group: int
     """Channels in a group of a norm, which has at most 32 groups, at least."""
     dtype: str
-    """Of products; norms are in float32 at least."""
+    """dtype of products; norms are in float32 at least."""
 
     def norm(self, x: Array, name: str) -> Array:
         """Normalise groups of channels (`GroupNorm`)."""
@@ -63,7 +63,7 @@ class Layers(NamedTuple):
         padding: Any = "SAME",
         last: bool = False,
     ) -> Array:
-        """3x3."""
+        """Convolve with a 3x3 kernel, whose initial values are small if `last`."""
         kernel_init, bias_init = self._inits(9 * x.shape[-1], 1.0, last)
         conv = nn.Conv(
             width,
@@ -87,7 +87,7 @@ class Layers(NamedTuple):
         last: bool = False,
         use_bias: bool = True,
     ) -> Array:
-        """Of the last axis: a 1x1 convolution for images. `gain` is on its init."""
+        """Map the last axis, as a 1x1 convolution; `gain` is on the initial values."""
         kernel_init, bias_init = self._inits(x.shape[-1], gain, last)
         dense = Dense(
             width,
@@ -101,7 +101,7 @@ class Layers(NamedTuple):
 
     @property
     def _dtype(self) -> Any:
-        """What Flax makes of None is the type of the input."""
+        """dtype for Flax, where None stands for that of the input."""
         return None if self.dtype == "float32" else jnp.dtype(self.dtype)
 
     def _inits(self, fan_in: int, gain: float, last: bool) -> tuple[Any, Any]:
@@ -121,12 +121,12 @@ class Layers(NamedTuple):
 
 
 class Style(NamedTuple):
-    """What all blocks of a network have in common."""
+    """The properties that all blocks of a network have in common."""
 
     layers: Layers
     dropout: float = 0.0
     attention: str = "xla"
-    """See `attention.attend`."""
+    """Implementation of attention; see `attention.attend`."""
     resample_filter: tuple[float, ...] = (1, 1)
     scale_shift: bool = False
     """The embedding scales and shifts behind the norm; if not, it is added before."""
@@ -135,14 +135,13 @@ class Style(NamedTuple):
     project_resampled: bool = False
     """A shortcut that resamples has a 1x1 convolution even between equal widths."""
     skip_gain: float = 1.0
-    """On the initial shortcuts."""
+    """Factor on the initial values of shortcuts."""
     qkv_gain: float = 1.0
     by_head: bool = False
-    """Of queries, keys and values in the channels of `qkv`, the first of a head follow
-    the last of the head before; the three follow each other whole otherwise."""
+    """Order of the channels of `qkv`; see `attention.split_heads`."""
 
     def add(self, x: Array, h: Array) -> Array:
-        """A residual's sum."""
+        """Add a residual branch to its input."""
         return (x + h) * math.sqrt(0.5) if self.skip_rescale else x + h
 
     def projects(self, reads: int, width: int, resample: str) -> bool:
@@ -160,7 +159,7 @@ class Block(nn.Module):
     style: Style
     width: int
     num_heads: int = 0
-    """Of the attention; 0 for none."""
+    """Heads of the attention; 0 for a block without it."""
     resample: str = ""
 
     @nn.compact
@@ -191,18 +190,17 @@ class Block(nn.Module):
         return resample(x, self.style.resample_filter)
 
     def _attention(self, x: Array) -> Array:
-        """Of all positions."""
+        """Attention of all positions to each other."""
         style, layers = self.style, self.style.layers
-        batch, height, width, channels = x.shape
-        size = channels // self.num_heads
-        split = (
-            (self.num_heads, 3, size) if style.by_head else (3, self.num_heads, size)
-        )
+        batch, *_, channels = x.shape
         h = layers.norm(x, "norm2")
         qkv = layers.dense(h, 3 * channels, "qkv", gain=style.qkv_gain)
-        qkv = qkv.reshape(batch, height * width, *split)
-        q, k, v = jnp.moveaxis(qkv, 3 if style.by_head else 2, 0)
-        h = attend(q, k, v, implementation=style.attention).reshape(x.shape)
+        h = attend_to_self(
+            qkv.reshape(batch, -1, 3 * channels),
+            self.num_heads,
+            by_head=style.by_head,
+            implementation=style.attention,
+        ).reshape(x.shape)
         return layers.dense(h, channels, "proj", last=True).astype(x.dtype)
 
 
@@ -217,12 +215,12 @@ def norm_problems(layers: Layers, steps: Plan) -> list[str]:
 def conv_resample(
     layers: Layers, h: Array, step: Step, name: str, *, padding: Any
 ) -> Array:
-    """A 3x3 convolution of stride 2, with this padding, or of the nearest neighbour."""
+    """Halve by a 3x3 convolution of stride 2, or double and convolve."""
     if step.resample == "down":
         return layers.conv(h, step.width, name, stride=2, padding=padding)
     return layers.conv(upsample(h), step.width, name)
 
 
 def checkpointed(remat: bool) -> Any:
-    """Block, or one whose inside the backward pass computes again to save memory."""
+    """The class of blocks, or one whose inside the backward pass computes again."""
     return nn.remat(Block, static_argnums=(3,)) if remat else Block

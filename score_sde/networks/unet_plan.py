@@ -58,12 +58,18 @@ def plan(
     *,
     attend_in_every_block: bool,
 ) -> Plan:
-    """Blocks at each height, halved between the widths, and back up.
+    """Plan the blocks at each height, halved between the widths, and back up.
 
     There is attention at the lowest height in between, after the encoder's blocks at
     the listed heights, and in the decoder there in every block or in the last.
 
-    Args: `first`, the width of the first convolution.
+    Args:
+        height: of the images.
+        first: channels of the first convolution.
+        widths: channels at each height.
+        blocks_per_level: residual blocks on the way down; one more on the way up.
+        attention_resolutions: heights at which there is attention.
+        attend_in_every_block: whether the decoder attends in every block there.
     """
     encoder, decoder = [], []
     last, width = len(widths) - 1, first
@@ -96,7 +102,7 @@ def plan(
 
 
 def concatenate(h: Array, skip: Array) -> Array:
-    """Both, the way up's first."""
+    """Channels of both, those of the way up first."""
     return jnp.concatenate([h, skip], axis=-1)
 
 
@@ -106,7 +112,7 @@ def follow(
     block: Callable[[Array, Step, str], Array],
     join: Callable[[Array, Array], Array] = concatenate,
 ) -> Array:
-    """h after all blocks; block(h, step, name) is one of them."""
+    """Go through all blocks of a plan; block(h, step, name) is one of them."""
     skips = [h]
     for step in steps.encoder:
         h = block(h, step, f"enc_{step.name}")
@@ -122,13 +128,14 @@ class PlannedUNet(nn.Module):
     """The options that the published U-Nets share.
 
     Args:
-        channels: at full resolution; times multipliers[i] after i halvings.
+        channels: number at full resolution.
+        multipliers: of the channels, after 0, 1, 2, ... halvings.
         blocks_per_level: residual blocks on the way down; one more on the way up.
         attention_resolutions: heights at which there is self-attention.
         dropout: of each channel of each position in a block, in training.
-        num_classes: of cond["label"], where -1 stands for no class; 0 for a network
-            without classes.
-        dtype: of activations and products; "float32" for that of the input.
+        num_classes: number of classes in cond["label"], where -1 stands for none; 0 for
+            a network without classes.
+        dtype: dtype of activations and products; "float32" for that of the input.
         attention: implementation, 'xla' or 'cudnn'.
         remat: whether the backward pass computes the inside of every block again.
     """
@@ -172,7 +179,7 @@ class PlannedUNet(nn.Module):
     def planned(
         self, height: int, first: int, *, attend_in_every_block: bool = False
     ) -> Plan:
-        """The blocks for images of this height. Args as `plan`."""
+        """The blocks for images of this height; see `plan`."""
         return plan(
             height,
             first,

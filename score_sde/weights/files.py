@@ -18,14 +18,14 @@ FORMATS = (
 )
 
 INDEX = ".index.json"
-"""How the name of an index of several files ends."""
+"""The end of the name of an index of several files."""
 
 OLD_PICKLES = (b"(", b"c", b"]", b"}")
-"""How pickles began before they said their protocol."""
+"""First bytes of pickles from before they said their protocol."""
 
 
 def read(path: Path) -> Any:
-    """What a file holds: nested dicts and lists of arrays, tensors and records.
+    """Read a weight file: nested dicts and lists of arrays, tensors and records.
 
     Raises: FileNotFoundError; UserError that says what is wrong with the file.
     """
@@ -58,7 +58,7 @@ def read(path: Path) -> Any:
 
 
 def _read_shards(path: Path) -> Any:
-    """All tensors of the files beside an index, which says which file has which."""
+    """Read the files beside an index, which says which of them has which tensor."""
     try:
         files = sorted(set(json.loads(path.read_text())["weight_map"].values()))
         if any(Path(name).name != name for name in files):

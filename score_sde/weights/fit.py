@@ -14,7 +14,7 @@ from score_sde.weights.published.tensors import Tensor, leaf_of, params_of
 from score_sde.weights.state_dict import StateDict, array_of
 
 WRAPPERS = ("model.", "unet.")
-"""Of the preconditioned network around the one that has the weights."""
+"""Prefixes that wrapper modules put in front of the network's own names."""
 
 SHOWN = 8
 
@@ -22,10 +22,15 @@ SHOWN = 8
 def fit(
     state: StateDict, tables: Mapping[str, Sequence[Tensor]], like: Any
 ) -> tuple[str, Any]:
-    """(program, parameters shaped and typed as `like`) from the arrays of a file.
+    """Fit the arrays of a file to a network: (program, parameters shaped as `like`).
 
-    Args: `tables`, program -> the names that its files of this network use.
-    Raises: UserError that lists all missing, unused, misshapen and unfit tensors.
+    Args:
+        state: the tensors of the file.
+        tables: program -> the entries of its files of this network.
+        like: parameters, or their shapes and dtypes.
+
+    Raises:
+        UserError: lists all missing, unused, misshapen and unfit tensors.
     """
     program, named = _part_with_network(state, tables)
     table = tables[program]
@@ -69,7 +74,7 @@ def fit(
 
 
 def published_arrays(params: Any, table: Sequence[Tensor]) -> dict[str, np.ndarray]:
-    """The entries of a published state dict that holds these parameters."""
+    """Make the entries of a published state dict that holds these parameters."""
     arrays = {}
     for tensor in table:
         array = tensor.value
@@ -85,11 +90,11 @@ class _Part(NamedTuple):
 
     program: str
     prefix: str
-    """What all names in this part begin with."""
+    """The beginning of all names in this part."""
     wrapper: str
-    """What they lack, of those in WRAPPERS."""
+    """The prefix in WRAPPERS that they lack."""
     found: int
-    """How many of the names."""
+    """Number of the names."""
 
     @property
     def rank(self) -> tuple[bool, int, int]:
@@ -98,14 +103,14 @@ class _Part(NamedTuple):
 
     @property
     def is_average(self) -> bool:
-        """As in "ema", "params_ema" or "ema_model"."""
+        """Whether a word of its prefix is like "ema", "params_ema" or "ema_model"."""
         return any("ema" in word.split("_") for word in self.prefix.split("."))
 
 
 def _part_with_network(
     state: StateDict, tables: Mapping[str, Sequence[Tensor]]
 ) -> tuple[str, dict[str, Any]]:
-    """(program, the tensors of the part that has this network, by its names).
+    """Find the part of a file that has this network: (program, its tensors by name).
 
     An average is preferred to the parameters that were being trained. A part is what
     has a prefix in common, such as "model.module." or "state_dict.", and half as many
@@ -134,7 +139,7 @@ def _part_with_network(
 def _parts(
     named: Mapping[str, Any], tables: Mapping[str, Sequence[Tensor]]
 ) -> Iterator[_Part]:
-    """Every prefix in front of names of a network, with and without its wrapper."""
+    """Yield every prefix in front of names of a network, with and without wrapper."""
     for program, table in tables.items():
         names = {tensor.name for tensor in table}
         for wrapper in ("", *WRAPPERS):
@@ -152,7 +157,7 @@ def _parts(
 
 
 def _is_counter(array: np.ndarray) -> bool:
-    """Such as the number of steps or of batches, beside the weights."""
+    """Whether an array counts steps or batches, beside the weights."""
     return array.ndim == 0 and array.dtype.kind in "iub"
 
 
@@ -164,7 +169,7 @@ def _published_shape(tensor: Tensor, target: Any) -> tuple[int, ...]:
 
 
 def _unfit(tensor: Tensor, array: np.ndarray) -> str:
-    """Why an array of the right shape can't be what the entry is."""
+    """The reason why an array of the right shape can't be this entry; empty if none."""
     if tensor.value is not None:
         # Files in half precision round it.
         same = np.allclose(array.astype(np.float64), tensor.value, rtol=2e-3)

@@ -6,21 +6,24 @@ from typing import Any
 
 import numpy as np
 
-from score_sde.weights.unpickle import Record
+from score_sde.weights.records import Record
 
 EMPTY = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
-"""An array that its state fills: version, shape, dtype, whether by columns, bytes."""
+"""Names of arrays filled by their state: version, shape, dtype, by columns, bytes."""
 FILLED = ("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer")
-"""An array of its arguments: bytes, dtype, shape, order."""
+"""Names of arrays made of their arguments: bytes, dtype, shape, order."""
 
 
 def is_array(value: Any) -> bool:
-    """Whether it is the record of one."""
+    """Whether a value is the record of an array."""
     return isinstance(value, Record) and value.kind in (*EMPTY, *FILLED)
 
 
 def to_array(record: Record) -> np.ndarray:
-    """The array. Raises: ValueError if it is none of numbers."""
+    """Make the array of a record.
+
+    Raises: ValueError if it is none of numbers.
+    """
     try:
         if record.kind in EMPTY:
             _, shape, dtype, by_columns, data = record.state

@@ -1,4 +1,4 @@
-"""From what a file holds to named tensors, wherever they are in it."""
+"""Named tensors of a weight file, wherever they are in it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 
 from score_sde.types import UserError
 from score_sde.weights.numpy_arrays import is_array, to_array
-from score_sde.weights.unpickle import Record, Strided
+from score_sde.weights.records import Record, Strided
 
 MAX_TENSORS = 100_000
 UNNAMED = "shadow_params"
-"""Where score_sde in PyTorch has its average, a list in the order of the parameters."""
+"""Name of the average of score_sde in PyTorch, a list in the order of parameters."""
 
 
 class StateDict(NamedTuple):
@@ -28,9 +28,9 @@ class StateDict(NamedTuple):
 
 
 def state_dict(content: Any) -> StateDict:
-    """All tensors in what `files.read` gives, the way to each joined by dots.
+    """Name all tensors in what `files.read` gives by the way to each, joined by dots.
 
-    What is no tensor, such as settings and counters, is left out. `fit` finds the
+    Anything else, such as settings, is left out. `fit` finds the
     network among the rest: whole training states are read too.
 
     Raises: UserError if there are none.
@@ -50,7 +50,7 @@ def state_dict(content: Any) -> StateDict:
 
 
 def array_of(name: str, value: Any) -> np.ndarray:
-    """The tensor that has this name as an array.
+    """A tensor as an array.
 
     Raises: UserError if it is not inside the file.
     """
@@ -65,7 +65,7 @@ def array_of(name: str, value: Any) -> np.ndarray:
 
 
 def _entries(value: Any, name: str, depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """(name, tensor) of modules, and of nested or flat dicts and lists of tensors."""
+    """Yield (name, tensor) from modules, and from nested dicts and lists."""
     if depth > 32:
         raise UserError("the file nests its modules too deeply, or in a circle.")
     if isinstance(value, (Strided, np.ndarray, np.number)) or is_array(value):
@@ -84,7 +84,7 @@ def _entries(value: Any, name: str, depth: int = 0) -> Iterator[tuple[str, Any]]
 def _of_module(
     state: dict[str, Any], name: str, depth: int
 ) -> Iterator[tuple[str, Any]]:
-    """What the module's state dict would have."""
+    """Yield the entries that the module's state dict would have."""
     lost = state.get("_non_persistent_buffers_set") or ()
     for part in ("_parameters", "_buffers", "_modules"):
         for key, item in (state.get(part) or {}).items():
@@ -97,6 +97,6 @@ def _joined(name: str, key: Any) -> str:
 
 
 def _norm_of_old_flax(name: str, array: np.ndarray) -> np.ndarray:
-    """Group norm's parameters, which were (1, 1, 1, channels) in the Flax of 2021."""
+    """Reshape parameters of group norms, (1, 1, 1, channels) in the Flax of 2021."""
     is_old = array.ndim == 4 and array.shape[:3] == (1, 1, 1)
     return array[0, 0, 0] if is_old and name.endswith((".scale", ".bias")) else array

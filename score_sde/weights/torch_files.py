@@ -9,14 +9,15 @@ from typing import IO, Any
 import numpy as np
 
 from score_sde.types import UserError
-from score_sde.weights.unpickle import DTYPES, Global, Storage, parse
+from score_sde.weights.records import DTYPES, Global, Storage
+from score_sde.weights.unpickle import parse
 
 MAGIC = 0x1950A86A20F9469CFC6C
-"""The first number of the format before torch 1.6."""
+"""First number of a file in the format before torch 1.6."""
 
 
 def read_zip(archive: zipfile.ZipFile) -> Any:
-    """The format since torch 1.6: a pickle beside one file for each storage.
+    """Read the format since torch 1.6: a pickle beside one file for each storage.
 
     Raises: ValueError for a damaged archive, UserError for what is refused.
     """
@@ -49,7 +50,7 @@ def read_zip(archive: zipfile.ZipFile) -> Any:
 
 
 def read_stream(stream: IO[bytes]) -> Any:
-    """The format before torch 1.6, or a plain pickle.
+    """Read the format before torch 1.6, or a plain pickle.
 
     Raises: ValueError for a damaged stream, UserError for what is refused.
     """
