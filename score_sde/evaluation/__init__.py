@@ -2,7 +2,9 @@
 
 from score_sde.evaluation.estimate import Estimate as Estimate
 from score_sde.evaluation.estimate import estimates_of as estimates_of
+from score_sde.evaluation.extractor import Extractor as Extractor
 from score_sde.evaluation.fd_infinity import fd_infinity as fd_infinity
+from score_sde.evaluation.features import FEATURES as FEATURES
 from score_sde.evaluation.frechet import frechet_distance as frechet_distance
 from score_sde.evaluation.frechet import (
     frechet_distance_of_moments as frechet_distance_of_moments,
@@ -29,4 +31,5 @@ from score_sde.evaluation.moments import merge_moments as merge_moments
 from score_sde.evaluation.moments import moments_of as moments_of
 from score_sde.evaluation.pairs import psnr as psnr
 from score_sde.evaluation.pairs import ssim as ssim
+from score_sde.evaluation.perceptual import lpips as lpips
 from score_sde.evaluation.vendi import vendi_score as vendi_score

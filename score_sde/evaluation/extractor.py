@@ -1,0 +1,123 @@
+"""A feature network in use: images in, features out, and what they depend on."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+if TYPE_CHECKING:
+    from score_sde.networks.tensors import Tensor
+
+BATCH = {"cpu": 4}
+"""How many images a kind of device computes at once, always: the results of programs of
+different sizes differ by 2e-7."""
+OTHER_BATCH = 64
+Prepare = Callable[[np.ndarray], np.ndarray]
+"""uint8 images [n, height, width, channels] as the network's float32 input."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Extractor:
+    """A function: images [examples, height, width, channels] -> features, float32.
+
+    Images are uint8, of one channel or three. How many come at once has no influence.
+    """
+
+    name: str
+    compute: Callable[[np.ndarray], np.ndarray]
+    """Features [batch, dims] of a batch of checked images."""
+    identity: Mapping[str, str]
+    """What the features depend on: output, resize, weights (sha256), dtype."""
+
+    def __call__(self, images: Any) -> np.ndarray:
+        """The features of images, float32 [examples, dims].
+
+        Raises: ValueError for what are no images.
+        """
+        array = check_images(images)
+        parts = []
+        for rows in batches(len(array)):
+            part = array[rows]
+            # One shape is compiled; what is computed of the padding is thrown away.
+            missing = rows.stop - rows.start - len(part)
+            padded = np.concatenate([part, part[:1].repeat(missing, 0)])
+            parts.append(np.asarray(self.compute(padded), np.float32)[: len(part)])
+        return np.concatenate(parts)
+
+
+def batches(number: int) -> Iterator[slice]:
+    """Slices that cut images into batches of one size; the last may reach beyond."""
+    size = BATCH.get(jax.default_backend(), OTHER_BATCH)
+    for start in range(0, number, size):
+        yield slice(start, start + size)
+
+
+def check_images(images: Any) -> np.ndarray:
+    """Images as a uint8 array [examples, height, width, channels].
+
+    Raises: ValueError naming what they are and what they must be.
+    """
+    array = np.asarray(images)
+    if array.dtype != np.uint8:
+        raise ValueError(
+            f"images hold {array.dtype}; they must hold uint8, as they are published."
+        )
+    if array.ndim != 4 or array.shape[-1] not in (1, 3) or not array.size:
+        raise ValueError(
+            f"images have shape {array.shape}; it must be [examples, height, width, "
+            "channels], one channel or three."
+        )
+    return array
+
+
+def network_extractor(
+    name: str,
+    module: Any,
+    *,
+    prepare: Prepare,
+    shape: tuple[int, ...],
+    output: str,
+    weights: Sequence[Path],
+    tables: Callable[[Any], Mapping[str, Sequence[Tensor]]],
+    identity: Mapping[str, str],
+) -> Extractor:
+    """An extractor by a network with published weights.
+
+    Args:
+        name: what reports call the features.
+        module: a Linen module from images to named outputs.
+        prepare: from images of three channels to its input.
+        shape: of one input.
+        output: which of its outputs the features are.
+        weights: the files that hold its weights, together.
+        tables: from shapes of parameters to the names that files use, by program.
+        identity: what else the features depend on, such as the resize.
+    Raises: FileNotFoundError; UserError for a file that does not fit.
+    """
+    from score_sde.weights import StateDict, fit, read, state_dict
+
+    one = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    like = jax.eval_shape(module.init, jax.random.key(0), one)["params"]
+    named: dict[str, Any] = {}
+    for path in weights:
+        named |= state_dict(read(path)).named
+    _, params = fit(StateDict(named, []), tables(like), like)
+    program = jax.jit(lambda p, x: module.apply({"params": p}, x)[output])
+    params = jax.device_put(params)
+
+    def compute(images: np.ndarray) -> np.ndarray:
+        if images.shape[-1] == 1:
+            images = images.repeat(3, axis=-1)
+        with jax.default_matmul_precision("highest"):
+            return np.asarray(program(params, prepare(images)))
+
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in weights]
+    known = {"output": output, "weights": ",".join(digests), "dtype": "float32"}
+    return Extractor(name, compute, {**known, **identity})

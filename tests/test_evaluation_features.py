@@ -1,0 +1,327 @@
+"""Feature networks against the published programs' outputs, and how they are used."""
+
+import gzip
+import json
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+import seeded_weights
+from safetensors.numpy import save_file
+from sklearn.datasets import load_sample_images
+
+from score_sde import evaluation
+from score_sde.evaluation import FEATURES
+from score_sde.evaluation.extractor import BATCH
+from score_sde.evaluation.features import LITE0_PACKAGE, dinov2_maker
+from score_sde.evaluation.resizing import RESIZES
+from score_sde.fields import fields_of
+from score_sde.networks.features import resizing
+from score_sde.types import UserError
+
+GOLDEN = Path(__file__).parent / "golden" / "evaluation"
+TOLERANCE = 1e-5
+"""Of the largest value: ten times what float32 costs."""
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch):
+    """Most cases are of two images: no time goes to padding."""
+    monkeypatch.setitem(BATCH, "cpu", 2)
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(GOLDEN / "networks.npz") as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="module")
+def published():
+    """Names and shapes of the entries of published state dicts."""
+    with gzip.open(GOLDEN / "names.json.gz") as file:
+        return json.load(file)
+
+
+@pytest.fixture(scope="module")
+def weight_file(tmp_path_factory, published):
+    """A function: network -> a file of its seeded weights, with some replaced."""
+    folder = tmp_path_factory.mktemp("weights")
+
+    def make(network, names=None, **replaced):
+        path = folder / f"{network}.safetensors"
+        if not path.exists():
+            arrays = {
+                name: seeded_weights.tensor(name, tuple(shape))
+                for name, shape in names or published[network]
+            }
+            save_file({**arrays, **replaced}, path)
+        return str(path)
+
+    return make
+
+
+def check(ours, theirs):
+    assert ours.dtype == np.float32
+    assert ours.shape == theirs.shape
+    np.testing.assert_allclose(
+        ours, theirs, rtol=0, atol=TOLERANCE * np.abs(theirs).max()
+    )
+
+
+def test_seeded_weights_are_those_that_the_references_used():
+    first = seeded_weights.tensor("Conv2d_1a_3x3.conv.weight", (32, 3, 3, 3))
+    assert first.sum(dtype=np.float64) == -10.957686093068332
+    bias = seeded_weights.tensor("fc.bias", (1008,))
+    assert bias.sum(dtype=np.float64) == -0.34223900010692887
+
+
+# Resizing
+
+SIZES = ["6x5to9x11", "8x8to8x8", "13x7to5x4", "4x4to16x16"]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_resizing_matrices_are_those_of_the_programs(size, golden):
+    case = f"resize/seed0/{size}"
+    picture = golden[f"{case}/in"].astype(float)
+    ways = {
+        "tf1": resizing.corner_matrix,
+        "tb": lambda a, b: resizing.centre_matrix(a, b, resizing.triangle, 1),
+        "tba": lambda a, b: resizing.antialias_matrix(a, b, resizing.cubic(-0.5), 2),
+        "pl": lambda a, b: resizing.antialias_matrix(a, b, resizing.triangle, 1),
+    }
+    for name, matrix in ways.items():
+        theirs = golden[f"{case}/{name}"]
+        rows, columns = (
+            matrix(a, b) for a, b in zip(picture.shape, theirs.shape[:2], strict=False)
+        )
+        ours = np.einsum("ri,cj,ijk->rck", rows, columns, picture)
+        digits = 1e-12 if theirs.dtype == np.float64 else 2e-7
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=255 * digits)
+
+
+def test_named_ways_are_those_of_the_programs(golden):
+    case = "resize/seed0/4x4to16x16"
+    picture = golden[f"{case}/in"][None]
+    programs = {"tf1": "tf1", "pytorch-fid": "tb", "clean": "pb", "pillow": "pbu"}
+    for way, name in programs.items():
+        ours = RESIZES[way](picture, 16)
+        assert ours.dtype == np.float32
+        np.testing.assert_allclose(ours[0], golden[f"{case}/{name}"], rtol=0, atol=5e-5)
+    with pytest.raises(ValueError, match=r"\(4, 4\); with resize='none'"):
+        RESIZES["none"](picture, 16)
+
+
+# Networks
+
+
+@pytest.mark.parametrize(
+    ("size", "resize", "output"),
+    [
+        ("32x32", "tf1", "2048"),
+        *(
+            pytest.param("40x64", "tf1", output, marks=pytest.mark.slow)
+            for output in ("64", "192", "768", "logits", "logits_unbiased", "spatial")
+        ),
+        pytest.param("40x64", "pytorch-fid", "2048", marks=pytest.mark.slow),
+        pytest.param("40x64", "clean", "2048", marks=pytest.mark.slow),
+    ],
+)
+def test_inception(size, resize, output, golden, weight_file):
+    path = weight_file("inception_v3_fid")
+    features = FEATURES["inception"](weights=path, output=output, resize=resize)
+    part = {"tf1": "", "pytorch-fid": "pytorch_fid/", "clean": "clean/"}[resize]
+    name = "sfid_spatial" if output == "spatial" else output
+    case = f"inception/seed0/{size}"
+    check(features(golden[f"{case}/images"]), golden[f"{case}/{part}{name}"])
+
+
+@pytest.fixture(scope="module")
+def lpips_vgg(golden, published, weight_file):
+    folder = "lpips/heads/"
+    heads = {k[len(folder) :]: v for k, v in golden.items() if k.startswith(folder)}
+    return FEATURES["lpips_vgg"](weights=weight_file("lpips_vgg16", **heads))
+
+
+@pytest.mark.parametrize("size", ["32x32", "48x64"])
+def test_lpips(size, golden, lpips_vgg):
+    case = f"lpips_vgg/seed0/{size}"
+    a, b, theirs = (golden[f"{case}/{name}"] for name in ("a", "b", "d"))
+    for i in range(2):
+        ours = evaluation.lpips(a[i : i + 1], b[i : i + 1], embed=lpips_vgg)
+        assert ours.value == pytest.approx(theirs[i], rel=TOLERANCE)
+    both = evaluation.lpips(a, b, embed=lpips_vgg)
+    assert both.value == pytest.approx(theirs.mean(), rel=TOLERANCE)
+    assert both.low < both.value < both.high
+    assert evaluation.lpips(a, a, embed=lpips_vgg).value == 0
+    with pytest.raises(ValueError, match="y has shape"):
+        evaluation.lpips(a, b[:1], embed=lpips_vgg)
+
+
+def tiny_dinov2_names(published):
+    sizes = {384: 48, 1152: 144, 1536: 192}
+    names = []
+    for name, shape in published["dinov2_vits14"]:
+        words = name.split(".")
+        if words[0] != "blocks" or int(words[1]) < 3:
+            names.append((name, [sizes.get(n, n) for n in shape]))
+    return names
+
+
+@pytest.mark.parametrize(
+    "output", [("class_token", "cls"), ("patch_mean", "pm")], ids=lambda o: o[0]
+)
+def test_dinov2_with_resized_positions(output, golden, published, weight_file):
+    path = weight_file("tiny_dinov2", tiny_dinov2_names(published))
+    make = dinov2_maker("tiny", 48, 3, 3)
+    features = make(weights=path, output=output[0], resize="none")
+    case = "dinov2/tiny/seed0/224x224"
+    check(features(golden[f"{case}/images"]), golden[f"{case}/{output[1]}"])
+
+
+def test_dinov2_of_sides_that_differ(golden, published, weight_file):
+    import jax
+
+    from score_sde import weights
+    from score_sde.networks.features import dinov2
+    from score_sde.networks.features.parts import tensors_of
+
+    case = "dinov2/tiny/seed0/98x70"
+    x = (golden[f"{case}/images"] / np.float32(255) - dinov2.MEAN) / dinov2.STD
+    module = dinov2.DINOv2(48, 3, 3)
+    like = jax.eval_shape(module.init, jax.random.key(0), x)["params"]
+    path = Path(weight_file("tiny_dinov2", tiny_dinov2_names(published)))
+    state = weights.state_dict(weights.read(path))
+    _, params = weights.fit(state, {"published": tensors_of(like)}, like)
+    with jax.default_matmul_precision("highest"):
+        out = module.apply({"params": params}, x)
+    check(np.asarray(out["class_token"]), golden[f"{case}/cls"])
+    check(np.asarray(out["patch_mean"]), golden[f"{case}/pm"])
+
+
+@pytest.mark.slow
+def test_dinov2_s14(golden, weight_file):
+    features = FEATURES["dinov2_s14"](weights=weight_file("dinov2_vits14"))
+    case = "dinov2/vits14/seed0/224x224"
+    check(features(golden[f"{case}/images"]), golden[f"{case}/cls"])
+
+
+def test_dinov2_registers_and_gates_have_the_published_parameters():
+    import jax
+    import jax.numpy as jnp
+
+    from score_sde.networks import count_parameters
+    from score_sde.networks.features.dinov2 import DINOv2
+
+    counts = {  # without the mask token, width of them
+        (384, 12, 6, False, 0): 22_056_576,
+        (384, 12, 6, False, 4): 22_058_112,
+        (768, 12, 12, False, 0): 86_580_480,
+        (1024, 24, 16, False, 0): 304_368_640,
+        (1536, 40, 24, True, 0): 1_136_480_768,
+    }
+    for options, count in counts.items():
+        x = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+        shapes = jax.eval_shape(DINOv2(*options).init, jax.random.key(0), x)
+        assert count_parameters(shapes) == count
+
+
+# A real network
+
+
+def has_lite0():
+    try:
+        return bool(metadata.files(LITE0_PACKAGE))
+    except metadata.PackageNotFoundError:
+        return False
+
+
+needs_lite0 = pytest.mark.skipif(not has_lite0(), reason="the extra 'features'")
+
+
+@pytest.fixture(scope="module")
+def photographs():
+    """A temple and a dahlia, 224 x 224."""
+    china, flower = load_sample_images().images
+    return np.stack([picture[100:324, 200:424] for picture in (china, flower)])
+
+
+@needs_lite0
+def test_efficientnet_lite0_names_what_photographs_show(photographs):
+    make = FEATURES["efficientnet_lite0"](output="logits")
+    logits = make(photographs)
+    with np.load(GOLDEN / "efficientnet_lite0.npz") as theirs:
+        check(logits, np.stack([theirs["china/logits"], theirs["flower/logits"]]))
+    squares = np.stack([p[:, 106:533] for p in load_sample_images().images])
+    assert make(squares).argmax(1).tolist() == [698, 985]  # palace, daisy
+
+
+@needs_lite0
+def test_efficientnet_lite0_gives_features_whatever_the_batch(photographs):
+    with np.load(GOLDEN / "efficientnet_lite0.npz") as theirs:
+        theirs = np.stack([theirs["china/features"], theirs["flower/features"]])
+    pictures = np.concatenate([photographs, photographs[:, ::-1], photographs[:1]])
+    features = FEATURES["efficientnet_lite0"]()
+    together = features(pictures)
+    check(together[:2], theirs)
+    assert features.identity["weights"].startswith("57934424")
+    assert features.identity["resize"] == "clean"
+    apart = np.concatenate([features(pictures[:3]), features(pictures[3:])])
+    np.testing.assert_array_equal(apart, together)
+    np.testing.assert_array_equal(together[4], together[0])
+
+
+# How they are used
+
+
+def test_a_grey_image_is_three_equal_channels(golden, lpips_vgg):
+    grey = golden["lpips_vgg/seed0/32x32/a"][..., :1]
+    np.testing.assert_array_equal(lpips_vgg(grey), lpips_vgg(grey.repeat(3, -1)))
+
+
+def test_pixels_are_the_images_laid_flat():
+    images = np.arange(48, dtype=np.uint8).reshape(4, 2, 2, 3)
+    features = FEATURES["pixels"]()(images)
+    assert features.dtype == np.float32
+    expected = images.reshape(4, 12) / 127.5 - 1
+    np.testing.assert_allclose(features, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (np.zeros((2, 4, 4, 3), np.float32), "hold float32; they must hold uint8"),
+        (np.zeros((2, 4, 4, 3), int), "hold int64"),
+        (np.zeros((4, 4, 3), np.uint8), "have shape"),
+        (np.zeros((2, 4, 4, 4), np.uint8), "one channel or three"),
+        (np.zeros((0, 4, 4, 3), np.uint8), "have shape"),
+    ],
+)
+def test_what_are_no_images_is_refused(images, words):
+    with pytest.raises(ValueError, match=words):
+        FEATURES["pixels"]()(images)
+
+
+def test_constructors_refuse_wrong_options_before_any_file(tmp_path):
+    with pytest.raises(ValueError, match="resize is 'tf2'; did you mean 'tf1'"):
+        FEATURES["inception"](weights="x", resize="tf2")
+    with pytest.raises(ValueError, match="weights is ''"):
+        FEATURES["inception"](weights="")
+    with pytest.raises(FileNotFoundError):
+        FEATURES["dinov2_l14"](weights=str(tmp_path / "none.pth"))
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    path = tmp_path / "few.safetensors"
+    save_file({"_fc.weight": np.zeros((1000, 1280), np.float32)}, path)
+    with pytest.raises(UserError, match="missing"):
+        FEATURES["efficientnet_lite0"](weights=str(path))
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_every_constructor_states_its_options(name):
+    for field in fields_of(FEATURES[name]).values():
+        assert field.kind is not None
+        assert field.rules or field.name in ("heads", "weights")
