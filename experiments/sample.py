@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from . import launch
@@ -10,28 +11,40 @@ from . import launch
 
 def main(command: launch.Command) -> None:
     """Write samples.png, samples.npz, and samples.json on how they were made."""
+    from score_sde.run.describe import opened
+
+    run = opened(command)
+    if run is not None:
+        drawn(run, command.workdir)
+
+
+def drawn(run: Any, workdir: Path) -> dict[str, Any]:
+    """Draw the samples of an opened run, or read those that it drew before.
+
+    Returns:
+        The arrays of samples.npz.
+    """
     import shutil
 
+    import numpy as np
+
     from score_sde.evaluation.plots import save_samples
-    from score_sde.run.describe import opened
     from score_sde.run.provenance import is_done, made_by
     from score_sde.run.sample import evals_per_call, make_draw
     from score_sde.runtime.folder import write_json
     from score_sde.runtime.jobs import compute_in_parts, parts_folder, save_arrays
     from score_sde.runtime.mesh import is_main_host, local_mesh
 
-    run = opened(command)
-    if run is None:
-        return
     experiment, offers = run.experiment, run.companions.offers
     causes = made_by("samples", run)
-    picture, report = (command.workdir / f"samples.{end}" for end in ("png", "json"))
+    picture, report = (workdir / f"samples.{end}" for end in ("png", "json"))
     if is_done(report, causes):
         print(f"{picture}: made before, from step {run.step:,}")
-        return
+        with np.load(workdir / "samples.npz") as file:
+            return dict(file)
     start = time.monotonic()
     size, draw = make_draw(experiment, local_mesh(), offers)
-    parts = parts_folder(command.workdir / "samples_parts", causes)
+    parts = parts_folder(workdir / "samples_parts", causes)
     arrays: dict[str, Any] = compute_in_parts(
         parts / "samples",
         count=experiment.sampling.num_samples,
@@ -39,14 +52,14 @@ def main(command: launch.Command) -> None:
         compute=lambda first: draw(run.params, first),
     )
     seconds = time.monotonic() - start
-    levels, good = arrays.pop("levels"), arrays["success"]
+    arrays = {"samples": arrays.pop("levels"), **arrays}
+    levels, good = arrays["samples"], arrays["success"]
     fewest, most = evals_per_call(
         experiment.model, experiment.drawing, run.params, offers
     )
     num_evals, failed = float(arrays["num_evals"].mean()), int((~good).sum())
     if is_main_host():
-        arrays = {"samples": levels, **arrays}
-        save_arrays(command.workdir / "samples.npz", arrays, compress=True)
+        save_arrays(workdir / "samples.npz", arrays, compress=True)
         shown = levels[good][:144]
         save_samples(picture, shown, num_levels=experiment.model.num_levels)
         made = {
@@ -63,6 +76,7 @@ def main(command: launch.Command) -> None:
         + (f", guided: {fewest} to {most} of the network each time" * (most > 1))
         + (f", {failed} FAILED and left out" if failed else "")
     )
+    return arrays
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from flax import nnx
 import score_sde as ss
 from score_sde.conditions import CONDITIONS, Condition
 from score_sde.data import DATASETS, Dataset, InMemory
+from score_sde.evaluation import FEATURES, METRICS, Estimate
 from score_sde.fields import Positive, checks_rules
 from score_sde.guidance import GUIDANCES, needs_condition
 from score_sde.losses import WEIGHTS
@@ -214,6 +215,17 @@ def absolute_error(key, params, batch, context, *, blur: float = 0.5) -> Array:
     )
 
 
+def mean_shift(real, fake, *, scale: Annotated[float, Positive] = 1.0) -> Estimate:
+    """A metric: how far the means are apart."""
+    value = scale * float(np.linalg.norm(real.mean(0) - fake.mean(0)))
+    return Estimate(value, np.nan, np.nan, None, "none")
+
+
+def doubled(*, factor: Annotated[float, Positive] = 2.0):
+    """Features."""
+    return lambda values: np.float32(factor * values.reshape(len(values), -1))
+
+
 SDES["quadratic_time"] = QuadraticTime
 WEIGHTS["capped"] = huge_noise_capped
 SAMPLERS["half_steps"] = HalfSteps
@@ -228,4 +240,6 @@ GUIDANCES["a_bit_further"] = a_bit_further
 GUIDANCES["towards_teacher"] = towards_teacher
 DATASETS["blobs"] = blobs
 CONDITIONS["side"] = side
+METRICS["mean_shift"] = mean_shift
+FEATURES["doubled"] = doubled
 OBJECTIVES["absolute_error"] = absolute_error

@@ -186,7 +186,7 @@ def test_dinov2_of_sides_that_differ(golden, published, weight_file):
 
     from score_sde import weights
     from score_sde.networks.features import dinov2
-    from score_sde.networks.features.parts import tensors_of
+    from score_sde.weights.published.features import tensors_of
 
     case = "dinov2/tiny/seed0/98x70"
     x = (golden[f"{case}/images"] / np.float32(255) - dinov2.MEAN) / dinov2.STD

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import score_sde as ss
-from experiments import likelihood, sample, train
+from experiments import evaluate, likelihood, sample, train
 from experiments.launch import Command, parse
+from score_sde.data import DATASETS
 from score_sde.run import build
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -35,9 +36,11 @@ CONFIG = {
     "sampler": {"name": "half_steps", "ratio": 0.4},
     "grid": {"name": "geometric", "num_steps": 4, "power": 0.9},
     "guidance": {"name": "a_bit_further", "push": 1.2},
-    "sampling": {"num_samples": 6, "batch_size": 4},
+    "sampling": {"num_samples": 8, "batch_size": 4},
     "likelihood": {"batch_size": 16, "num_checked": 2, "bound_draws": 2}
     | {"rtol": 1e-2, "atol": 1e-2, "divergence": "exact"},
+    "features": {"name": "doubled", "factor": 3.0},
+    "metrics": {"mean_shift": {"scale": 0.5}, "frechet_distance": {}},
     "extra": {"note": "of mine", "nested": {"field": (1, 2)}},
 }
 
@@ -66,10 +69,17 @@ def test_strangers_parts_train_sample_and_score(run):
     sample.main(command)
     likelihood.main(command)
     with np.load(run / "samples.npz") as found:
-        assert found["samples"].shape == (6, 3)
+        assert found["samples"].shape == (8, 3)
         assert set(np.unique(found["sides"])) <= {-1.0, 1.0}
     report = json.loads((run / "likelihood.json").read_text())
     assert np.isfinite(report["splits"]["test"]["bits_per_dim"])
+    evaluate.main(command)
+    found = json.loads((run / "evaluation.json").read_text())["metrics"]
+    with np.load(run / "samples.npz") as file:
+        real = DATASETS["blobs"](spread=0.2).train.values
+        shift = 1.5 * np.linalg.norm(real.mean(0) - file["samples"].mean(0))
+    assert found["mean_shift"]["samples"]["value"]["value"] == pytest.approx(shift)
+    assert found.keys() == {"mean_shift", "frechet_distance"}
     code = (
         "import score_sde as ss\n"
         f"run = ss.open_run({str(run)!r})\n"
@@ -90,7 +100,7 @@ def test_a_run_in_a_notebook_is_three_lines(run):
     x = np.zeros((2, 3), np.float32)
     cond = {"side": np.ones((2, 1), np.float32)}
     assert opened.denoiser(x, 0.5, cond).shape == (2, 3)
-    drawn = opened.sample(6)
+    drawn = opened.sample(8)
     assert np.isfinite(drawn.levels).all()
     rows = opened.dataset.test[np.arange(4)]
     assert opened.log_prob(rows).nats.shape == (4,)
@@ -145,6 +155,8 @@ BAD = [
     ("guidance", "push", -0.1, "it must be > 0"),
     ("data", "spread", 0.0, "it must be > 0"),
     ("conditions.side", "offset", 0.0, "it must be > 0"),
+    ("metrics.mean_shift", "scale", 0.0, "it must be > 0"),
+    ("features", "factor", -1.0, "it must be > 0"),
 ]
 
 

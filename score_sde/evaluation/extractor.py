@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 if TYPE_CHECKING:
-    from score_sde.networks.tensors import Tensor
+    from score_sde.weights.published.tensors import Tensor
 
 BATCH = {"cpu": 4}
 """How many images a kind of device computes at once, always: the results of programs of

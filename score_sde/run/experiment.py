@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import numpy as np
+
 from score_sde.data import Dataset
 from score_sde.run.model import Model
 from score_sde.run.objectives import Objective
-from score_sde.run.settings import Companion, Data, Editing, Sampling, Scoring
+from score_sde.run.settings import (
+    Companion,
+    Data,
+    Editing,
+    Evaluation,
+    Sampling,
+    Scoring,
+)
 from score_sde.runtime.mesh import Devices
 from score_sde.samplers import Sampler
 from score_sde.training.loop import Training
@@ -43,6 +52,11 @@ class Experiment(NamedTuple):
     sampling: Sampling
     likelihood: Scoring
     editing: Editing
+    evaluation: Evaluation
+    features: Callable[[], Callable[[Any], np.ndarray]]
+    """Makes the extractor of features from images."""
+    metrics: Mapping[str, Callable[..., Any]]
+    """Name -> (features of data, features of samples) -> estimates."""
     companions: Mapping[str, Companion]
     """Role -> where that run is."""
 

@@ -15,6 +15,7 @@ from typing import Any
 from score_sde.fields import MISSING, Field, fields_of, value_problem
 from score_sde.run import parts
 from score_sde.run.sections import (
+    GIVEN_LATER,
     NOT_OPTIONS,
     SECTIONS,
     STATED_IN,
@@ -186,7 +187,7 @@ class Maker:
             return FAILED
         for name, field in fields.items():
             is_made = name in own or name in given or name in NOT_OPTIONS
-            is_made |= name == RNGS
+            is_made |= name == RNGS or name in GIVEN_LATER.get(section, ())
             if is_made or field.default is not MISSING or section == "guidance":
                 continue  # guidance is given companions, when they are loaded
             if section == "network" and name not in STATED_IN:

@@ -9,18 +9,20 @@ from typing import Any
 
 from score_sde.run.open import Run
 
+TRAINING = frozenset({"train", "optimizer", "devices", "extra", "editing", "parts"})
+DRAWING = frozenset({"sampler", "grid", "guidance", "threshold", "sampling"})
+EVALUATION = frozenset({"features", "metrics", "evaluation"})
 CANNOT_MATTER: dict[str, frozenset[str]] = {
-    "samples": frozenset({"train", "optimizer", "devices", "objective", "likelihood"}),
-    "likelihood": frozenset(
-        {"train", "optimizer", "devices", "sampler", "grid", "guidance", "threshold"}
-    ),
+    "samples": TRAINING | EVALUATION | {"objective", "likelihood"},
+    "likelihood": TRAINING | EVALUATION | DRAWING,
+    "evaluation": TRAINING | {"objective", "likelihood"},
 }
 """Kind of result -> sections that can't change it, given the parameters."""
 
 
 def made_by(kind: str, run: Run) -> dict[str, Any]:
     """All that a result of this kind depends on, as JSON holds it."""
-    left_out = CANNOT_MATTER[kind] | {"extra", "editing", "parts"}
+    left_out = CANNOT_MATTER[kind]
     causes = {
         "step": run.step,
         "parameters": run.digest,

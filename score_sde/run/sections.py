@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from score_sde import losses, noise_levels, precondition, sde
 from score_sde.conditions import CONDITIONS
 from score_sde.data import SOURCES
+from score_sde.evaluation import FEATURES, METRICS
 from score_sde.fields import MISSING, Field, fields_of, is_literal
 from score_sde.guidance import GUIDANCES, THRESHOLDS, is_model
 from score_sde.networks import NETWORKS
@@ -23,6 +24,7 @@ from score_sde.run.settings import (
     Companion,
     Data,
     Editing,
+    Evaluation,
     Sampling,
     Scoring,
 )
@@ -53,6 +55,13 @@ class Section(NamedTuple):
     or, without one, of the settings class."""
 
 
+METRICS_TAKEN: Mapping[str, Any] = {
+    "frechet_distance": {},
+    "kernel_distance": {},
+    "precision_recall": {},
+}
+"""What is measured of samples unless a config says otherwise."""
+
 SECTIONS: dict[str, Section] = {
     "chain": Section(settings=Chain, default={}),
     "companions": Section(settings=Companion, is_open=True, default={}),
@@ -76,6 +85,9 @@ SECTIONS: dict[str, Section] = {
     "sampling": Section(settings=Sampling, default={}),
     "likelihood": Section(settings=Scoring, default={}),
     "editing": Section(settings=Editing, default={}),
+    "features": Section(FEATURES, called_with=0, default={"name": "values"}),
+    "metrics": Section(METRICS, called_with=2, is_open=True, default=METRICS_TAKEN),
+    "evaluation": Section(settings=Evaluation, default={}),
 }
 """In the order in which they are built: a section is given what earlier ones made."""
 
@@ -101,6 +113,8 @@ STATED_IN = {
 """Options of parts that a config states elsewhere, once -> the section or field."""
 NOT_OPTIONS = ("name", "parent")
 """Arguments that Flax adds to every module."""
+GIVEN_LATER = {"metrics": ("held_out",)}
+"""Arguments of parts that whoever calls them has: a metric's features of other data."""
 
 
 def constructor_of(section: str, content: Any) -> Callable[..., Any] | None:
@@ -120,7 +134,9 @@ def option_fields(section: str, constructor: Callable[..., Any]) -> dict[str, Fi
     kind = SECTIONS[section]
     skip = 0 if inspect.isclass(constructor) else kind.called_with or 0
     elsewhere = () if constructor is Chain or section == "data" else STATED_IN
-    found = fields_of(constructor, skip=skip, without={*NOT_OPTIONS, *elsewhere})
+    later = GIVEN_LATER.get(section, ())
+    without = {*NOT_OPTIONS, *elsewhere, *later}
+    found = fields_of(constructor, skip=skip, without=without)
     is_option = (lambda f: not is_model(f)) if section == "guidance" else is_literal
     return {name: field for name, field in found.items() if is_option(field)}
 

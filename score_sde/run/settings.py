@@ -167,6 +167,22 @@ class Editing:
         return []
 
 
+SPLITS = ("train", "test")
+
+
+@settings
+class Evaluation:
+    """What samples are compared with.
+
+    Attributes:
+        against: the split of the data; the other one gives the floor.
+        num_real: how many of its examples; 0 for all.
+    """
+
+    against: Annotated[str, one_of(SPLITS)] = "train"
+    num_real: Annotated[int, NonNegative] = 0
+
+
 @settings
 class Scoring:
     """How log-likelihoods are computed.

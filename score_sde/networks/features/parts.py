@@ -1,24 +1,13 @@
-"""Layers of published feature networks, and the table of names of their weights."""
+"""Layers of published feature networks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
-from score_sde.networks.tensors import AS_IS, CONV, LINEAR, Tensor
 from score_sde.types import Array
-
-NAMES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "mean": "running_mean",
-    "var": "running_var",
-}
-"""How the last word of a parameter here is called in PyTorch; others are the same."""
 
 Padding = str | Sequence[tuple[int, int]]
 
@@ -92,20 +81,3 @@ class FixedNorm(nn.Module):
         factor = scale / jnp.sqrt(var + self.eps)
         shape = (1,) * (x.ndim - 1) + dims
         return (x - mean.reshape(shape)) * factor.reshape(shape) + bias.reshape(shape)
-
-
-def tensors_of(shapes: Any) -> tuple[Tensor, ...]:
-    """The entries of a published state dict whose names the parameters' paths spell.
-
-    Args:
-        shapes: the pytree of parameters, or of their shapes.
-    """
-    entries = []
-    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
-        words = tuple(str(entry.key) for entry in path)
-        name = ".".join((*words[:-1], NAMES.get(words[-1], words[-1])))
-        layout = AS_IS
-        if words[-1] == "kernel":
-            layout = CONV if leaf.ndim == 4 else LINEAR
-        entries.append(Tensor(name, words, layout))
-    return tuple(entries)

@@ -9,8 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde.networks.features.parts import conv, tensors_of
-from score_sde.networks.tensors import Tensor
+from score_sde.networks.features.parts import conv
 from score_sde.types import Array
 
 SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)
@@ -54,35 +53,3 @@ class LPIPSVGG(nn.Module):
             root = jnp.sqrt(head.reshape(1, 1, 1, channels) / positions)
             layers[f"layer{i}"] = (h / length * root).reshape(len(x), -1)
         return {"embedding": jnp.concatenate(list(layers.values()), -1), **layers}
-
-
-def tables(shapes: object) -> dict[str, tuple[Tensor, ...]]:
-    """The names that files of lpips, and of torchvision and lpips together, use.
-
-    Args:
-        shapes: the pytree of parameters, or of their shapes.
-    """
-    constants = (
-        Tensor("scaling_layer.shift", (), value=SHIFT.reshape(1, 3, 1, 1)),
-        Tensor("scaling_layer.scale", (), value=SCALE.reshape(1, 3, 1, 1)),
-    )
-    # The list of heads is in the file twice; the classifier has no part in it.
-    again = [f"lins.{i}.model.1.weight" for i in range(len(SLICES))]
-    classifier = [f"classifier.{i}.{w}" for i in (0, 3, 6) for w in ("weight", "bias")]
-    unused = tuple(Tensor(name, (), unused=True) for name in again + classifier)
-    ours = tensors_of(shapes)
-    numbers = {
-        f"net.slice{i + 1}.{n}": f"features.{n}"
-        for i, (_, many) in enumerate(SLICES)
-        for n in many
-    }
-    theirs = tuple(
-        t._replace(name=f"{numbers[t.path[0]]}.{t.name.rsplit('.', 1)[1]}")
-        if t.path[0] in numbers
-        else t
-        for t in ours
-    )
-    return {
-        "lpips": ours + constants + unused,
-        "torchvision": theirs + constants + unused,
-    }
