@@ -1,6 +1,6 @@
 """Measure a model's samples: python -m experiments.evaluate --workdir=DIR.
 
---config.features.name=NAME    what is compared: values, efficientnet_lite0, inception ...
+--config.features.name=NAME    what is compared: values, efficientnet_lite0, ...
 --config.metrics.NAME={}       one metric more, such as density_coverage
 """
 
@@ -11,7 +11,7 @@ from .sample import drawn
 
 
 def main(command: launch.Command) -> None:
-    """Draw the samples if they are not there; write evaluation.json; print the table."""
+    """Draw samples if they are not there; write evaluation.json; print the table."""
     import json
 
     from score_sde.run.describe import opened

@@ -31,7 +31,7 @@ def make_values() -> Callable[[Any], np.ndarray]:
     def values(examples: Any) -> np.ndarray:
         flat = np.asarray(examples).reshape(len(examples), -1)
         is_image = flat.dtype == np.uint8
-        return np.float32(flat / 127.5 - 1 if is_image else flat)
+        return np.asarray(flat / 127.5 - 1 if is_image else flat, np.float32)
 
     return values
 
@@ -165,6 +165,7 @@ def dinov2_maker(
             resize: how images get to 224 x 224.
         """
         from score_sde.networks.features import dinov2
+        from score_sde.weights.published.features import own_tables
 
         module = dinov2.DINOv2(
             width, depth, num_heads, gated=width == 1536, num_registers=registers

@@ -31,7 +31,8 @@ def as_features(experiment: Experiment) -> Callable[[np.ndarray], np.ndarray]:
 
     def features(values: np.ndarray) -> np.ndarray:
         if levels is not None:
-            values = np.uint8(np.round(np.float64(values) * (255 / (levels - 1))))
+            full = np.round(np.float64(values) * (255 / (levels - 1)))
+            values = np.asarray(full, np.uint8)
         try:
             return extract(values)
         except ValueError as error:
