@@ -36,12 +36,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from score_sde.run.jobs import training_batches
+from score_sde.run.objective import batch_loss
 
 from experiments.launch import load_config
 from score_sde.run.build import build
-from score_sde.run.jobs import training_batches
 from score_sde.run.model import init_params
-from score_sde.run.objective import batch_loss
 from score_sde.runtime.mesh import (
     Devices,
     make_mesh,
@@ -51,7 +51,8 @@ from score_sde.runtime.mesh import (
 )
 from score_sde.training import checkpoints as saving
 from score_sde.training.compile import prepare_training
-from score_sde.training.loop import Training, train
+from score_sde.training.loop import train
+from score_sde.training.settings import Training
 from score_sde.training.step import init_state
 
 REPEATS = 7
