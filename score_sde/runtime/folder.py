@@ -12,8 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from score_sde.types import UserError
 
+Arrays = dict[str, np.ndarray]
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "diffrax", "numpy")
 
 
@@ -36,6 +39,13 @@ def write_json(path: Path, content: Any) -> None:
     """Write a JSON file, whole or not at all."""
     with replaced(path) as partial:
         partial.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def save_arrays(path: Path, arrays: Arrays, *, compress: bool = False) -> None:
+    """Write an npz file, whole or not at all."""
+    save = np.savez_compressed if compress else np.savez
+    with replaced(path) as partial, partial.open("wb") as file:
+        save(file, **arrays)  # type: ignore[arg-type]
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from score_sde.runtime.folder import replaced
 from score_sde.training.goodput import duration
 
 
@@ -170,6 +171,5 @@ def _drop_rows_after(path: Path, step: int) -> None:
             continue  # the line that was being written when the run ended
         if row["step"] <= step:
             kept.append(line + "\n")
-    partial = path.with_name(f".{path.name}")
-    partial.write_text("".join(kept))
-    partial.rename(path)
+    with replaced(path) as partial:
+        partial.write_text("".join(kept))
