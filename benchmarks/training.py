@@ -36,12 +36,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from score_sde.run.jobs import training_batches
-from score_sde.run.objective import batch_loss
 
 from experiments.launch import load_config
 from score_sde.run.build import build
-from score_sde.run.model import init_params
+from score_sde.run.train import initial_params, make_loss, training_batches
 from score_sde.runtime.mesh import (
     Devices,
     make_mesh,
@@ -140,8 +138,8 @@ def prepared(config: str) -> tuple[Any, Any, Any, jax.sharding.Mesh]:
     devices, settings = experiment.devices, experiment.train
     mesh = make_mesh(devices)
     step, state = prepare_training(
-        partial(batch_loss, experiment),
-        init_params(experiment),
+        make_loss(experiment),
+        initial_params(experiment),
         experiment.optimizer,
         settings,
         devices,
