@@ -111,11 +111,17 @@ def describe_run(
 ) -> None:
     """Write config.json and environment.json into workdir.
 
-    Args: `complete`, which adds to a stored config the defaults of fields that there
-    were none of when it was stored; `allow_change`, whether the run may go on with a
-    config that changes what it learns. A table of the changes is printed then.
-    Raises: UserError, with that table, if they are not allowed: in other sections than
-    `train`, `devices` and those of the evaluation.
+    Args:
+        workdir: the folder of the run.
+        config: the resolved config.
+        complete: adds the defaults of fields that there were none of when a config was
+            stored.
+        allow_change: whether the run may go on with a config that changes what it
+            learns; a table of the changes is printed then.
+
+    Raises:
+        UserError: with that table, if a change is not allowed: in other sections than
+            those of `FREE_TO_CHANGE`.
     """
     path = workdir / "config.json"
     if path.exists():
