@@ -16,7 +16,7 @@ def main(command: launch.Command) -> None:
 
     from score_sde.run.describe import opened
     from score_sde.run.evaluate import measure, table
-    from score_sde.run.provenance import is_done, made_by
+    from score_sde.run.provenance import circumstances, is_done, made_by
     from score_sde.runtime.folder import write_json
     from score_sde.runtime.mesh import is_main_host
 
@@ -30,7 +30,9 @@ def main(command: launch.Command) -> None:
         samples = drawn(run, command.workdir)
         found = measure(run.experiment, samples["samples"][samples["success"]])
         if is_main_host():
-            write_json(report, causes | {"metrics": found})
+            write_json(
+                report, {"made_by": causes, "made": circumstances(), "metrics": found}
+            )
     config = run.config
     print(
         f"{report}: samples beside the {config['evaluation']['against']} data, by "

@@ -32,8 +32,9 @@ def main(command: launch.Command) -> None:
     from score_sde.networks import count_parameters
     from score_sde.run.build import build, network_module
     from score_sde.run.describe import print_dry_run
+    from score_sde.run.same_run import describe
     from score_sde.run.train import initial_params
-    from score_sde.runtime.folder import describe_run, new_run, write_json
+    from score_sde.runtime.folder import new_run, write_json
     from score_sde.training.checkpoints import Checkpoints
     from score_sde.training.optimizer import make_optimizer
     from score_sde.training.step import init_state
@@ -59,7 +60,7 @@ def main(command: launch.Command) -> None:
         experiment.optimizer, num_steps=experiment.train.num_steps
     )
     with new_run(workdir) as folder:
-        describe_run(folder, command.config)
+        describe(folder, command.config, {})
         made_by = {"file": file.name, "sha256": _digest(file), "program": program}
         write_json(folder / "imported.json", made_by)
         with Checkpoints(folder / "checkpoints") as checkpoints:

@@ -17,7 +17,7 @@ def main(command: launch.Command) -> None:
     from score_sde.evaluation.plots import save_bound
     from score_sde.evaluation.report import bound_by_level, table
     from score_sde.run.describe import opened
-    from score_sde.run.provenance import is_done, made_by
+    from score_sde.run.provenance import circumstances, digest_of, is_done, made_by
     from score_sde.run.score import compile_programs, num_examples, score_split
     from score_sde.runtime.folder import save_arrays, write_json
     from score_sde.runtime.jobs import parts_folder
@@ -46,9 +46,10 @@ def main(command: launch.Command) -> None:
             num_dims = int(np.prod(experiment.dataset.shape))
             levels = bound_by_level(scores, num_dims)
     if is_main_host():
+        arrays["made_by"] = np.asarray(digest_of(causes))
         save_arrays(command.workdir / "likelihood.npz", arrays, compress=True)
         save_bound(command.workdir, levels)
-        write_json(report, causes | {"splits": rows})
+        write_json(report, {"made_by": causes, "made": circumstances(), "splits": rows})
         shutil.rmtree(parts)
     print(table(rows))
 

@@ -29,7 +29,7 @@ def drawn(run: Any, workdir: Path) -> dict[str, Any]:
     import numpy as np
 
     from score_sde.evaluation.plots import save_samples
-    from score_sde.run.provenance import is_done, made_by
+    from score_sde.run.provenance import circumstances, digest_of, is_done, made_by
     from score_sde.run.sample import evals_per_call, make_draw
     from score_sde.runtime.folder import save_arrays, write_json
     from score_sde.runtime.jobs import compute_in_parts, parts_folder
@@ -38,10 +38,13 @@ def drawn(run: Any, workdir: Path) -> dict[str, Any]:
     experiment, offers = run.experiment, run.companions.offers
     causes = made_by("samples", run)
     picture, report = (workdir / f"samples.{end}" for end in ("png", "json"))
-    if is_done(report, causes):
-        print(f"{picture}: made before, from step {run.step:,}")
+    word = digest_of(causes)
+    if is_done(report, causes) and (workdir / "samples.npz").exists():
         with np.load(workdir / "samples.npz") as file:
-            return dict(file)
+            before = dict(file)
+        if str(before.pop("made_by", "")) == word:
+            print(f"{picture}: made before, from step {run.step:,}")
+            return before
     start = time.monotonic()
     size, draw = make_draw(experiment, local_mesh(), offers)
     parts = parts_folder(workdir / "samples_parts", causes)
@@ -59,7 +62,8 @@ def drawn(run: Any, workdir: Path) -> dict[str, Any]:
     )
     num_evals, failed = float(arrays["num_evals"].mean()), int((~good).sum())
     if is_main_host():
-        save_arrays(workdir / "samples.npz", arrays, compress=True)
+        stored = {**arrays, "made_by": np.asarray(word)}
+        save_arrays(workdir / "samples.npz", stored, compress=True)
         shown = levels[good][:144]
         save_samples(picture, shown, num_levels=experiment.model.num_levels)
         made = {
@@ -68,7 +72,7 @@ def drawn(run: Any, workdir: Path) -> dict[str, Any]:
             "failed": failed,
             "seconds": round(seconds, 1),
         }
-        write_json(report, causes | made)
+        write_json(report, {"made_by": causes, "made": circumstances(), **made})
         shutil.rmtree(parts)
     print(
         f"{picture}: {len(levels):,} samples of {run.config['sampler']['name']}, "

@@ -11,11 +11,14 @@ FLAGS = {"allow_config_change": "go on with a config that changes what the run l
 
 def main(command: launch.Command) -> None:
     """Train from the newest checkpoint, or from the start, to the last step."""
+    from score_sde.data.identity import identity
+
     from score_sde.run import companions
     from score_sde.run.build import build, check_grid
     from score_sde.run.describe import print_dry_run
     from score_sde.run.model import project_params
-    from score_sde.run.sections import complete
+    from score_sde.run.provenance import digest_of
+    from score_sde.run.same_run import check_same, describe
     from score_sde.run.settings import resolved
     from score_sde.run.train import (
         initial_params,
@@ -25,9 +28,13 @@ def main(command: launch.Command) -> None:
         training_batches,
         training_cost,
     )
-    from score_sde.runtime.folder import describe_run
     from score_sde.runtime.lock import writing
-    from score_sde.runtime.mesh import is_main_host, make_mesh, wait_for_hosts
+    from score_sde.runtime.mesh import (
+        is_main_host,
+        make_mesh,
+        require_alike,
+        wait_for_hosts,
+    )
     from score_sde.training.compile import prepare_training
     from score_sde.training.loop import train
 
@@ -42,14 +49,30 @@ def main(command: launch.Command) -> None:
     with writing(command.workdir, command.hosts):
         check_grid(experiment)
         loaded = companions.load(experiment, experiment.training_roles)
-        if is_main_host():
-            describe_run(
-                command.workdir,
-                config,
-                complete=complete,
-                allow_change=command.options["allow_config_change"],
-            )
-        wait_for_hosts("described")
+        inputs = {
+            "data": identity(experiment.dataset),
+            "companions": {
+                role: {k: v for k, v in made_by.items() if k != "run"}
+                for role, made_by in loaded.made_by.items()
+            },
+        }
+        require_alike("configs or data", digest_of({"config": config, **inputs}))
+        table = check_same(
+            command.workdir,
+            config,
+            experiment,
+            inputs,
+            allow_change=command.options["allow_config_change"],
+        )
+
+        def restored() -> None:
+            """Replace the description of the run last, when nothing can fail it."""
+            if is_main_host():
+                if table:
+                    print("the config is another from here on:\n" + table)
+                describe(command.workdir, config, inputs)
+            wait_for_hosts("described")
+
         devices, mesh = experiment.devices, make_mesh(experiment.devices)
         loss = make_loss(experiment, loaded.offers)
         params = initial_params(experiment, loaded.params)
@@ -77,6 +100,7 @@ def main(command: launch.Command) -> None:
             ),
             steps_per_call=devices.steps_per_call,
             flops_per_image=3 * cost.flops,
+            restored=restored,
         )
 
 

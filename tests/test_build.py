@@ -11,7 +11,13 @@ from experiments.launch import load_config
 from score_sde import conditions, data
 from score_sde.networks import count_parameters
 from score_sde.run import build, model, train
-from score_sde.run.sections import NAMED, SECTIONS, complete, rename
+from score_sde.run.sections import (
+    NAMED,
+    SECTIONS,
+    complete,
+    rename,
+    section_fields,
+)
 from score_sde.training.step import StepContext
 from score_sde.types import UserError
 
@@ -121,6 +127,8 @@ def test_every_alternative_builds_from_its_defaults(section, name):
     if name == "controlled_unet":
         pytest.skip("it is made of another run's network: see test_companions")
     required = REQUIRED.get((section, "*"), {}) | REQUIRED.get((section, name), {})
+    if "weights" in section_fields(section, {"name": name}):
+        required = required | {"weights": "anywhere.pth"}
     config = digits() | CLAUSES.get((section, name), {})
     config[section] = rename(required, name, section) | required
     constructor = SECTIONS[section].registry[name]

@@ -531,7 +531,7 @@ def test_a_label_of_a_network_may_be_missing(key):
         ),
         (
             lambda g: g.GUIDANCES["classifier"](
-                smooth, log_prob=None, sigma_low=1.0, sigma_high=1.0
+                smooth, classifier=None, sigma_low=1.0, sigma_high=1.0
             ),
             "sigma_low 1.0 must be below sigma_high 1.0",
         ),
@@ -580,7 +580,7 @@ def test_guidance_says_what_it_needs():
         "classifier_free": ((), ()),
         "scheduled": ((), ()),
         "composed": ((), ()),
-        "classifier": (("label",), ("log_prob",)),
+        "classifier": (("label",), ("classifier",)),
         "auto": (None, ("worse",)),
     }
     for make in guidance.THRESHOLDS.values():

@@ -17,8 +17,8 @@ import numpy as np
 import optax
 import pytest
 
+from score_sde.runtime import preemption
 from score_sde.runtime.lock import locked
-from score_sde.training import preemption
 from score_sde.training.checkpoints import Checkpoints, SaveError
 from score_sde.training.step import init_state
 from score_sde.types import UserError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -19,6 +20,16 @@ def load(parts: Any) -> list[str]:
     if isinstance(parts, str) or not isinstance(parts, Sequence):
         return [f"parts is {parts!r}; it must be a tuple of modules or .py files"]
     return [text for part in parts if (text := _problem_of(part))]
+
+
+def digest_of(part: str) -> str:
+    """A digest of the source of a part that was imported."""
+    if part.endswith(".py"):
+        source = Path(part).read_bytes()
+    else:
+        file = getattr(sys.modules[part], "__file__", None)
+        source = Path(file).read_bytes() if file else b""
+    return hashlib.sha256(source).hexdigest()[:16]
 
 
 def _problem_of(part: Any) -> str | None:

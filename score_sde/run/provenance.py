@@ -1,35 +1,147 @@
-"""What a result was made by: it is reused by exactly the same, and by nothing less."""
+"""What a result was made by: it is reused by exactly the same, and by nothing less.
+
+A result's causes are the parameters, the companions, the data, the user's modules, the
+code, and the whole resolved config but for fields that provably can't matter, which
+stand here with their reasons.
+"""
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import importlib.metadata
+import inspect
 import json
-from collections.abc import Mapping
+import platform
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
+from score_sde.data.identity import identity
+from score_sde.run import parts
 from score_sde.run.open import Run
 
-TRAINING = frozenset({"train", "optimizer", "devices", "extra", "editing", "parts"})
-DRAWING = frozenset({"sampler", "grid", "guidance", "threshold", "sampling"})
-EVALUATION = frozenset({"features", "metrics", "evaluation"})
-CANNOT_MATTER: dict[str, frozenset[str]] = {
-    "samples": TRAINING | EVALUATION | {"objective", "likelihood"},
-    "likelihood": TRAINING | EVALUATION | DRAWING,
-    "evaluation": TRAINING | {"objective", "likelihood"},
+GIVEN_PARAMETERS = "it decided the parameters, which are known by their digest"
+ANOTHER_PROGRAM = "another program's, which this result does not pass through"
+NEVER: dict[str, str] = {
+    "train": GIVEN_PARAMETERS,
+    "optimizer": GIVEN_PARAMETERS,
+    "devices": "what it computes is the same however it is spread",
+    "noise_levels": GIVEN_PARAMETERS,
+    "weight": GIVEN_PARAMETERS,
+    "data.batch_size": GIVEN_PARAMETERS,
+    "data.random_flip": GIVEN_PARAMETERS,
+    "data.num_workers": "examples are the same whoever reads them",
+    "data.path": "the data are known by their content",
+    "data.test_path": "the data are known by their content",
+    "data.folder": "the data are known by their content",
+    "companions": "those that are used are known by the digest of their parameters",
+    "extra": "notes of the user, which nothing reads",
+    "parts": "the modules are known by their content",
+    "editing": ANOTHER_PROGRAM,
 }
-"""Kind of result -> sections that can't change it, given the parameters."""
+OF_SAMPLES = dict.fromkeys(
+    ("sampler", "grid", "guidance", "threshold", "sampling", "conditions.*.samples"),
+    "scoring evaluates the model's own denoiser on the data",
+)
+OF_METRICS = dict.fromkeys(("features", "metrics", "evaluation"), ANOTHER_PROGRAM)
+CANNOT_MATTER: dict[str, dict[str, str]] = {
+    "samples": {
+        **NEVER,
+        **OF_METRICS,
+        "likelihood": ANOTHER_PROGRAM,
+        "objective": GIVEN_PARAMETERS,
+    },
+    "likelihood": {**NEVER, **OF_METRICS, **OF_SAMPLES},
+    "evaluation": {
+        **NEVER,
+        "likelihood": ANOTHER_PROGRAM,
+        "objective": GIVEN_PARAMETERS,
+    },
+}
+"""Kind of result -> section, or section.field, that can't change it -> why."""
+
+PACKAGES = ("jax", "jaxlib", "flax", "diffrax", "numpy", "scipy")
+"""Packages another version of which may give another answer."""
 
 
 def made_by(kind: str, run: Run) -> dict[str, Any]:
     """All that a result of this kind depends on, as JSON holds it."""
-    left_out = CANNOT_MATTER[kind]
     causes = {
         "step": run.step,
         "parameters": run.digest,
         "companions": dict(run.companions.made_by),
-        "config": {k: v for k, v in run.config.items() if k not in left_out},
+        "data": identity(run.dataset) if reads_data(kind, run) else None,
+        "parts": {part: parts.digest_of(part) for part in run.config["parts"]},
+        "code": code_digest(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "config": without(run.config, CANNOT_MATTER[kind]),
     }
     return json.loads(json.dumps(causes))
+
+
+def reads_data(kind: str, run: Run) -> bool:
+    """Whether a result depends on the data: samples may be told of held-out ones."""
+    told = run.experiment.model.conditions
+    return kind != "samples" or any(not (c.samples or c.every) for c in told)
+
+
+def without(config: Mapping[str, Any], fields: Iterable[str]) -> dict[str, Any]:
+    """The config but for some sections and fields, `*` standing for any entry."""
+    return {
+        path: value
+        for path, value in flat(config)
+        if not any(_covers(field, path) for field in fields)
+    }
+
+
+def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted path, value) of everything in nested dicts that is no dict with items."""
+    if isinstance(value, Mapping) and (value or not path):
+        for name, item in value.items():
+            yield from flat(item, f"{path}.{name}" if path else str(name))
+    else:
+        yield path, value
+
+
+def _covers(field: str, path: str) -> bool:
+    wanted, found = field.split("."), path.split(".")
+    return len(wanted) <= len(found) and all(
+        w in ("*", f) for w, f in zip(wanted, found, strict=False)
+    )
+
+
+@functools.cache
+def code_digest() -> str:
+    """A digest of this library's own source."""
+    import score_sde
+
+    root, digest = Path(inspect.getfile(score_sde)).parent, hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def digest_of(causes: Mapping[str, Any]) -> str:
+    """One word for all causes of a result, which its arrays carry."""
+    text = json.dumps(causes, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def circumstances() -> dict[str, Any]:
+    """How, when and where a result was made; nothing is compared with it."""
+    return {
+        "command": " ".join(sys.argv),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()} {platform.system()}",
+        "devices": [str(device) for device in jax.devices()],
+    }
 
 
 def is_done(report: Path, causes: Mapping[str, Any]) -> bool:
@@ -40,4 +152,4 @@ def is_done(report: Path, causes: Mapping[str, Any]) -> bool:
         old = json.loads(report.read_text())
     except ValueError:
         return False
-    return all(old.get(name) == value for name, value in causes.items())
+    return isinstance(old, dict) and old.get("made_by") == causes

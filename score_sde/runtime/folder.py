@@ -7,7 +7,7 @@ import json
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -102,42 +102,6 @@ def new_run(workdir: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def describe_run(
-    workdir: Path,
-    config: dict[str, Any],
-    *,
-    complete: Callable[[dict[str, Any]], dict[str, Any]] = lambda config: config,
-    allow_change: bool = False,
-) -> None:
-    """Write config.json and environment.json into workdir.
-
-    Args:
-        workdir: the folder of the run.
-        config: the resolved config.
-        complete: adds the defaults of fields that there were none of when a config was
-            stored.
-        allow_change: whether the run may go on with a config that changes what it
-            learns; a table of the changes is printed then.
-
-    Raises:
-        UserError: with that table, if a change is not allowed: in other sections than
-            those of `FREE_TO_CHANGE`.
-    """
-    path = workdir / "config.json"
-    if path.exists():
-        rows = _changes(complete(read_json(path)), config)
-        table = "\n".join(rows)
-        if rows and not allow_change:
-            raise UserError(
-                f"the run in {workdir} was trained with another config; use another "
-                "--workdir, the old values, or --allow_config_change:\n" + table
-            )
-        if rows:
-            print("the config is another from here on:\n" + table)
-    write_json(path, config)
-    write_json(workdir / "environment.json", environment())
-
-
 def environment() -> dict[str, Any]:
     """Versions of the packages, the git revision and the devices."""
     import jax
@@ -168,31 +132,3 @@ def _git(directory: Path, *arguments: str) -> str:
         capture_output=True,
         text=True,
     ).stdout.strip()
-
-
-FREE_TO_CHANGE = (
-    *("train", "devices", "sampler", "grid", "guidance", "threshold", "extra"),
-    *("sampling", "likelihood", "editing"),
-    # Where the data lie, and how they are read.
-    *("data.folder", "data.path", "data.test_path", "data.num_workers"),
-)
-"""Sections and fields that don't decide what a run learns."""
-
-
-def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """A line for each field that decides what a run learns and is another now."""
-    old, new = (json.loads(json.dumps(config)) for config in (old, new))
-    return [
-        f"  {section}.{field}: {was} -> {now}"
-        for section in sorted(old.keys() | new.keys())
-        if section not in FREE_TO_CHANGE
-        for field, was, now in _differences(old.get(section), new.get(section))
-        if f"{section}.{field}" not in FREE_TO_CHANGE
-    ]
-
-
-def _differences(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
-    if not isinstance(old, dict) or not isinstance(new, dict):
-        return [] if old == new else [("", old, new)]
-    keys = sorted(old.keys() | new.keys())
-    return [(k, old.get(k), new.get(k)) for k in keys if old.get(k) != new.get(k)]

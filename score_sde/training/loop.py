@@ -46,6 +46,7 @@ def train(
     evaluate: Evaluate,
     steps_per_call: int = 1,
     flops_per_image: float = 0.0,
+    restored: Callable[[], None] = lambda: None,
 ) -> TrainState:
     """Train from the newest checkpoint in workdir, or from `state`, to num_steps.
 
@@ -60,6 +61,8 @@ def train(
             others.
         steps_per_call: batches that the step takes at once.
         flops_per_image: operations of a step for one example, for the report.
+        restored: called once the state to go on from is there, and nothing is changed
+            yet in workdir.
 
     Raises:
         NonFiniteLossError: with the newest checkpoint still good.
@@ -74,6 +77,7 @@ def train(
         if checkpoints.newest_step() is not None:
             state = checkpoints.restore(state)
             _say(f"resuming from step {int(state.step):,} in {workdir}")
+        restored()
         start = int(state.step)
         if start >= last:
             _say(f"{workdir} is trained: {start:,} steps.")

@@ -46,6 +46,11 @@ class Optimizer:
     eps: Annotated[float, Positive] = 1e-8
     weight_decay: Annotated[float, NonNegative] = 0.0
 
+    @property
+    def depends_on_num_steps(self) -> bool:
+        """Whether the learning rate of a step depends on how many there will be."""
+        return self.schedule == "cosine"
+
 
 def make_schedule(
     settings: Optimizer, *, num_steps: int, peak: float | None = None

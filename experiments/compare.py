@@ -1,0 +1,36 @@
+"""Compare two runs: python -m experiments.compare RUN RUN.
+
+Prints what differs in cause (configs, data, parameters, code) and in number (bits/dim,
+paired by example where both scored the same ones; metrics with their intervals).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the comparison of two runs."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", metavar="RUN", nargs=2, type=Path)
+    first, second = parser.parse_args(argv).runs
+
+    from score_sde.run.compare import comparison
+    from score_sde.types import UserError
+
+    try:
+        print(comparison(first, second))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

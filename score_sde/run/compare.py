@@ -1,0 +1,165 @@
+"""Two runs, or two results, side by side: what differs in cause, and in number."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from score_sde.run.provenance import digest_of, flat
+from score_sde.runtime.folder import read_config, read_json
+from score_sde.types import UserError
+
+RESULTS = ("likelihood", "evaluation", "samples")
+CHANCE = 1.96
+"""Standard errors beyond which a difference is called one."""
+
+
+class Side(NamedTuple):
+    """What is known of a run."""
+
+    folder: Path
+    config: dict[str, Any]
+    inputs: dict[str, Any]
+    results: dict[str, dict[str, Any]]
+    """Kind of result -> its report, of those that are there."""
+
+
+def read_side(folder: Path) -> Side:
+    """Read the files of a run.
+
+    Raises:
+        UserError: if there is no run in that folder, or a file is damaged.
+    """
+    found = {
+        kind: read_json(folder / f"{kind}.json")
+        for kind in RESULTS
+        if (folder / f"{kind}.json").is_file()
+    }
+    inputs = folder / "inputs.json"
+    return Side(
+        folder,
+        read_config(folder),
+        read_json(inputs) if inputs.is_file() else {},
+        found,
+    )
+
+
+def comparison(first: Path, second: Path) -> str:
+    """The text of `score-sde compare`.
+
+    Raises:
+        UserError: if either folder has no run.
+    """
+    a, b = read_side(first), read_side(second)
+    lines = ["causes that differ:", *_indented(_causes(a, b))]
+    lines += ["numbers:", *_indented(_numbers(a, b))]
+    return "\n".join(lines)
+
+
+def _indented(rows: Iterator[str]) -> list[str]:
+    return [f"  {row}" for row in rows] or ["  none"]
+
+
+def _causes(a: Side, b: Side) -> Iterator[str]:
+    """A line for each field of the configs, and each input, that is not the same."""
+    sides = []
+    for side in (a, b):
+        causes = dict(flat(side.config)) | dict(flat({"inputs": side.inputs}))
+        for kind, report in side.results.items():
+            made_by = {k: v for k, v in report.get("made_by", {}).items()}
+            made_by.pop("config", None)
+            causes |= dict(flat({kind: made_by}))
+        sides.append(json.loads(json.dumps(causes)))
+    here, there = sides
+    for path in sorted(here.keys() | there.keys()):
+        if here.get(path) != there.get(path):
+            yield f"{path}: {here.get(path)} | {there.get(path)}"
+
+
+def _numbers(a: Side, b: Side) -> Iterator[str]:
+    both = a.results.keys() & b.results.keys()
+    if "likelihood" in both:
+        yield from _likelihoods(a, b)
+    if "evaluation" in both:
+        yield from _metrics(a, b)
+    for side in (a, b):
+        missing = sorted({*RESULTS} - {"samples"} - side.results.keys())
+        if missing:
+            yield f"{side.folder} has no {' and no '.join(missing)}"
+
+
+def _likelihoods(a: Side, b: Side) -> Iterator[str]:
+    """Bits/dim of each split, and their difference, paired where it can be."""
+    rows = [side.results["likelihood"]["splits"] for side in (a, b)]
+    for split in rows[0].keys() & rows[1].keys():
+        one, two = rows[0][split], rows[1][split]
+        yield (
+            f"{split}: {one['bits_per_dim']:.4f} +- {one['standard_error']:.4f} | "
+            f"{two['bits_per_dim']:.4f} +- {two['standard_error']:.4f} bits/dim"
+        )
+        paired = _paired(a, b, split)
+        if paired is not None:
+            mean, error = float(paired.mean()), _standard_error(paired)
+            how = f"paired over the same {len(paired)} examples"
+        else:
+            mean = two["bits_per_dim"] - one["bits_per_dim"]
+            error = math.hypot(one["standard_error"], two["standard_error"])
+            how = "of two sets of examples"
+        sure = "" if abs(mean) > CHANCE * error else ": may be chance"
+        yield f"  difference {mean:+.4f} +- {error:.4f}, {how}{sure}"
+
+
+def _paired(a: Side, b: Side, split: str) -> np.ndarray | None:
+    """Differences by example, second minus first, if both scored the same examples."""
+    reports = [side.results["likelihood"] for side in (a, b)]
+    if reports[0]["made_by"]["data"] != reports[1]["made_by"]["data"]:
+        return None
+    arrays = []
+    for side, report in zip((a, b), reports, strict=True):
+        file = side.folder / "likelihood.npz"
+        if not file.is_file():
+            return None
+        with np.load(file) as found:
+            if str(found["made_by"]) != digest_of(report["made_by"]):
+                raise UserError(f"{file} is not that of the report beside it.")
+            arrays.append((found[f"{split}_bits_per_dim"], found[f"{split}_success"]))
+    (x, good_x), (y, good_y) = arrays
+    if len(x) != len(y):
+        return None
+    good = good_x & good_y
+    return y[good] - x[good]
+
+
+def _standard_error(values: np.ndarray) -> float:
+    return float(values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def _metrics(a: Side, b: Side) -> Iterator[str]:
+    """Each metric with its interval, if both are of the same data and features."""
+    reports = [side.results["evaluation"] for side in (a, b)]
+    settings = [
+        (r["made_by"]["data"], _of(r, "features"), _of(r, "evaluation"))
+        for r in reports
+    ]
+    if settings[0] != settings[1]:
+        yield "metrics: of other data or features, so they can't be compared"
+        return
+    one, two = (report["metrics"] for report in reports)
+    for name in one.keys() & two.keys():
+        for part in one[name]["samples"]:
+            texts = [_between(m[name]["samples"][part]) for m in (one, two)]
+            yield f"{name}{'' if part == 'value' else '.' + part}: {' | '.join(texts)}"
+
+
+def _of(report: Mapping[str, Any], section: str) -> dict[str, Any]:
+    config = report["made_by"]["config"]
+    return {k: v for k, v in config.items() if k.split(".")[0] == section}
+
+
+def _between(row: Mapping[str, Any]) -> str:
+    return f"{row['value']:.4g} [{row['low']:.4g}, {row['high']:.4g}]"

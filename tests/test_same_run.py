@@ -1,0 +1,94 @@
+"""A run goes on with the config and the inputs that it was trained with."""
+
+import copy
+import json
+from pathlib import Path
+
+import jax
+import pytest
+
+from experiments.launch import load_config
+from score_sde.run.build import build
+from score_sde.run.same_run import FREE, check_same, describe
+from score_sde.run.sections import SECTIONS, complete
+from score_sde.runtime.folder import environment
+from score_sde.types import UserError
+
+INPUTS = {"data": {"digest": "abc", "train": 1437}, "companions": {}}
+
+
+def config_with(**fields):
+    config = complete(copy.deepcopy(load_config("digits", Path())))
+    for path, value in fields.items():
+        *parents, last = path.split("__")
+        holder = config
+        for part in parents:
+            holder = holder[part]
+        holder[last] = value
+    return config
+
+
+def check(folder, config, inputs=INPUTS, *, allow_change=False):
+    experiment = build(config)
+    return check_same(folder, config, experiment, inputs, allow_change=allow_change)
+
+
+@pytest.fixture
+def run(tmp_path):
+    describe(tmp_path, config_with(), INPUTS)
+    return tmp_path
+
+
+def test_a_run_records_its_config_its_inputs_and_its_environment(run):
+    assert json.loads((run / "config.json").read_text())["seed"] == 0
+    recorded = json.loads((run / "environment.json").read_text())
+    assert recorded["packages"]["jax"] == jax.__version__
+    assert recorded.keys() == environment().keys()
+    assert check(run, config_with()) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"network__channels": 16}, "network.channels: 32 -> 16"),
+        ({"data__sigma_data": 0.5}, "data.sigma_data: 0.71 -> 0.5"),
+        ({"data__batch_size": 32}, "data.batch_size: 64 -> 32"),
+        ({"optimizer__b2": 0.9}, "optimizer.b2: 0.99 -> 0.9"),
+        ({"train__ema_halflife_steps": 9.0}, "train.ema_halflife_steps: 200.0 -> 9.0"),
+        # The rate of every step depends on how many there will be.
+        ({"train__num_steps": 9_000}, "train.num_steps: 4400 -> 9000"),
+        ({"seed": 1}, "seed: 0 -> 1"),
+    ],
+)
+def test_what_would_change_what_it_learns_is_refused(run, fields, line):
+    with pytest.raises(UserError, match="or on other data; use another") as error:
+        check(run, config_with(**fields))
+    assert line in str(error.value)
+    # Nothing is written before it is known that the run goes on.
+    assert json.loads((run / "config.json").read_text())["seed"] == 0
+    assert line in check(run, config_with(**fields), allow_change=True)
+
+
+def test_other_data_are_refused_by_their_content_not_their_place(run):
+    assert check(run, config_with()) is None
+    other = copy.deepcopy(INPUTS)
+    other["data"]["digest"] = "xyz"
+    with pytest.raises(UserError, match="inputs.data.digest: abc -> xyz"):
+        check(run, config_with(), other)
+
+
+def test_more_steps_are_welcome_where_the_schedule_does_not_know_them(tmp_path):
+    describe(tmp_path, config_with(optimizer__schedule="constant"), INPUTS)
+    longer = config_with(optimizer__schedule="constant", train__num_steps=9_000)
+    assert check(tmp_path, longer) is None
+
+
+def test_every_other_section_is_free_to_change(run):
+    """And each free section or field exists."""
+    config = config_with(sampler__s_churn=1.0, grid__num_steps=5, likelihood__repeats=2)
+    assert check(run, config) is None
+    for field in FREE:
+        section, _, name = field.partition(".")
+        assert section in SECTIONS or section == "extra"
+        if name and "*" not in name and section != "data":
+            assert name in config[section], field
