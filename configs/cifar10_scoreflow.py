@@ -1,6 +1,6 @@
 """CIFAR-10 by maximum likelihood: ScoreFlow on DDPM++, deep (Song et al. 2021b).
 
-    python -m experiments.train --config=configs/cifar10_scoreflow.py --workdir=DIR
+    score-sde train --config=cifar10_scoreflow --workdir=DIR
 
 Published: 2.83 bits/dim, the best of the paper, whose images are not flipped. The
 likelihood weighting by importance sampling, and points that a flow puts into the bins.

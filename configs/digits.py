@@ -1,7 +1,7 @@
 """Handwritten digits, 8x8, 17 grey levels: the default run, and variants of it.
 
-    python -m experiments.train --config=configs/digits.py --workdir=runs/digits
-    python -m experiments.train --config=configs/digits.py:label --workdir=runs/label
+    score-sde train --config=digits --workdir=runs/digits
+    score-sde train --config=digits:label --workdir=runs/label
 
 The data come with scikit-learn. EDM's preconditioning and loss, with noise levels
 spread wider towards the low ones than for pictures alone, since they decide the
@@ -89,8 +89,8 @@ def default() -> ConfigDict:
 def label(config: ConfigDict) -> None:
     """Told which digit it draws.
 
-    python -m experiments.sample --workdir=runs/label --config.guidance.weight=3.0
-        --config.guidance.name=classifier_free --config.conditions.label.samples=(3,7)
+    score-sde sample --workdir=runs/label --config.guidance.weight=3.0
+        --config.guidance.name=classifier_free --config.conditions.label.samples=3,7
     """
     config.conditions = {"label": {}}
     config.train.condition_dropout = 0.1
@@ -116,8 +116,8 @@ def words(config: ConfigDict) -> None:
 def vector(config: ConfigDict) -> None:
     """Told numbers: how much ink, how slanted, how wide.
 
-    python -m experiments.sample --workdir=runs/vector
-        --config.conditions.vector.samples=(0.32,0.25,0.17)
+    score-sde sample --workdir=runs/vector
+        --config.conditions.vector.samples=0.32,0.25,0.17
     """
     config.conditions = {"vector": {"attributes": ("ink", "slant", "width")}}
     config.train.condition_dropout = 0.1
@@ -132,7 +132,7 @@ def image(config: ConfigDict) -> None:
 def control(config: ConfigDict) -> None:
     """A trained run, frozen, with a branch that a silhouette controls, half as long.
 
-    python -m experiments.train --config=configs/digits.py:control
+    score-sde train --config=digits:control
         --config.companions.trunk.run=runs/digits --workdir=runs/control
     """
     config.conditions = {"image": {"picture": "silhouette"}}
@@ -144,7 +144,7 @@ def control(config: ConfigDict) -> None:
 def classifier(config: ConfigDict) -> None:
     """The class of noisy digits, to guide the samples of another run.
 
-    python -m experiments.sample --workdir=runs/label
+    score-sde sample --workdir=runs/label
         --config.guidance.name=classifier
         --config.companions.classifier.run=runs/classifier
     """
