@@ -186,7 +186,9 @@ def _table(section: str, constructor: Callable[..., Any]) -> str:
         f"| {_cell(said.get(name) or _common(section, name))} |"
         for name, field in sections.option_fields(section, constructor).items()
     ]
-    return "\n".join(["| field | a value | default | what |", "|---|---|---|---|", *rows])
+    return "\n".join(
+        ["| field | a value | default | what |", "|---|---|---|---|", *rows]
+    )
 
 
 def _common(section: str, name: str) -> str:
@@ -232,7 +234,7 @@ def _first_sentence(constructor: Callable[..., Any]) -> str:
 
 
 def descriptions(constructor: Callable[..., Any]) -> dict[str, str]:
-    """Field -> what the docstrings say of it: blocks Args and Attributes, and fields'."""
+    """Field -> what docstrings say of it: in Args, in Attributes, or below the field."""
     found: dict[str, str] = {}
     if not inspect.isclass(constructor):
         return _blocks(inspect.getdoc(constructor) or "")
@@ -265,11 +267,12 @@ def _attribute_docstrings(cls: type) -> Iterator[tuple[str, str]]:
         return
     body = tree.body[0].body  # type: ignore[attr-defined]
     for field, below in zip(body, body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
-            if isinstance(below.value, ast.Constant) and isinstance(
-                field.target, ast.Name
+        match field, below:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)),
+                ast.Expr(value=ast.Constant(value=str(text))),
             ):
-                yield field.target.id, str(below.value.value)
+                yield name, text
 
 
 if __name__ == "__main__":

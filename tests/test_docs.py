@@ -43,7 +43,7 @@ def code(path):
 def commands():
     """(where, program, words) of every command in the pages and the configs."""
     for path in (*PAGES, *CONFIGS):
-        joined = re.sub(r"\\?\n\s+(?=--)", " ", code(path))
+        joined = re.sub(r"\\?\n[ \t]+(?=--)", " ", code(path))
         for program, rest in PROGRAM.findall(joined):
             if rest.count("'") % 2:  # the end of a command in quotes
                 rest = rest.rstrip().removesuffix("'")
@@ -150,7 +150,10 @@ def test_commands_exist_with_their_fields(where, program, words, tmp_path, regis
     assert not list(problems(command.config))
 
 
-INLINE = re.compile(r"(?:--config\.)?([a-z_]+)\.([a-z_]+)(?:\.([a-z_]+))?(?:=.*|: \w+)?")
+FILES = ("py", "json", "jsonl", "png", "npz")
+INLINE = re.compile(
+    r"(?:--config\.)?([a-z_]+)\.([a-z_]+)(?:\.([a-z_]+))?(?:=.*|: \w+)?"
+)
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: p.name)
@@ -158,7 +161,7 @@ def test_fields_named_in_prose_exist(path):
     prose = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
     for span in re.findall(r"`([^`]+)`", prose):
         match = INLINE.fullmatch(span)
-        if not match or match[1] not in sections.SECTIONS or match[2] in ("py", "json"):
+        if not match or match[1] not in sections.SECTIONS or match[2] in FILES:
             continue
         section, field, inner = match.groups()
         kind = sections.SECTIONS[section]
@@ -187,7 +190,8 @@ def _settings(section):
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: p.name)
 def test_links_and_modules_lead_somewhere(path):
     text = path.read_text()
-    for link in re.findall(r"\]\(([^)#:]+)\)", text):
+    text = re.sub(r"```python\n.*?```", "", text, flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", text):
         assert (path.parent / link).exists(), link
     for anchor in re.findall(r"\]\(#([\w-]+)\)", text):
         titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
@@ -236,7 +240,34 @@ def test_a_config_of_ones_own_builds(page, tmp_path, registries):
     build(config)
 
 
-def test_runs_and_models_in_python(tmp_path):
+@pytest.fixture
+def as_a_user():
+    """Without float64 and the strict promotion of these tests."""
+    with (
+        jax.enable_x64(False),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
+        yield
+
+
+def run_snippets(some, folder):
+    names = {}
+    for snippet in some:
+        snippet = snippet.replace('"runs/points"', repr(str(folder)))
+        exec(snippet.replace("1_000", "2"), names)
+    assert names["drawn"].shape == (16, 2)
+    assert np.isfinite(names["drawn"]).all()
+    assert not names["metrics"]["skipped"]
+    return names
+
+
+def test_a_loop_of_ones_own_trains(as_a_user):
+    run_snippets(snippets("python.md")[-1:], None)
+
+
+@pytest.mark.slow
+def test_runs_and_models_in_python(tmp_path, as_a_user):
     """The snippets of docs/python.md, on a run of a few steps."""
     folder = tmp_path / "points"
     words = [
@@ -247,21 +278,12 @@ def test_runs_and_models_in_python(tmp_path):
         *("--config.data.batch_size=8", "--config.grid.num_steps=2"),
         *("--config.likelihood.rtol=0.1", "--config.likelihood.atol=0.1"),
     ]
-    names = {}
-    with (
-        jax.enable_x64(False),
-        jax.numpy_dtype_promotion("standard"),
-        jax.numpy_rank_promotion("allow"),
-    ):
-        train.main(launch.parse("", words, flags=train.FLAGS))
-        for snippet in snippets("python.md"):
-            snippet = snippet.replace('"runs/points"', repr(str(folder)))
-            exec(snippet.replace("1_000", "2"), names)
+    train.main(launch.parse("", words, flags=train.FLAGS))
+    names = run_snippets(snippets("python.md"), folder)
     assert names["run"].step == 2
     assert names["nats"].shape == (8,)
     assert np.isfinite(names["bits"]).all()
-    for drawn in (names["fewer"].x, names["x0"], names["drawn"]):
+    for drawn in (names["fewer"].x, names["x0"]):
         assert drawn.shape == (16, 2)
         assert np.isfinite(drawn).all()
     assert names["by_euler"].levels.shape == (16, 2)
-    assert not names["metrics"]["skipped"]
