@@ -3,7 +3,7 @@
     score-sde train --config=cifar10_ncsnpp_vp --workdir=DIR
 
 A configuration of the paper's program, without a result on its page; 62.7 million
-parameters. Compute and the rest as configs/cifar10_ddpmpp_vp.py.
+parameters. Compute and all else are as in configs/cifar10_ddpmpp_vp.py.
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,8 @@
 
 Published (table 1): 3.57 bits/dim by the bound of the chain, FID 19.2; 121 million
 parameters, 1.5 million steps of 128 images. The cosine chain of 4,000 steps with
-learned variances, by the hybrid loss; samples as in configs/imagenet64_adm.py.
+learned variances, by the hybrid loss; samples are drawn as in
+configs/imagenet64_adm.py.
 """
 
 from ml_collections import ConfigDict

@@ -234,7 +234,7 @@ def _first_sentence(constructor: Callable[..., Any]) -> str:
 
 
 def descriptions(constructor: Callable[..., Any]) -> dict[str, str]:
-    """Field -> what docstrings say of it: in Args, in Attributes, or below the field."""
+    """Field -> what docstrings say of it, in Args, in Attributes or below the field."""
     found: dict[str, str] = {}
     if not inspect.isclass(constructor):
         return _blocks(inspect.getdoc(constructor) or "")
