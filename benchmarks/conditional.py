@@ -20,12 +20,13 @@ import jax
 import numpy as np
 from sklearn.svm import SVC
 
-from experiments import launch, runs
 from score_sde import conditions, guidance
 from score_sde.conditions import captions
 from score_sde.data import Dataset
-from score_sde.run.inference import class_log_probs, draw_samples, sample_keys
+from score_sde.run.likelihoods import class_log_probs
 from score_sde.run.model import denoiser
+from score_sde.run.open import open_run
+from score_sde.run.sample import draw_samples, sample_keys
 from score_sde.types import NO_LABEL
 
 
@@ -44,14 +45,15 @@ def judge(digits: Dataset) -> Any:
 def drawn(experiment: Any, params: Any, labels: np.ndarray, **options: Any) -> Any:
     """Samples of these labels, [count, *shape] levels, under guidance of `options`."""
     guide = partial(guidance.GUIDANCES["classifier_free"], **options)
-    run = jax.jit(partial(draw_samples, experiment._replace(guidance=guide)))
+    drawing = experiment.drawing._replace(guidance=guide)
+    run = jax.jit(partial(draw_samples, experiment.model, drawing))
     keys = sample_keys(experiment.seed, 0, len(labels))
     return np.asarray(run(params, keys, told(experiment, labels)).levels)
 
 
 def told(experiment: Any, labels: np.ndarray) -> Any:
     """What is told of these classes: themselves, or captions of them."""
-    return conditions.of_examples(experiment.conditions, {"label": labels})
+    return conditions.of_examples(experiment.model.conditions, {"label": labels})
 
 
 def negative(experiment: Any, label: int) -> dict[str, Any]:
@@ -72,7 +74,14 @@ def spread(images: np.ndarray, labels: np.ndarray) -> float:
 def by_bayes(experiment: Any, params: Any, count: int, batch: int) -> dict[str, Any]:
     """How many held-out digits are likeliest under their own class."""
     test = experiment.dataset.test
-    run = jax.jit(partial(class_log_probs, experiment))
+    run = jax.jit(
+        partial(
+            class_log_probs,
+            experiment.model,
+            experiment.likelihood,
+            num_classes=experiment.dataset.num_classes,
+        )
+    )
     start, rows = time.monotonic(), []
     for first in range(0, count, batch):
         index = np.arange(first, first + batch) % count
@@ -88,7 +97,7 @@ def by_bayes(experiment: Any, params: Any, count: int, batch: int) -> dict[str, 
 
 def overhead(experiment: Any, params: Any, batch: int = 100) -> dict[str, float]:
     """Time of a guided step over that of a plain one, in turns."""
-    plain = denoiser(experiment, params)
+    plain = denoiser(experiment.model, params)
     inside, whole = guidance.interval(3.0, 0.1, 2.0), 3.0
     makers = {
         "plain": plain,
@@ -98,7 +107,7 @@ def overhead(experiment: Any, params: Any, batch: int = 100) -> dict[str, float]
     }
     cond = told(experiment, np.zeros(batch, np.int32))
     x = jax.random.normal(jax.random.key(0), (batch, *experiment.dataset.shape))
-    sigmas = experiment.grid()
+    sigmas = experiment.drawing.grid()
 
     def fold(denoise: Any, x: Any) -> Any:
         from score_sde.samplers import sample
@@ -129,8 +138,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1_000)
     parser.add_argument("--scored", type=int, default=360)
     arguments = parser.parse_args()
-    run = runs.open_run(launch.parse("", [f"--workdir={arguments.workdir}"]))
-    assert run is not None
+    run = open_run(arguments.workdir)
     experiment, params, digits = run.experiment, run.params, run.experiment.dataset
     classify = judge(digits)
     real = float((classify(digits.test.values) == digits.test.labels).mean())

@@ -22,40 +22,41 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.conditional import judge
-from experiments import launch, runs
+from experiments import launch
 from score_sde import conditions, editing, guidance
 from score_sde.conditions.attributes import measured
 from score_sde.data import centres
 from score_sde.evaluation.plots import save_samples
 from score_sde.measurements import Downsample
 from score_sde.run.edit import Given, restorer
-from score_sde.run.evaluation_settings import Editing
-from score_sde.run.inference import draw_samples, sample_keys
 from score_sde.run.model import denoiser
+from score_sde.run.open import open_run
+from score_sde.run.sample import draw_samples, sample_keys
+from score_sde.run.settings import Editing
 from score_sde.samplers import SAMPLERS, sample
 
 
 def opened(folder: Path, *arguments: str) -> Any:
     """The run there."""
-    run = runs.open_run(launch.parse("", [f"--workdir={folder}", *arguments]))
-    assert run is not None
-    return run
+    command = launch.parse("", [f"--workdir={folder}", *arguments])
+    return open_run(folder, command.config)
 
 
 def asked(run: Any) -> Any:
     """What samples are told: what the held-out digits are."""
     held_out = run.experiment.dataset.test
     rows = held_out[np.arange(len(held_out))]
-    return conditions.of_examples(run.experiment.conditions, rows)
+    return conditions.of_examples(run.experiment.model.conditions, rows)
 
 
 def drawn(run: Any, cond: Any, count: int, guide: Any = None) -> np.ndarray:
     """Samples that are told this, [count, *shape] in [-1, 1]."""
-    experiment = run.experiment
+    experiment, drawing = run.experiment, run.experiment.drawing
     if guide is not None:
-        experiment = experiment._replace(guidance=guide)
+        drawing = drawing._replace(guidance=guide)
     keys = sample_keys(experiment.seed, 0, count)
-    draw = jax.jit(partial(draw_samples, experiment))
+    offers = run.companions.offers
+    draw = jax.jit(partial(draw_samples, experiment.model, drawing, offers=offers))
     levels = np.asarray(draw(run.params, keys, cond).levels)
     return centres(levels, num_levels=experiment.dataset.num_levels)
 
@@ -71,7 +72,7 @@ def by_weight(run: Any, cond: Any, count: int) -> dict[str, np.ndarray]:
 
 def of_vector(run: Any) -> dict[str, Any]:
     """Correlation and mean error of attributes, in their standard deviations."""
-    names = run.experiment.condition.attributes
+    names = run.config["conditions"]["vector"]["attributes"]
     cond = asked(run)
     wanted = measured(names, _held_out(run))
     rows: dict[str, Any] = {}
@@ -96,7 +97,7 @@ def of_image(run: Any, plain: Any) -> dict[str, Any]:
     digit's class.
     """
     x0, labels = _held_out(run), run.experiment.dataset.test.labels
-    small = Downsample(run.experiment.condition.factor)
+    small = Downsample(run.config["conditions"]["image"]["factor"])
     levels = run.experiment.dataset.num_levels
     classify, rows = judge(run.experiment.dataset), {}
 
@@ -112,7 +113,7 @@ def of_image(run: Any, plain: Any) -> dict[str, Any]:
     for name, x in by_weight(run, asked(run), len(x0)).items():
         rows[f"trained, {name}"] = row(x)
     experiment, y = plain.experiment, small(x0)
-    sigmas = jnp.asarray(experiment.grid(), jnp.float32)
+    sigmas = jnp.asarray(experiment.drawing.grid(), jnp.float32)
     start = sigmas[0] * jax.random.normal(jax.random.key(1), x0.shape, jnp.float32)
     for method, sampler, options in (
         ("replace", "heun", {}),
@@ -124,9 +125,9 @@ def of_image(run: Any, plain: Any) -> dict[str, Any]:
     ):
         restored = restorer(
             Editing(task="super_resolve", method=method),
-            denoiser(experiment, plain.params),
-            Given(y, small),
-            sigma_data=experiment.data.sigma_data,
+            denoiser(experiment.model, plain.params),
+            Given(y, small, lambda: small.pseudo_inverse(y)),
+            sigma_data=experiment.model.sigma_data,
             sigmas=sigmas,
         )
         steps = SAMPLERS[sampler](**options)
@@ -175,7 +176,10 @@ def of_worse(folder: Path, worse: Path, count: int = 1_000) -> dict[str, Any]:
         if arguments is None:
             run = opened(worse)
         elif arguments:
-            auto = ("--config.guidance.name=auto", f"--config.guidance.run={worse}")
+            auto = (
+                "--config.guidance.name=auto",
+                f"--config.companions.worse.run={worse}",
+            )
             run = opened(folder, *auto, *arguments)
         else:
             run = opened(folder)
@@ -201,11 +205,11 @@ def rows_of_eight(folder: Path) -> np.ndarray:
         cond = jax.tree.map(lambda a: a[:8], asked(runs[name]))
         rows += [cond["image"][..., :1], drawn(runs[name], cond, 8)]
     rows.append(drawn(runs["digits"], None, 8))
-    (told,) = runs["vector"].experiment.conditions
+    (told,) = runs["vector"].experiment.model.conditions
     cond = told.of_examples(
         {"values": runs["vector"].experiment.dataset.test.values[:8]}
     )
-    names = runs["vector"].experiment.condition.attributes
+    names = runs["vector"].config["conditions"]["vector"]["attributes"]
     known = measured(names, _train(runs["vector"])[:2_000])
     for slant in (-0.25, 0.25):
         vector, i = np.array(cond["vector"]), names.index("slant")

@@ -15,7 +15,6 @@ import json
 import os
 import platform
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,10 @@ import numpy as np
 
 from experiments.launch import load_config
 from score_sde.run.build import build
-from score_sde.run.inference import sample_keys
-from score_sde.run.jobs import training_batches
-from score_sde.run.model import Experiment, init_params
-from score_sde.run.objective import batch_loss, loss_by_level
+from score_sde.run.experiment import Experiment
+from score_sde.run.model import training_points
+from score_sde.run.sample import sample_keys
+from score_sde.run.train import initial_params, make_loss, training_batches
 from score_sde.runtime.mesh import make_mesh, put_batch, start_devices
 from score_sde.training.compile import prepare_training
 
@@ -44,7 +43,7 @@ NETWORK = {
 
 
 def experiment_in(dtype: str) -> Experiment:
-    config = load_config("configs/digits.py", Path())
+    config = load_config("digits", Path())
     config["network"] = NETWORK | {"dtype": dtype}
     config["data"]["batch_size"] = 64
     return build(config)
@@ -55,8 +54,8 @@ def trained(dtype: str, num_steps: int) -> dict[str, Any]:
     experiment = experiment_in(dtype)
     mesh = make_mesh(experiment.devices)
     step, state = prepare_training(
-        partial(batch_loss, experiment),
-        init_params(experiment),
+        make_loss(experiment),
+        initial_params(experiment),
         experiment.optimizer,
         experiment.train,
         experiment.devices,
@@ -76,9 +75,17 @@ def trained(dtype: str, num_steps: int) -> dict[str, Any]:
     seconds = (time.perf_counter() - began) / (num_steps - 1)
     rows = experiment.dataset.test[np.arange(len(experiment.dataset.test))]
     # In float32, so that the parameters alone differ.
-    score = jax.jit(partial(loss_by_level, experiment_in("float32"), num_levels=16))
+    exact = experiment_in("float32")
+
+    @jax.jit
+    def score(params: Any, keys: Any, values: Any) -> Any:
+        x0 = training_points(exact.model, keys, params, values).x
+        return exact.objective.loss_by_level(
+            exact.model, params, keys, x0, None, num_levels=16
+        )
+
     keys = sample_keys(experiment.seed, 0, len(rows["values"]))
-    held_out = score(state.ema_params, keys, jnp.asarray(rows["values"]), None)
+    held_out = score(state.ema_params, keys, jnp.asarray(rows["values"]))
     return {
         "losses": losses,
         "held_out": float(np.asarray(held_out, np.float64).mean()),

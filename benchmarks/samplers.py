@@ -78,14 +78,7 @@ def mixture(num_samples: int) -> Problem:
 
 def trained(workdir: Path, num_samples: int) -> Problem:
     """The model of a run, and its data as points of their bins."""
-    from experiments.launch import Command
-    from experiments.runs import open_run
-    from score_sde.run.build import complete
-    from score_sde.run.model import denoiser
-
-    config = complete(json.loads((workdir / "config.json").read_text()))
-    run = open_run(Command(config, workdir, dry_run=False))
-    assert run is not None
+    run = ss.open_run(workdir)
     data = run.experiment.dataset
 
     def points(key: int, values: np.ndarray) -> np.ndarray:
@@ -96,7 +89,7 @@ def trained(workdir: Path, num_samples: int) -> Problem:
 
     return Problem(
         workdir.name,
-        denoiser(run.experiment, run.params),
+        run.denoiser,
         jr.normal(jr.key(0), (num_samples, *data.shape)),
         points(1, data.train.values),
         points(2, data.test.values[:num_samples]),

@@ -39,9 +39,7 @@ import optax
 
 from experiments.launch import load_config
 from score_sde.run.build import build
-from score_sde.run.jobs import training_batches
-from score_sde.run.model import init_params
-from score_sde.run.objective import batch_loss
+from score_sde.run.train import initial_params, make_loss, training_batches
 from score_sde.runtime.mesh import (
     Devices,
     make_mesh,
@@ -51,7 +49,8 @@ from score_sde.runtime.mesh import (
 )
 from score_sde.training import checkpoints as saving
 from score_sde.training.compile import prepare_training
-from score_sde.training.loop import Training, train
+from score_sde.training.loop import train
+from score_sde.training.settings import Training
 from score_sde.training.step import init_state
 
 REPEATS = 7
@@ -139,8 +138,8 @@ def prepared(config: str) -> tuple[Any, Any, Any, jax.sharding.Mesh]:
     devices, settings = experiment.devices, experiment.train
     mesh = make_mesh(devices)
     step, state = prepare_training(
-        partial(batch_loss, experiment),
-        init_params(experiment),
+        make_loss(experiment),
+        initial_params(experiment),
         experiment.optimizer,
         settings,
         devices,

@@ -20,7 +20,7 @@ def main(command: launch.Command) -> None:
     from score_sde.run.build import build
     from score_sde.run.describe import opened
     from score_sde.run.edit import edit, read
-    from score_sde.runtime.jobs import save_arrays
+    from score_sde.runtime.folder import save_arrays
 
     given = read(build(command.config))  # the files before any device work
     run = opened(command)

@@ -19,8 +19,8 @@ def main(command: launch.Command) -> None:
     from score_sde.run.describe import opened
     from score_sde.run.provenance import is_done, made_by
     from score_sde.run.score import compile_programs, num_examples, score_split
-    from score_sde.runtime.folder import write_json
-    from score_sde.runtime.jobs import parts_folder, save_arrays
+    from score_sde.runtime.folder import save_arrays, write_json
+    from score_sde.runtime.jobs import parts_folder
     from score_sde.runtime.mesh import is_main_host, local_mesh
 
     run = opened(command)

@@ -113,6 +113,7 @@ def apply(config: Any, overrides: Overrides) -> dict[str, Any]:
     from score_sde.run.sections import complete
 
     _check_order(overrides)
+    _load_parts(config, overrides)
     _choose(config, overrides)
     later: Overrides = {}
     for field, given in overrides.items():
@@ -127,6 +128,19 @@ def apply(config: Any, overrides: Overrides) -> dict[str, Any]:
     if later:
         full = ConfigDict(complete(full.to_dict()))
     return full.to_dict()
+
+
+def _load_parts(config: Any, overrides: Overrides) -> None:
+    """Import the user's modules, so that their parts have options to be set.
+
+    What is wrong with them is said when the config is built.
+    """
+    from score_sde.run import parts
+
+    if "parts" in overrides:
+        config.parts = ()
+        _set(config, "parts", overrides["parts"])
+    parts.load(config.get("parts", ()))
 
 
 def resolve(config: Any, given: Collection[str] = ()) -> dict[str, Any]:
@@ -180,8 +194,6 @@ def _choose(config: Any, overrides: Overrides) -> None:
     """Start the sections whose `name` is set from the defaults of that alternative."""
     from score_sde.run.sections import NAMED, rename
 
-    if "parts" in overrides and "parts" not in config:
-        config.parts = ()
     for field, given in overrides.items():
         section, _, last = field.partition(".")
         name = given[-1]
@@ -294,7 +306,30 @@ def _set(config: Any, field: str, given: list[str | bool]) -> None:
     except IndexError as error:
         raise ValueError(f"{word}: {error}.") from None
     except (TypeError, ValueError):
+        if kind is int and _is_float_field(config, field) and _is_number(text):
+            with holder.ignore_type():  # of which the file says 80, say
+                holder[name] = float(text)
+            return
         raise ValueError(f"{word}: {_complaint(kind, text)}.") from None
+
+
+def _is_number(text: str | bool) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return not isinstance(text, bool)
+
+
+def _is_float_field(config: Any, field: str) -> bool:
+    """Whether the signature of the part that has this field says float."""
+    from score_sde.run.sections import NAMED, section_fields
+
+    section, _, name = field.partition(".")
+    if section not in NAMED:
+        return False
+    known = section_fields(section, dict(_fields(config[section])))
+    return name in known and known[name].kind is float
 
 
 def _complaint(kind: Any, text: str | bool) -> str:

@@ -31,8 +31,8 @@ def drawn(run: Any, workdir: Path) -> dict[str, Any]:
     from score_sde.evaluation.plots import save_samples
     from score_sde.run.provenance import is_done, made_by
     from score_sde.run.sample import evals_per_call, make_draw
-    from score_sde.runtime.folder import write_json
-    from score_sde.runtime.jobs import compute_in_parts, parts_folder, save_arrays
+    from score_sde.runtime.folder import save_arrays, write_json
+    from score_sde.runtime.jobs import compute_in_parts, parts_folder
     from score_sde.runtime.mesh import is_main_host, local_mesh
 
     experiment, offers = run.experiment, run.companions.offers

@@ -21,6 +21,7 @@ def main(command: launch.Command) -> None:
         initial_params,
         make_evaluate,
         make_loss,
+        scale_note,
         training_batches,
         training_cost,
     )
@@ -36,6 +37,8 @@ def main(command: launch.Command) -> None:
         print_dry_run(config, experiment)
         return
     experiment.dataset.split("train")  # opened: what is wrong there shows first
+    if note := scale_note(experiment):
+        print(note)
     with writing(command.workdir, command.hosts):
         check_grid(experiment)
         loaded = companions.load(experiment, experiment.training_roles)

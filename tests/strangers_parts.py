@@ -191,6 +191,18 @@ def blobs(*, spread: Annotated[float, Positive] = 0.1) -> Dataset:
     return Dataset("blobs", (3,), None, 2, split)
 
 
+def waves(*, length: Annotated[int, Positive] = 8) -> Dataset:
+    """Series of two channels: sines of random phase and size, 20 times too large."""
+
+    def split(name: str) -> InMemory:
+        random = np.random.RandomState(name == "test")
+        phase = random.uniform(0, 2 * np.pi, (32, 1, 2))
+        x = 20 * np.sin(phase + np.arange(length)[None, :, None])
+        return InMemory(x.astype(np.float32))
+
+    return Dataset("waves", (length, 2), None, 0, split)
+
+
 def side(*, dataset: Dataset, offset: Annotated[float, Positive] = 0.5) -> Condition:
     """A condition: on which side of the offset the first coordinate is."""
     del dataset
@@ -239,6 +251,7 @@ PRECONDITIONERS["plain_scale"] = plain_scale
 GUIDANCES["a_bit_further"] = a_bit_further
 GUIDANCES["towards_teacher"] = towards_teacher
 DATASETS["blobs"] = blobs
+DATASETS["waves"] = waves
 CONDITIONS["side"] = side
 METRICS["mean_shift"] = mean_shift
 FEATURES["doubled"] = doubled

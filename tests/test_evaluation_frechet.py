@@ -129,6 +129,14 @@ def test_constant_features_leave_the_distance_as_it_is(monkeypatch):
         assert after.low == pytest.approx(before.low, rel=1e-6)
 
 
+def test_sets_without_any_spread_have_the_distance_of_their_means():
+    still, moved = np.ones((5, 3)), np.zeros((9, 3))
+    assert frechet_distance(still, moved).value == 3
+    x = gaussian(np.random.default_rng(11), 50, 3)
+    gap = ((x.mean(0) - 1) ** 2).sum() + x.var(0, ddof=1).sum()
+    assert frechet_distance(still, x).value == pytest.approx(gap, rel=1e-12)
+
+
 def test_few_examples_are_warned_of_and_span_zero():
     rng = np.random.default_rng(7)
     estimate = frechet_distance(gaussian(rng, 20, 40), gaussian(rng, 30, 40))

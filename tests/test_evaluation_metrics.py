@@ -97,6 +97,7 @@ def test_every_metric_takes_arrays_of_jax_and_float32(name, sets):
         (lambda a: a[None], "shape"),
         (lambda a: np.where(a == a[7, 2], np.nan, a), r"nan at \[7, 2\]"),
         (lambda a: np.where(a == a[7, 2], np.inf, a), r"inf at \[7, 2\]"),
+        (lambda a: np.where(a == a[7, 2], 1e60, a), r"1e\+60 at \[7, 2\]"),
         (lambda a: (100 * a).astype(int), "int64"),
         (lambda a: (100 * a).astype(np.uint8), "uint8"),
         (lambda a: a + 0j, "complex128"),

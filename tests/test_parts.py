@@ -127,6 +127,24 @@ def test_networks_and_objectives_of_every_kind_train(sections, tmp_path):
     assert np.isfinite(json.loads(rows[-1])["test_loss"])
 
 
+def test_series_are_data_too_and_a_scale_that_does_not_suit_is_said(tmp_path, capsys):
+    config = config_with(
+        data={"name": "waves", "batch_size": 4, "sigma_data": 0.5},
+        network={"name": "unet", "channels": 4, "multipliers": (1, 2)},
+        conditions={},
+        guidance={"name": "none"},
+    )
+    folder = trained(tmp_path / "run", config)
+    said = capsys.readouterr().out
+    assert "have standard deviation 14.1, and data.sigma_data is 0.5: " in said
+    assert (folder / "samples/step_0000003.png").stat().st_size > 1_000
+    opened = ss.open_run(folder)
+    assert opened.sample(2).levels.shape == (2, 8, 2)
+    assert np.isfinite(opened.log_prob(opened.dataset.test[np.arange(2)]).nats).all()
+    config["data"]["sigma_data"] = None
+    assert build.build(config).model.sigma_data == pytest.approx(14.1, abs=0.1)
+
+
 def test_a_strangers_guidance_gets_the_run_that_its_argument_names(run, tmp_path):
     config = config_with(
         guidance={"name": "towards_teacher", "share": 1.0},

@@ -14,8 +14,9 @@ from score_sde.runtime.folder import describe_run, environment
 from score_sde.runtime.mesh import Devices, make_mesh, put_batch, put_state
 from score_sde.training.checkpoints import Checkpoints
 from score_sde.training.compile import compile_train_step
-from score_sde.training.loop import Training, train
+from score_sde.training.loop import train
 from score_sde.training.optimizer import Optimizer, make_optimizer, make_schedule
+from score_sde.training.settings import Training
 from score_sde.training.step import (
     ema_decay,
     init_state,

@@ -79,15 +79,25 @@ def batches(
     num_shards: int = 1,
     workers: int = 0,
 ) -> Iterator[Rows]:
-    """What one of num_shards hosts reads for the steps step, step + 1, ..., endlessly.
+    """Read one host's share of the batches of steps step, step + 1, ..., endlessly.
 
-    Rows shard b // num_shards .. (shard + 1) b // num_shards - 1 of `batch_at`.
+    The share is rows shard b // num_shards .. (shard + 1) b // num_shards - 1 of
+    `batch_at`.
 
-    Args: `workers`, processes that read and decode ahead, with grain; 0 reads here,
-    when asked. Examples in memory are always read here, which is faster. The programs
-    that train must then be importable (`if __name__ == "__main__"`).
-    Raises: UserError at once, if the data are not there, or not as they say, or too few
-    for one batch.
+    Args:
+        dataset: whose training split is read.
+        seed: of the order.
+        step: the first step.
+        batch_size: b, of all hosts together.
+        shard: number of this host.
+        num_shards: number of hosts.
+        workers: processes that read and decode ahead, with grain; 0 reads here, when
+            asked. Examples in memory are always read here, which is faster. A program
+            that trains with workers must be importable (`if __name__ == "__main__"`).
+
+    Raises:
+        UserError: at once, if the data are not there, or not as they say, or too few
+            for one batch.
     """
     num_examples = len(dataset.train)
     if num_examples < batch_size:

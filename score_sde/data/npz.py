@@ -44,11 +44,17 @@ class Stored:
 
 
 def arrays(place: Path, format: Format, part: Callable[[int], np.ndarray]) -> Stored:
-    """Those of a file.
+    """Open the arrays of a file as examples.
 
-    Args: `part`, which rows of so many are wanted.
-    Raises: UserError if an array is missing, broken or of another format, or a label is
-    none; zipfile.BadZipFile for another file.
+    Args:
+        place: the npz file.
+        format: of one example.
+        part: number of rows -> the rows that are wanted.
+
+    Raises:
+        UserError: if an array is missing, broken or of another format, or a label is
+            none.
+        zipfile.BadZipFile: for a file that is no archive.
     """
     name = "images" if format.num_levels else "latents"
     stored = _read(place)

@@ -30,10 +30,17 @@ def pictures(
     format: Format,
     part: Callable[[int], np.ndarray],
 ) -> Decoded:
-    """Those of the files with these names.
+    """Open the pictures among some files as examples.
 
-    Args: `part`, which rows of so many are wanted.
-    Raises: UserError if there are none, or not the labels that the format has.
+    Args:
+        place: the folder or the archive, for messages.
+        names: of all files in it.
+        read: name -> the content of the file.
+        format: of one example.
+        part: number of pictures -> the rows that are wanted.
+
+    Raises:
+        UserError: if there are none, or not the labels that the format has.
     """
     found = sorted(n for n in names if PurePosixPath(n).suffix.lower() in SUFFIXES)
     if not found:

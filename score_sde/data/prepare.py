@@ -55,12 +55,16 @@ def prepare(name: str, folder: str) -> None:
 def survey(
     dataset: Dataset, split: str, *, progress: Callable[[int], None]
 ) -> dict[str, Any]:
-    """What is in a split, all of which is read, and so checked.
+    """Read all of a split, and so check it, and say what is in it.
 
-    The number of examples, mean and standard deviation of the values as a network sees
-    them, in [-1, 1], and of labelled data the examples of each class.
+    Args:
+        dataset: whose split is read.
+        split: 'train' or 'test'.
+        progress: called with the number of examples that are read so far.
 
-    Args: `progress`, called with the number of examples that are read so far.
+    Returns:
+        The number of examples, mean and standard deviation of the values as a network
+        sees them, in [-1, 1], and of labelled data the examples of each class.
     """
     examples = dataset.split(split)
     total, squares, counts = 0.0, 0.0, np.zeros(dataset.num_classes, int)

@@ -68,8 +68,10 @@ HELD_OUT = {"train": "train[:95%]", "test": "train[95%:]"}
 def tfds_set(name: str, shape: tuple[int, ...], folder: str) -> Dataset:
     """The data set of a name in `TFDS`.
 
-    Args: `shape` of the examples where the images vary; `folder`, the data_dir of TFDS,
-    its default if empty.
+    Args:
+        name: of the data set.
+        shape: of the examples, where the images are of many sizes.
+        folder: the data_dir of TFDS; "" for its default.
     """
     known = TFDS[name]
     format = Format(known.shape or shape, 256, known.num_classes)
@@ -124,7 +126,10 @@ def _open(name: str, format: Format, folder: str, split: str) -> Decoded:
 def fit(image: np.ndarray, shape: tuple[int, ...], cut: int = 0) -> np.ndarray:
     """The central square of an image, resized to the shape by Lanczos' filter.
 
-    Args: `cut`, the side of the square; 0 for the shorter side of the image.
+    Args:
+        image: [height, width, channels].
+        shape: of the result.
+        cut: the side of the square; 0 for the shorter side of the image.
     """
     from PIL import Image
 

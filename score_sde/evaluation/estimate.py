@@ -22,6 +22,9 @@ NAN = float("nan")
 BLOCK_NUMBERS = 2**23
 """How many numbers a block of rows or of distances holds: 64 MiB in float64."""
 
+LARGEST = np.float64(1e50)
+"""Features this large overflow in the sixth power, which kernel distances take."""
+
 Level = Rule("> 0 and < 1", lambda v: 0 < v < 1)
 
 
@@ -186,12 +189,14 @@ def feature_array(
         raise ValueError(
             f"{name} has {len(array)} examples; it must have {at_least} or more{why}."
         )
-    for rows in blocks(len(array), array.shape[1]):
-        if not np.isfinite(array[rows]).all():
-            wrong = np.argwhere(~np.isfinite(array[rows]))[0]
+    for rows in blocks(*array.shape):
+        good = np.abs(array[rows]) < LARGEST  # NaN is not
+        if not good.all():
+            wrong = np.argwhere(~good)[0]
             place = (int(wrong[0]) + rows.start, int(wrong[1]))
             raise ValueError(
-                f"{name} is {array[place]} at {list(place)}; it must be finite."
+                f"{name} is {array[place]} at {list(place)}; it must be finite "
+                f"and below {LARGEST:g} in size."
             )
     return array
 

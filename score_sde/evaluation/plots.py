@@ -1,38 +1,50 @@
-"""Pictures of samples, written as PNG."""
+"""Pictures of samples and of what was measured, written as PNG."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from score_sde.runtime.folder import replaced
+
+LATENT_RANGE = 2.0
+"""Latents are shown from minus to plus this."""
+NUM_SERIES = 12
+
 
 def save_samples(path: Path, samples: np.ndarray, *, num_levels: int | None) -> None:
-    """A grid of images, or a scatter plot of points.
+    """Draw samples: images and volumes as a grid, points as a scatter, series as lines.
 
-    Args: `samples`, integer levels [count, height, width, channels], or with num_levels
-    None, points [count, 2] or latents [count, height, width, channels], of which three
-    channels are shown, from -2 to 2.
+    Args:
+        path: of the picture.
+        samples: [count, *shape]. Of latents three channels are shown, of volumes the
+            middle slice, of points the first two coordinates, or how often each value
+            comes where there is one.
+        num_levels: of integer levels; None for floats.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}")
-    if num_levels is None and samples.ndim == 4:
-        channels = samples[..., : 3 if samples.shape[-1] >= 3 else 1]
-        _grid(partial, np.clip(channels / 4 + 0.5, 0, 1), num_levels=2)
-    elif num_levels is None:
-        _scatter(partial, samples)
-    else:
-        _grid(partial, samples, num_levels)
-    partial.rename(path)
+    with replaced(path) as partial:
+        if samples.ndim >= 4:
+            middle = [n // 2 for n in samples.shape[1:-3]]
+            slices = samples[(slice(None), *middle)]
+            shown = slices[..., : 3 if slices.shape[-1] >= 3 else 1]
+            if num_levels is None:
+                shown = np.clip(shown / (2 * LATENT_RANGE) + 0.5, 0, 1)
+            _grid(partial, shown, num_levels or 2)
+        elif samples.ndim == 3:
+            _series(partial, samples)
+        else:
+            _points(partial, samples.reshape(len(samples), -1))
 
 
 def save_bound(folder: Path, levels: dict[str, np.ndarray]) -> None:
-    """loss_by_level.png and rate_distortion.png of `report.bound_by_level`.
+    """Draw loss_by_level.png and rate_distortion.png of `report.bound_by_level`.
 
-    Where in the noise the bits are, and how good x0 is after how many of them (Ho et
-    al. 2020, fig. 5), in the scale of the data.
+    They show where in the noise the bits are, and how good x0 is after how many of them
+    (Ho et al. 2020, fig. 5), in the scale of the data.
     """
     _curves(
         folder / "loss_by_level.png",
@@ -51,8 +63,7 @@ def save_bound(folder: Path, levels: dict[str, np.ndarray]) -> None:
 
 
 def save_losses(path: Path, sigmas: np.ndarray, losses: np.ndarray) -> None:
-    """The loss of held-out examples by their noise level."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Draw the loss of held-out examples by their noise level."""
     _curves(
         path,
         [("sigma", "noise level", "loss", "weighted loss, held out")],
@@ -61,16 +72,14 @@ def save_losses(path: Path, sigmas: np.ndarray, losses: np.ndarray) -> None:
 
 
 def save_metrics(path: Path, rows: Sequence[Mapping[str, float | None]]) -> None:
-    """The curves of a run by step: losses, gradient, speed, and what steps wait for."""
-    from matplotlib.figure import Figure
-
+    """Draw a run by step: losses, gradient, speed, and what steps wait for."""
     panels = (
         ("loss", ("loss", "test_loss")),
         ("gradient norm", ("gradient_norm",)),
         ("images per second", ("images_per_second",)),
         ("share of time, or seconds", ("data_wait", "save_seconds")),
     )
-    figure = Figure(figsize=(9, 6), layout="constrained")
+    figure = _figure(9, 6)
     for axes, (label, names) in zip(figure.subplots(2, 2).flat, panels, strict=True):
         for name in names:
             known = [(r["step"], r[name]) for r in rows if r.get(name) is not None]
@@ -81,17 +90,21 @@ def save_metrics(path: Path, rows: Sequence[Mapping[str, float | None]]) -> None
             axes.set_yscale("log")
         if len(names) > 1 and axes.lines:
             axes.legend()
-    partial = path.with_name(f".{path.name}")
-    figure.savefig(partial, format="png", dpi=110)
-    partial.rename(path)
+    with replaced(path) as partial:
+        figure.savefig(partial, format="png", dpi=110)
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _curves(
     path: Path, panels: list[tuple[str, str, str, str]], values: dict[str, np.ndarray]
 ) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.5 * len(panels), 3.5), layout="constrained")
+    """Draw (x, its label, y, its label) of each panel side by side."""
+    figure = _figure(4.5 * len(panels), 3.5)
     for axes, (x, x_label, y, y_label) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
     ):
@@ -99,9 +112,8 @@ def _curves(
         axes.set(xlabel=x_label, ylabel=y_label)
         if x == "sigma":
             axes.set_xscale("log")
-    partial = path.with_name(f".{path.name}")
-    figure.savefig(partial, format="png", dpi=120)
-    partial.rename(path)
+    with replaced(path) as partial:
+        figure.savefig(partial, format="png", dpi=120)
 
 
 def _grid(path: Path, levels: np.ndarray, num_levels: int) -> None:
@@ -122,11 +134,24 @@ def _grid(path: Path, levels: np.ndarray, num_levels: int) -> None:
     picture.resize(size, Image.Resampling.NEAREST).save(path, format="PNG")
 
 
-def _scatter(path: Path, points: np.ndarray) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 5), layout="constrained")
+def _points(path: Path, points: np.ndarray) -> None:
+    figure = _figure(5, 5)
     axes = figure.subplots()
-    axes.scatter(points[:, 0], points[:, 1], s=4, alpha=0.5, linewidths=0)
-    axes.set(xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), aspect="equal", xlabel="x", ylabel="y")
+    if points.shape[1] == 1:
+        axes.hist(points[:, 0], bins=60, density=True)
+        axes.set(xlabel="x", ylabel="density")
+    else:
+        axes.scatter(points[:, 0], points[:, 1], s=4, alpha=0.5, linewidths=0)
+        side = 1.2 * max(1.0, float(np.abs(points[:, :2]).max(initial=0)) / 1.2)
+        axes.set(xlim=(-side, side), ylim=(-side, side), aspect="equal")
+        axes.set(xlabel="x", ylabel="y")
     figure.savefig(path, format="png", dpi=120)
+
+
+def _series(path: Path, samples: np.ndarray) -> None:
+    figure = _figure(9, 6)
+    for axes, series in zip(
+        figure.subplots(4, 3, sharex=True).flat, samples[:NUM_SERIES], strict=False
+    ):
+        axes.plot(series)
+    figure.savefig(path, format="png", dpi=110)

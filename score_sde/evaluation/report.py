@@ -18,10 +18,13 @@ def bits(nats: np.ndarray, num_dims: int) -> np.ndarray:
 def summary(
     scores: Arrays, checks: dict[str, Arrays], *, num_dims: int, is_exact: bool
 ) -> dict[str, Any]:
-    """The row of the table of one split.
+    """The row of the table of one split; failed examples are left out.
 
-    Args: `scores` of each example, 'repeats' among them [repeats, examples], and the
-    `checks` of the first examples, solved again. Failed examples are left out.
+    Args:
+        scores: of each example, 'repeats' among them [repeats, examples].
+        checks: the scores of the first examples, solved again.
+        num_dims: of one example.
+        is_exact: whether the divergence was exact, so that there is no probe.
     """
     good = scores["success"]
     values, repeats = scores["bits_per_dim"][good], scores["repeats"][:, good]
@@ -77,8 +80,13 @@ def error_budget(
     examples is the data's. The solver's is no noise: the mean change at a tenth of the
     tolerance, or how well that mean is known if that is more.
 
-    Args: `values`, the mean over num_repeats solves of each example; `first`, one solve
-    of those that were solved again, and the others beside it.
+    Args:
+        values: the mean over num_repeats solves of each example.
+        first: one solve of the examples that were solved again.
+        fresh_points: another solve of these, with other points and probes.
+        fresh_probes: another, with the same points and other probes.
+        tight: another, with the same points and probes at a tenth of the tolerance.
+        num_repeats: of `values`.
     """
     probe = 0.5 * float(((first - fresh_probes) ** 2).mean())
     both = 0.5 * float(((first - fresh_points) ** 2).mean())

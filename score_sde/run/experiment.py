@@ -20,8 +20,8 @@ from score_sde.run.settings import (
 )
 from score_sde.runtime.mesh import Devices
 from score_sde.samplers import Sampler
-from score_sde.training.loop import Training
 from score_sde.training.optimizer import Optimizer
+from score_sde.training.settings import Training
 from score_sde.types import Array, Denoise
 
 

@@ -23,7 +23,8 @@ from score_sde.run.model import (
     denoiser,
     denoiser_with_variance,
 )
-from score_sde.runtime.jobs import BY_EXAMPLE, EVERYWHERE, Arrays, map_examples
+from score_sde.runtime.folder import Arrays
+from score_sde.runtime.jobs import BY_EXAMPLE, EVERYWHERE, map_examples
 from score_sde.runtime.mesh import divisible
 from score_sde.samplers import Sampler, sample
 from score_sde.types import Array, Denoise, Key

@@ -21,10 +21,10 @@ from score_sde.run.experiment import Experiment
 from score_sde.run.likelihoods import bound_examples, score_examples
 from score_sde.run.model import Params
 from score_sde.run.sample import sample_keys
+from score_sde.runtime.folder import Arrays
 from score_sde.runtime.jobs import (
     BY_EXAMPLE,
     EVERYWHERE,
-    Arrays,
     compute_in_parts,
     map_examples,
 )

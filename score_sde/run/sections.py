@@ -30,8 +30,8 @@ from score_sde.run.settings import (
 )
 from score_sde.runtime.mesh import Devices
 from score_sde.samplers import SAMPLERS, grids
-from score_sde.training.loop import Training
 from score_sde.training.optimizer import Optimizer
+from score_sde.training.settings import Training
 
 Registry = Mapping[str, Callable[..., Any]]
 
@@ -197,8 +197,12 @@ def _completed(section: str, content: Any) -> Any:
 def _with_defaults(
     fields: Mapping[str, Field], options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    defaults = {n: f.default for n, f in fields.items() if f.default is not MISSING}
-    return {**defaults, **options}
+    """The options, whole numbers of float fields as floats, and all defaults."""
+    full = {n: f.default for n, f in fields.items() if f.default is not MISSING}
+    for name, value in options.items():
+        is_float = name in fields and fields[name].kind is float
+        full[name] = float(value) if is_float and type(value) is int else value
+    return full
 
 
 def rename(content: Mapping[str, Any], name: str, section: str) -> dict[str, Any]:

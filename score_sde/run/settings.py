@@ -62,10 +62,10 @@ class Data:
         return found
 
 
-def measured_sigma_data(dataset: Dataset) -> float:
+def measured_sigma_data(dataset: Dataset, num_examples: int = NUM_MEASURED) -> float:
     """The standard deviation of scaled training data, from examples evenly apart."""
     count = len(dataset.train)
-    rows = np.unique(np.linspace(0, count - 1, min(count, NUM_MEASURED)).astype(int))
+    rows = np.unique(np.linspace(0, count - 1, min(count, num_examples)).astype(int))
     x = centres(dataset.train[rows]["values"], num_levels=dataset.num_levels)
     return float(np.std(np.asarray(x, np.float64)))
 

@@ -27,6 +27,7 @@ from score_sde.run.model import (
 )
 from score_sde.run.objectives import Batch, Context, points_cost
 from score_sde.run.sample import make_draw, sample_keys
+from score_sde.run.settings import measured_sigma_data
 from score_sde.runtime.jobs import BY_EXAMPLE, EVERYWHERE, map_examples
 from score_sde.runtime.mesh import divisible, is_main_host, local_mesh, to_host
 from score_sde.training.step import NO_COMPANIONS, LossFn, StepContext, TrainState
@@ -34,6 +35,9 @@ from score_sde.types import Array, Key
 
 EVALUATED, NUM_LEVELS = 128, 12
 """Held-out examples whose loss is followed in training, at how many noise levels."""
+
+TOLERATED, NUM_MEASURED = 1.5, 1_000
+"""Factor by which sigma_data may be wrong unsaid, as seen on so many examples."""
 
 Rows = dict[str, Any]
 
@@ -98,6 +102,18 @@ def make_loss(
         return found
 
     return loss
+
+
+def scale_note(experiment: Experiment) -> str | None:
+    """A line on data whose scale does not suit sigma_data, None where it does."""
+    stated = experiment.model.sigma_data
+    found = measured_sigma_data(experiment.dataset, NUM_MEASURED)
+    if 1 / TOLERATED < found / stated < TOLERATED:
+        return None
+    return (
+        f"note: the training data have standard deviation {found:.3g}, and "
+        f"data.sigma_data is {stated:.3g}: --config.data.sigma_data=None measures it."
+    )
 
 
 def training_batches(experiment: Experiment) -> Callable[[int], Iterator[Rows]]:

@@ -12,8 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from score_sde.types import UserError
 
+Arrays = dict[str, np.ndarray]
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "diffrax", "numpy")
 
 
@@ -36,6 +39,13 @@ def write_json(path: Path, content: Any) -> None:
     """Write a JSON file, whole or not at all."""
     with replaced(path) as partial:
         partial.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def save_arrays(path: Path, arrays: Arrays, *, compress: bool = False) -> None:
+    """Write an npz file, whole or not at all."""
+    save = np.savez_compressed if compress else np.savez
+    with replaced(path) as partial, partial.open("wb") as file:
+        save(file, **arrays)  # type: ignore[arg-type]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -101,11 +111,17 @@ def describe_run(
 ) -> None:
     """Write config.json and environment.json into workdir.
 
-    Args: `complete`, which adds to a stored config the defaults of fields that there
-    were none of when it was stored; `allow_change`, whether the run may go on with a
-    config that changes what it learns. A table of the changes is printed then.
-    Raises: UserError, with that table, if they are not allowed: in other sections than
-    `train`, `devices` and those of the evaluation.
+    Args:
+        workdir: the folder of the run.
+        config: the resolved config.
+        complete: adds the defaults of fields that there were none of when a config was
+            stored.
+        allow_change: whether the run may go on with a config that changes what it
+            learns; a table of the changes is printed then.
+
+    Raises:
+        UserError: with that table, if a change is not allowed: in other sections than
+            those of `FREE_TO_CHANGE`.
     """
     path = workdir / "config.json"
     if path.exists():

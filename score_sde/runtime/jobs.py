@@ -19,14 +19,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from score_sde.runtime.folder import replaced, write_json
+from score_sde.runtime.folder import Arrays, save_arrays, write_json
 from score_sde.runtime.mesh import DATA_AXIS, is_main_host, wait_for_hosts
 from score_sde.runtime.preemption import stop_if_requested
 
 EVERYWHERE, BY_EXAMPLE = PartitionSpec(), PartitionSpec(DATA_AXIS)
 """Partition specs: whole on every device; split over devices by example."""
-
-Arrays = dict[str, np.ndarray]
 
 
 def compute_in_parts(
@@ -68,13 +66,6 @@ def compute_in_parts(
 def batches_of(num_batches: int, host: int, num_hosts: int) -> range:
     """The batches that a host computes: each batch is one host's."""
     return range(host, num_batches, num_hosts)
-
-
-def save_arrays(path: Path, arrays: Arrays, *, compress: bool = False) -> None:
-    """Write an npz file, whole or not at all."""
-    save = np.savez_compressed if compress else np.savez
-    with replaced(path) as partial, partial.open("wb") as file:
-        save(file, **arrays)  # type: ignore[arg-type]
 
 
 def parts_folder(folder: Path, made_by: dict[str, Any]) -> Path:

@@ -72,10 +72,13 @@ def start_devices(hosts: Mapping[str, Any] | None = None) -> None:
     Compiled programs are kept in a private folder, since whoever can write to it can
     make this program run code.
 
-    Args: `hosts`, the arguments of `jax.distributed.initialize`, of which those that
-    are left out are found by it on TPU pods, SLURM, Kubernetes and Open MPI; None for a
-    program on one host.
-    Raises: UserError if the other hosts can't be found.
+    Args:
+        hosts: the arguments of `jax.distributed.initialize`, of which those that are
+            left out are found by it on TPU pods, SLURM, Kubernetes and Open MPI; None
+            for a program on one host.
+
+    Raises:
+        UserError: if the other hosts can't be found.
     """
     cores = len(os.sched_getaffinity(0))
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
@@ -167,8 +170,11 @@ def batch_shares(mesh: Mesh) -> int:
 def state_shardings(state: Any, mesh: Mesh, *, fsdp: bool = True) -> Any:
     """Where each array of a training state, or of parameters, lies.
 
-    Args: `fsdp`, whether arrays are cut along that axis, as where they are kept, or
-    whole along it, as where they are used.
+    Args:
+        state: a pytree of arrays.
+        mesh: the devices.
+        fsdp: whether arrays are cut along that axis, as where they are kept, or whole
+            along it, as where they are used.
     """
 
     def one(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
@@ -200,8 +206,13 @@ def divisible(batch_size: int, mesh: Mesh) -> int:
 def put_batch(batch: Any, mesh: Mesh, *, axis: int = 0) -> Any:
     """Cut the arrays of a pytree over the devices; each host gives its own rows.
 
-    Args: `axis`, that of the examples.
-    Raises: UserError if that axis does not divide evenly.
+    Args:
+        batch: a pytree of arrays.
+        mesh: the devices.
+        axis: of the examples.
+
+    Raises:
+        UserError: if that axis does not divide evenly.
     """
     shares = batch_shares(mesh) // jax.process_count()
     for leaf in jax.tree.leaves(batch):

@@ -12,7 +12,6 @@ order; the first alone renames and deletes.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import shutil
 import sys
@@ -29,6 +28,7 @@ from jax.experimental import multihost_utils
 
 from score_sde.runtime.checksums import checksums, path_text
 from score_sde.runtime.mesh import is_main_host, wait_for_hosts
+from score_sde.training.retention import KEEP_ALL, Retention
 from score_sde.training.step import TrainState
 from score_sde.types import UserError
 
@@ -44,31 +44,6 @@ class DamagedError(Exception):
 
 class SaveError(Exception):
     """A checkpoint could not be written; the message says why, and what is left."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Retention:
-    """Which checkpoints are kept: a step that any of the rules keeps.
-
-    newest: how many of the newest, for resuming.
-    every: those whose step is a multiple of it, for ever; 0 for none.
-    best: how many of those with the lowest test_loss.
-    """
-
-    newest: int = 2
-    every: int = 0
-    best: int = 0
-
-    def kept(self, test_losses: Mapping[int, float]) -> set[int]:
-        """Those of the steps to keep, given the test loss of each, inf if unknown."""
-        steps = sorted(test_losses)
-        ranked = sorted(steps, key=lambda step: (test_losses[step], -step))
-        best = [s for s in ranked[: self.best] if math.isfinite(test_losses[s])]
-        forever = [s for s in steps if self.every and s % self.every == 0]
-        return {*steps[-self.newest :], *best, *forever}
-
-
-KEEP_ALL = Retention(every=1)
 
 
 class Checkpoints:
@@ -218,7 +193,7 @@ class Checkpoints:
             return math.inf
 
     def steps(self) -> list[int]:
-        """Those with a checkpoint, ascending; whatever else lies there is ignored."""
+        """The steps with a checkpoint, ascending; whatever else is there is ignored."""
         return sorted(
             int(path.name)
             for path in self._directory.iterdir()

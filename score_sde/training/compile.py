@@ -18,8 +18,8 @@ from score_sde.runtime.mesh import (
     replicated,
     state_shardings,
 )
-from score_sde.training.loop import Training
 from score_sde.training.optimizer import Optimizer, make_optimizer
+from score_sde.training.settings import Training
 from score_sde.training.step import (
     NO_COMPANIONS,
     Batch,

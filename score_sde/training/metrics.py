@@ -15,16 +15,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from score_sde.runtime.folder import replaced
 from score_sde.training.goodput import duration
 
 
 class Metrics:
-    """Writes each row of metrics to all those places; a context manager.
+    """A context manager that writes each row of metrics to all of these places.
 
     Rows of steps after `start_step` that an interrupted run left behind are removed,
     so that the file reads like that of a run without interruption.
 
-    Args: `writes`, whether this host does.
+    Args:
+        workdir: the folder of the run.
+        start_step: the step that training starts from.
+        num_steps: the step that it ends at.
+        writes: whether this host writes.
     """
 
     def __init__(
@@ -82,8 +87,12 @@ class Metrics:
     ) -> None:
         """Report the values of a step.
 
-        Args: `images` and operations of the network, 0 if unknown, in each step since
-        the last report, and the `seconds` since then that `Goodput` counted.
+        Args:
+            step: that was reached.
+            values: metrics by name.
+            images: examples of each step since the last report.
+            flops: operations of each of these steps; 0 if unknown.
+            seconds: since the last report, as `Goodput` counted them.
         """
         if self._file is None:
             return
@@ -170,6 +179,5 @@ def _drop_rows_after(path: Path, step: int) -> None:
             continue  # the line that was being written when the run ended
         if row["step"] <= step:
             kept.append(line + "\n")
-    partial = path.with_name(f".{path.name}")
-    partial.write_text("".join(kept))
-    partial.rename(path)
+    with replaced(path) as partial:
+        partial.write_text("".join(kept))

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from score_sde.runtime.folder import save_arrays
 from score_sde.types import Array, UserError
 from score_sde.weights.published.tensors import own_tensors
 
@@ -78,14 +79,10 @@ def snapshot_path(folder: Path, profile: Profile) -> Path:
 
 def save_snapshot(folder: Path, profile: Profile, params: Params) -> None:
     """Write one average, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = snapshot_path(folder, profile)
-    partial = path.with_name(f".{path.name}")
     leaves = jax.tree.leaves(jax.device_get(params))
     names = [tensor.name for tensor in own_tensors(params)]
-    with partial.open("wb") as file:
-        np.savez(file, **dict(zip(names, leaves, strict=True)))
-    partial.rename(path)
+    arrays = dict(zip(names, leaves, strict=True))
+    save_arrays(snapshot_path(folder, profile), arrays)
 
 
 def snapshots(folder: Path) -> list[Profile]:

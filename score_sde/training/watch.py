@@ -42,8 +42,13 @@ class Watch:
     ) -> dict[str, float]:
         """Each metric's mean over the steps that were taken; the number of the others.
 
-        Args: `rows`, of scalars or one number for each of several steps, on devices.
-        Raises: NonFiniteLossError if too many in a row were left out.
+        Args:
+            rows: metrics of calls, scalars or one number for each of several steps, on
+                devices.
+            last_step: the step that the last call reached.
+
+        Raises:
+            NonFiniteLossError: if too many in a row were left out.
         """
         columns = {
             name: np.concatenate([np.atleast_1d(row[name]) for row in read])
