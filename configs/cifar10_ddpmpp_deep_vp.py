@@ -1,9 +1,9 @@
 """CIFAR-10 by the VP SDE: DDPM++, continuous, deep (Song et al. 2021).
 
-    python -m experiments.train --config=configs/cifar10_ddpmpp_deep_vp.py --workdir=DIR
+    score-sde train --config=cifar10_ddpmpp_deep_vp --workdir=DIR
 
 Published: FID 2.41, and 3.13 bits/dim by the flow; 106.6 million parameters, 950,001
-steps. Otherwise as configs/cifar10_ddpmpp_vp.py, at 1.7 times the compute a step.
+steps. All else is as in configs/cifar10_ddpmpp_vp.py, at 1.7 times the compute a step.
 """
 
 from ml_collections import ConfigDict

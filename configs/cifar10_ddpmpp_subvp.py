@@ -1,10 +1,10 @@
 """CIFAR-10 by the sub-VP SDE: DDPM++, continuous (Song et al. 2021).
 
-    python -m experiments.train --config=configs/cifar10_ddpmpp_subvp.py --workdir=DIR
+    score-sde train --config=cifar10_ddpmpp_subvp --workdir=DIR
 
-Published: FID 2.61, and 3.02 bits/dim by the flow. Compute and the rest as
+Published: FID 2.61, and 3.02 bits/dim by the flow. Compute and all else are as in
 configs/cifar10_ddpmpp_vp.py. The samples were drawn from t = 1 to 1e-3; here the grid
-goes down to t_min: --config.sde.t_min=0.001 of experiments.sample is theirs.
+goes down to t_min: --config.sde.t_min=0.001 of `score-sde sample` is theirs.
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """CIFAR-10 by the VP SDE: DDPM++, continuous (Song et al. 2021).
 
-    python -m experiments.train --config=configs/cifar10_ddpmpp_vp.py --workdir=runs/vp
+    score-sde train --config=cifar10_ddpmpp_vp --workdir=runs/vp
 
 Published (tables 2 and 3): FID 2.55, and 3.16 bits/dim by the flow; 61.8 million
 parameters. At 0.2 s a step, which its program's page gives for NCSN++ on four V100, the

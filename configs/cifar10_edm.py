@@ -1,6 +1,6 @@
 """CIFAR-10, unconditional: EDM on DDPM++ (Karras et al. 2022, config F, "VP").
 
-    python -m experiments.train --config=configs/cifar10_edm.py --workdir=runs/edm
+    score-sde train --config=cifar10_edm --workdir=runs/edm
 
 Published (table 2): FID 1.97 by 35 evaluations, the best of three draws; 55.7 million
 parameters, 200 million images, about two days on eight V100.

@@ -1,9 +1,9 @@
 """CIFAR-10, class by class: EDM on DDPM++ (Karras et al. 2022, config F, "VP").
 
-    python -m experiments.train --config=configs/cifar10_edm_cond.py --workdir=DIR
+    score-sde train --config=cifar10_edm_cond --workdir=DIR
 
 Published (table 2): FID 1.79 by 35 evaluations, the best of three draws. Compute and
-the rest as configs/cifar10_edm.py.
+all else are as in configs/cifar10_edm.py.
 """
 
 from ml_collections import ConfigDict

@@ -1,9 +1,9 @@
 """CIFAR-10, class by class: EDM on NCSN++ (Karras et al. 2022, config F, "VE").
 
-    python -m experiments.train --config=configs/cifar10_edm_cond_ve.py --workdir=DIR
+    score-sde train --config=cifar10_edm_cond_ve --workdir=DIR
 
 Published (table 2): FID 1.79 by 35 evaluations, the best of three draws. Compute and
-the rest as configs/cifar10_edm_ve.py.
+all else are as in configs/cifar10_edm_ve.py.
 """
 
 from ml_collections import ConfigDict

@@ -1,9 +1,9 @@
 """CIFAR-10, unconditional: EDM on NCSN++ (Karras et al. 2022, config F, "VE").
 
-    python -m experiments.train --config=configs/cifar10_edm_ve.py --workdir=DIR
+    score-sde train --config=cifar10_edm_ve --workdir=DIR
 
 Published (table 2): FID 1.98 by 35 evaluations, the best of three draws; 56.4 million
-parameters. Compute and the rest as configs/cifar10_edm.py.
+parameters. Compute and all else are as in configs/cifar10_edm.py.
 """
 
 from ml_collections import ConfigDict

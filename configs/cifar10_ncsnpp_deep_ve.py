@@ -1,9 +1,9 @@
 """CIFAR-10 by the VE SDE: NCSN++, continuous, deep (Song et al. 2021).
 
-    python -m experiments.train --config=configs/cifar10_ncsnpp_deep_ve.py --workdir=DIR
+    score-sde train --config=cifar10_ncsnpp_deep_ve --workdir=DIR
 
-Published: FID 2.20, inception score 9.89; 107.6 million parameters, 950,001 steps.
-Otherwise as configs/cifar10_ncsnpp_ve.py, at 1.7 times the compute a step.
+Published: FID 2.20, inception score 9.89; 107.6 million parameters, 950,001 steps. All
+else is as in configs/cifar10_ncsnpp_ve.py, at 1.7 times the compute a step.
 """
 
 from ml_collections import ConfigDict

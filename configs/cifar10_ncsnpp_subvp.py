@@ -1,9 +1,9 @@
 """CIFAR-10 by the sub-VP SDE: NCSN++, continuous (Song et al. 2021).
 
-    python -m experiments.train --config=configs/cifar10_ncsnpp_subvp.py --workdir=DIR
+    score-sde train --config=cifar10_ncsnpp_subvp --workdir=DIR
 
 A configuration of the paper's program, without a result on its page; 62.7 million
-parameters. Compute and the rest as configs/cifar10_ddpmpp_subvp.py.
+parameters. Compute and all else are as in configs/cifar10_ddpmpp_subvp.py.
 """
 
 from ml_collections import ConfigDict

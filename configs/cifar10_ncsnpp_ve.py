@@ -1,6 +1,6 @@
 """CIFAR-10 by the VE SDE: NCSN++, continuous (Song et al. 2021).
 
-    python -m experiments.train --config=configs/cifar10_ncsnpp_ve.py --workdir=runs/ve
+    score-sde train --config=cifar10_ncsnpp_ve --workdir=runs/ve
 
 Published (table 3): FID 2.38 by 2,000 evaluations of predictor and corrector; 62.8
 million parameters. At 0.2 s a step, as its program's page says for four V100, the 1.3

@@ -1,9 +1,9 @@
 """CIFAR-10 by the VP SDE: NCSN++, continuous (Song et al. 2021).
 
-    python -m experiments.train --config=configs/cifar10_ncsnpp_vp.py --workdir=DIR
+    score-sde train --config=cifar10_ncsnpp_vp --workdir=DIR
 
 A configuration of the paper's program, without a result on its page; 62.7 million
-parameters. Compute and the rest as configs/cifar10_ddpmpp_vp.py.
+parameters. Compute and all else are as in configs/cifar10_ddpmpp_vp.py.
 """
 
 from ml_collections import ConfigDict

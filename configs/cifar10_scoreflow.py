@@ -1,11 +1,11 @@
 """CIFAR-10 by maximum likelihood: ScoreFlow on DDPM++, deep (Song et al. 2021b).
 
-    python -m experiments.train --config=configs/cifar10_scoreflow.py --workdir=DIR
+    score-sde train --config=cifar10_scoreflow --workdir=DIR
 
 Published: 2.83 bits/dim, the best of the paper, whose images are not flipped. The
 likelihood weighting by importance sampling, and points that a flow puts into the bins.
 The paper trains that flow after the network, for 300,001 steps; here it is trained
-along. Compute and the rest as configs/cifar10_ddpmpp_deep_vp.py.
+along. Compute and all else are as in configs/cifar10_ddpmpp_deep_vp.py.
 """
 
 from ml_collections import ConfigDict

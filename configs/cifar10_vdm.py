@@ -1,6 +1,6 @@
 """CIFAR-10 by the variational bound: variational diffusion models (Kingma et al. 2021).
 
-    python -m experiments.train --config=configs/cifar10_vdm.py --workdir=runs/vdm
+    score-sde train --config=cifar10_vdm --workdir=runs/vdm
 
 Published: 2.65 bits/dim without augmentation, after 10 million steps; FID 7.41. Its
 program was tested on a TPU v3-8. A network of the same depth and width, 32 blocks each

@@ -1,7 +1,7 @@
 """Handwritten digits, 8x8, 17 grey levels: the default run, and variants of it.
 
-    python -m experiments.train --config=configs/digits.py --workdir=runs/digits
-    python -m experiments.train --config=configs/digits.py:label --workdir=runs/label
+    score-sde train --config=digits --workdir=runs/digits
+    score-sde train --config=digits:label --workdir=runs/label
 
 The data come with scikit-learn. EDM's preconditioning and loss, with noise levels
 spread wider towards the low ones than for pictures alone, since they decide the
@@ -87,17 +87,17 @@ def default() -> ConfigDict:
 
 
 def label(config: ConfigDict) -> None:
-    """Told which digit it draws.
+    """Make a model that is told which digit to draw.
 
-    python -m experiments.sample --workdir=runs/label --config.guidance.weight=3.0
-        --config.guidance.name=classifier_free --config.conditions.label.samples=(3,7)
+    score-sde sample --workdir=runs/label --config.guidance.weight=3.0
+        --config.guidance.name=classifier_free --config.conditions.label.samples=3,7
     """
     config.conditions = {"label": {}}
     config.train.condition_dropout = 0.1
 
 
 def words(config: ConfigDict) -> None:
-    """Told in words, by a network that reads captions: "a handwritten seven".
+    """Make a model that reads captions, such as "a handwritten seven".
 
     A small transformer reads them, and is trained along.
     """
@@ -114,25 +114,25 @@ def words(config: ConfigDict) -> None:
 
 
 def vector(config: ConfigDict) -> None:
-    """Told numbers: how much ink, how slanted, how wide.
+    """Make a model that is told numbers: how much ink, how slanted, how wide.
 
-    python -m experiments.sample --workdir=runs/vector
-        --config.conditions.vector.samples=(0.32,0.25,0.17)
+    score-sde sample --workdir=runs/vector
+        --config.conditions.vector.samples=0.32,0.25,0.17
     """
     config.conditions = {"vector": {"attributes": ("ink", "slant", "width")}}
     config.train.condition_dropout = 0.1
 
 
 def image(config: ConfigDict) -> None:
-    """Told a picture of 4x4 pixels: super-resolution by training (Saharia 2021)."""
+    """Make a model that is told a picture of 4x4 pixels (Saharia et al. 2021)."""
     config.conditions = {"image": {"picture": "small", "factor": 2}}
     config.train.condition_dropout = 0.1
 
 
 def control(config: ConfigDict) -> None:
-    """A trained run, frozen, with a branch that a silhouette controls, half as long.
+    """Train a branch that a silhouette controls, on a frozen run; half as many steps.
 
-    python -m experiments.train --config=configs/digits.py:control
+    score-sde train --config=digits:control
         --config.companions.trunk.run=runs/digits --workdir=runs/control
     """
     config.conditions = {"image": {"picture": "silhouette"}}
@@ -142,9 +142,9 @@ def control(config: ConfigDict) -> None:
 
 
 def classifier(config: ConfigDict) -> None:
-    """The class of noisy digits, to guide the samples of another run.
+    """Train a classifier of noisy digits, which guides the samples of another run.
 
-    python -m experiments.sample --workdir=runs/label
+    score-sde sample --workdir=runs/label
         --config.guidance.name=classifier
         --config.companions.classifier.run=runs/classifier
     """
@@ -163,7 +163,7 @@ def classifier(config: ConfigDict) -> None:
 
 
 def likelihood(config: ConfigDict) -> None:
-    """Maximum likelihood on the levels themselves.
+    """Train by maximum likelihood of the grey levels themselves.
 
     Training sees the centres of the grey levels; the loss is the integral of the
     variational bound, by importance sampling (Song et al. 2021b; Kingma et al. 2021).
@@ -178,7 +178,7 @@ def likelihood(config: ConfigDict) -> None:
 
 
 def vdm(config: ConfigDict) -> None:
-    """As `likelihood`, with a learned noise schedule (Kingma et al. 2021).
+    """Train as `likelihood` does, with a learned noise schedule (Kingma et al. 2021).
 
     Each level is drawn as often as the variance of its estimate asks for. Held-out
     digits: 1.71 bits/dim.
@@ -188,7 +188,7 @@ def vdm(config: ConfigDict) -> None:
 
 
 def variational(config: ConfigDict) -> None:
-    """Maximum likelihood, with the points of each level learned too.
+    """Train by maximum likelihood, and learn the points of each grey level too.
 
     A conditional flow puts the points within their bins (Ho et al. 2019), trained
     together with the network by the variational bound (Song et al. 2021b, sec. 5).
@@ -200,7 +200,7 @@ def variational(config: ConfigDict) -> None:
 
 
 def hybrid(config: ConfigDict) -> None:
-    """The chain of improved DDPM with learned variances (Nichol and Dhariwal 2021).
+    """Train the chain of improved DDPM with learned variances (Nichol 2021).
 
     The simple loss trains the mean, the variational bound the variances. Held-out
     digits: 2.66 +- 0.02 bits/dim by the bound of the chain, 2.44 by the flow. The
@@ -232,7 +232,7 @@ def hybrid(config: ConfigDict) -> None:
 
 
 def vp(config: ConfigDict) -> None:
-    """The variance-preserving SDE."""
+    """Use the variance-preserving SDE."""
     # At t_min the noise level is 0.002, a sixtieth of a grey level.
     config.sde = {"name": "vp", "beta_min": 0.1, "beta_max": 20.0, "t_min": 4e-5}
     config.precondition = {"name": "noise"}
@@ -240,14 +240,14 @@ def vp(config: ConfigDict) -> None:
 
 
 def subvp(config: ConfigDict) -> None:
-    """The sub-VP SDE."""
+    """Use the sub-VP SDE."""
     config.sde = {"name": "subvp", "beta_min": 0.1, "beta_max": 20.0, "t_min": 0.01}
     config.precondition = {"name": "noise"}
     _score_sde(config)
 
 
 def ve(config: ConfigDict) -> None:
-    """The variance-exploding SDE."""
+    """Use the variance-exploding SDE."""
     config.sde = {"name": "ve", "sigma_min": 0.005, "sigma_max": 50.0}
     config.precondition = {"name": "ve"}
     _score_sde(config)

@@ -1,6 +1,6 @@
 """FFHQ at 64x64: EDM on DDPM++ (Karras et al. 2022, table 2, "VP").
 
-    python -m experiments.train --config=configs/ffhq64_edm.py --workdir=runs/ffhq
+    score-sde train --config=ffhq64_edm --workdir=runs/ffhq
 
 Published: FID 2.39 by 79 evaluations, the best of three draws; 61.8 million parameters,
 200 million images, about four days on eight V100. The data are the archive of EDM's

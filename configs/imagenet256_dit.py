@@ -1,13 +1,13 @@
 """ImageNet at 256x256, in latents of 32x32x4: DiT-XL/2 (Peebles and Xie 2023).
 
-    python -m experiments.train --config=configs/imagenet256_dit.py --workdir=runs/dit
+    score-sde train --config=imagenet256_dit --workdir=runs/dit
 
 Published: FID 2.27 with guidance of weight 1.5, --config.guidance.name=classifier_free
---config.guidance.weight=1.5 of experiments.sample; 674.8 million parameters, 7 million
+--config.guidance.weight=1.5 of score-sde sample; 674.8 million parameters, 7 million
 steps of 256 images at 5.7 a second on a TPU v3-256. The latents, [n, 32, 32, 4], are
 those of Stable Diffusion's autoencoder times 0.18215, in an npz file. The published run
-flips its images and draws their latents at every step; these are drawn once. Samples as
-in configs/imagenet64_adm.py.
+flips its images and draws their latents at every step; these are drawn once. Samples
+are drawn as in configs/imagenet64_adm.py.
 """
 
 from ml_collections import ConfigDict

@@ -1,14 +1,14 @@
 """ImageNet at 512x512, in latents of 64x64x4: EDM2-XS (Karras et al. 2024).
 
-    python -m experiments.train --config=configs/imagenet512_edm2.py --workdir=runs/edm2
+    score-sde train --config=imagenet512_edm2 --workdir=runs/edm2
 
 Published: FID 3.53, with guidance 2.91, after 2,147 million images; 125 million
 parameters. Counted here: 0.27 TFLOP an image in training, 5.8e20 in all. The length of
-the average was chosen after training (experiments.reconstruct_ema). The latents,
+the average was chosen after training (score-sde reconstruct-ema). The latents,
 [n, 64, 64, 4], are those of Stable Diffusion's autoencoder, with mean 0 and standard
 deviation 0.5, in an npz file; the published run draws them at every step.
 
-configs/imagenet512_edm2.py:s is EDM2-S: FID 2.56, with guidance 2.23; 280 million
+imagenet512_edm2:s is EDM2-S: FID 2.56, with guidance 2.23; 280 million
 parameters, 0.6 TFLOP an image in training, 1.3e21 in all.
 """
 

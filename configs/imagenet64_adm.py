@@ -1,6 +1,6 @@
 """ImageNet at 64x64, class by class: ADM (Dhariwal and Nichol 2021).
 
-    python -m experiments.train --config=configs/imagenet64_adm.py --workdir=DIR
+    score-sde train --config=imagenet64_adm --workdir=DIR
 
 Published (tables 5 and 11): FID 2.07 by 250 steps, without guidance; 295.9 million
 parameters, 540,000 steps of 2,048 images, 1,106 million in all. The cosine chain of

@@ -1,6 +1,6 @@
 """ImageNet at 64x64, class by class: EDM on ADM's network (Karras et al. 2022).
 
-    python -m experiments.train --config=configs/imagenet64_edm.py --workdir=runs/adm
+    score-sde train --config=imagenet64_edm --workdir=runs/adm
 
 Published: FID 1.36 by 511 evaluations with churn; 295.9 million parameters,
 2,500 million images in half precision, about 13 days on 32 A100. The data are the

@@ -1,6 +1,6 @@
 """ImageNet at 64x64, in pixels: EDM2-S (Karras et al. 2024).
 
-    python -m experiments.train --config=configs/imagenet64_edm2.py --workdir=runs/s64
+    score-sde train --config=imagenet64_edm2 --workdir=runs/s64
 
 Published: FID 1.58 after 1,074 million images; 280 million parameters. Counted here:
 0.6 TFLOP an image in training, 6.5e20 in all. The data are the archive of EDM's dataset

@@ -1,10 +1,11 @@
 """ImageNet at 64x64, unconditional: improved DDPM (Nichol and Dhariwal 2021).
 
-    python -m experiments.train --config=configs/imagenet64_iddpm.py --workdir=DIR
+    score-sde train --config=imagenet64_iddpm --workdir=DIR
 
 Published (table 1): 3.57 bits/dim by the bound of the chain, FID 19.2; 121 million
 parameters, 1.5 million steps of 128 images. The cosine chain of 4,000 steps with
-learned variances, by the hybrid loss; samples as in configs/imagenet64_adm.py.
+learned variances, by the hybrid loss; samples are drawn as in
+configs/imagenet64_adm.py.
 """
 
 from ml_collections import ConfigDict

@@ -1,11 +1,11 @@
 """32x32 colour patches of two photographs, 256 levels.
 
-    python -m experiments.train --config=configs/patches.py --workdir=runs/patches
+    score-sde train --config=patches --workdir=runs/patches
 
 The same program as for CIFAR-10, at a size for a CPU: about an hour on two cores. Test
 patches are cut from regions of the photographs that training never sees.
 
-configs/patches.py:vdm trains by the variational bound with a learned noise schedule, on
+patches:vdm trains by the variational bound with a learned noise schedule, on
 the centres of the levels (Kingma et al. 2021); a bin is six sigma wide at t_min.
 """
 

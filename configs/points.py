@@ -1,6 +1,6 @@
 """A small perceptron on 2-D rings.
 
-    python -m experiments.train --config=configs/points.py --workdir=runs/points
+    score-sde train --config=points --workdir=runs/points
 
 About a minute on two CPU cores. --config.data.name=checkerboard, spirals or mixture.
 """
