@@ -20,8 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from score_sde.fields import MISSING, Field, _kind_text  # noqa: E402
-from score_sde.fields import _alternatives as kinds_of  # noqa: E402
+from score_sde.fields import MISSING, Field, kinds_of, kinds_text  # noqa: E402
 from score_sde.run import sections  # noqa: E402
 from score_sde.run.making import ENDS_OF_GRID  # noqa: E402
 
@@ -203,7 +202,7 @@ def _kind(field: Field) -> str:
     if choices:
         return _cell(", ".join(f"`{c}`" for c in choices))
     kinds = kinds_of(field.kind)
-    text = _kind_text(kinds) if kinds else "a number"
+    text = kinds_text(kinds) if kinds else "a number"
     rules = ", ".join(rule.text for rule in field.rules)
     rules = rules.replace(" and finite", "")  # which every number is by default
     return _cell(f"{text}, {rules}" if rules else text).replace("of Any", "any")

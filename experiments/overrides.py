@@ -13,6 +13,7 @@ derives from them is computed anew. Then defaults are written out, and all other
 from __future__ import annotations
 
 import re
+import typing
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from .literals import is_name, item_of, value_of
 Overrides = dict[str, list[str | bool]]
 """Field -> what the command line gives it, in order; a bool where it gives no value."""
 
-OPEN = ("conditions", "companions", "extra")
+OPEN = ("conditions", "companions", "metrics", "extra")
 """Sections in which the command line may make new entries."""
 
 
@@ -277,12 +278,13 @@ def _item(part: str) -> tuple[str, int | None]:
 
 def _set(config: Any, field: str, given: list[str | bool]) -> None:
     """Set one field; a ConfigDict refuses values of another type."""
-    from ml_collections import ConfigDict, FieldReference
+    from ml_collections import ConfigDict
 
+    from score_sde.run.sections import field_at
     from score_sde.types import choices_text
 
-    word = _word(field, given[-1])
-    parts = field.split(".")
+    word, parts = _word(field, given[-1]), field.split(".")
+    signature = field_at(_plain(config), field)
     holder: Any = None
     value: Any = config
     for depth, part in enumerate(parts):
@@ -290,46 +292,57 @@ def _set(config: Any, field: str, given: list[str | bool]) -> None:
         known = _fields(value)
         if name not in known:
             is_new = depth == len(parts) - 1 and index is None and is_name(name)
-            if not (is_new and parts[0] in OPEN and isinstance(value, ConfigDict)):
+            is_new &= isinstance(value, ConfigDict)
+            if not is_new or not (signature or parts[0] in OPEN):
                 raise ValueError(
                     f"{word}: there is no {part!r}{choices_text(part, known)}"
                 )
         holder, value = value, known.get(name)
-    is_reference = isinstance(value, FieldReference)
-    kind = value.get_type() if is_reference else type(value)
-    text = given[-1]
+    kind, text = _kind_of(value, signature), given[-1]
     try:
         if index is not None:
             holder[name] = item_of(_peek(holder, name), index, text, kind)
+        elif text == "None" and _may_be_none(signature):
+            with holder.ignore_type():
+                holder[name] = None
+        elif kind is int and signature and signature.kind is float:
+            with holder.ignore_type():  # of which the file says 80, say
+                holder[name] = value_of(given, float)
         else:
             holder[name] = value_of(given, kind)
     except IndexError as error:
         raise ValueError(f"{word}: {error}.") from None
     except (TypeError, ValueError):
-        if kind is int and _is_float_field(config, field) and _is_number(text):
-            with holder.ignore_type():  # of which the file says 80, say
-                holder[name] = float(text)
-            return
         raise ValueError(f"{word}: {_complaint(kind, text)}.") from None
 
 
-def _is_number(text: str | bool) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return not isinstance(text, bool)
+def _plain(config: Any) -> dict[str, Any]:
+    """The names that a config's sections have chosen, for `field_at`."""
+    return {
+        section: {"name": _peek(content, "name")} if "name" in _fields(content) else {}
+        for section, content in _fields(config).items()
+    }
 
 
-def _is_float_field(config: Any, field: str) -> bool:
-    """Whether the signature of the part that has this field says float."""
-    from score_sde.run.sections import NAMED, section_fields
+def _kind_of(value: Any, signature: Any) -> Any:
+    """The type of a field: of its value, or if it has none, of its signature."""
+    from ml_collections import FieldReference
 
-    section, _, name = field.partition(".")
-    if section not in NAMED:
-        return False
-    known = section_fields(section, dict(_fields(config[section])))
-    return name in known and known[name].kind is float
+    from score_sde.fields import kinds_of
+
+    if isinstance(value, FieldReference):
+        return value.get_type()
+    if value is not None or signature is None:
+        return type(value)
+    kinds = [k for k in kinds_of(signature.kind) if k is not type(None)]
+    kind = typing.get_origin(kinds[0]) or kinds[0] if kinds else None
+    return kind if kind in (bool, int, float, str, tuple) else type(None)
+
+
+def _may_be_none(signature: Any) -> bool:
+    from score_sde.fields import kinds_of
+
+    return signature is not None and type(None) in kinds_of(signature.kind)
 
 
 def _complaint(kind: Any, text: str | bool) -> str:

@@ -179,12 +179,12 @@ def _resolved(annotations: Mapping[str, Any], names: dict[str, Any]) -> dict[str
 
 def value_problem(field: Field, value: Any) -> str | None:
     """The end of the sentence "FIELD is VALUE" for a value that is wrong, or None."""
-    kinds = _alternatives(field.kind)
+    kinds = kinds_of(field.kind)
     if value is None:
         allowed = not kinds or type(None) in kinds or field.default is None
-        return None if allowed else f"; it must be {_kind_text(kinds)}"
+        return None if allowed else f"; it must be {kinds_text(kinds)}"
     if kinds and not any(_is(value, kind) for kind in kinds):
-        return f"; it must be {_kind_text(kinds)}"
+        return f"; it must be {kinds_text(kinds)}"
     for number in value if isinstance(value, (tuple, list)) else (value,):
         if isinstance(number, float) and math.isnan(number):
             return "; it must be a number"
@@ -199,12 +199,12 @@ def value_problem(field: Field, value: Any) -> str | None:
 
 def is_literal(field: Field) -> bool:
     """Whether a literal of a config can be the value of a field, by its type."""
-    kinds = [typing.get_origin(k) or k for k in _alternatives(field.kind)]
+    kinds = [typing.get_origin(k) or k for k in kinds_of(field.kind)]
     allowed = (*_LITERALS, tuple, dict, typing.Literal, type(None), jax.Array)
     return all(k in allowed for k in kinds) and kinds != [type(None)]
 
 
-def _alternatives(hint: Any) -> tuple[Any, ...]:
+def kinds_of(hint: Any) -> tuple[Any, ...]:
     """The types that a hint allows; () for any."""
     if hint is None or hint is Any:
         return ()
@@ -215,7 +215,8 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
     return (hint,)
 
 
-def _kind_text(kinds: Sequence[Any]) -> str:
+def kinds_text(kinds: Sequence[Any]) -> str:
+    """The words for some types, as an error says them."""
     names = []
     for kind in kinds:
         if typing.get_origin(kind) is tuple:

@@ -113,6 +113,8 @@ STATED_IN = {
 """Options of parts that a config states elsewhere, once -> the section or field."""
 NOT_OPTIONS = ("name", "parent")
 """Arguments that Flax adds to every module."""
+OBJECTS = ("dataset", "sde", "noise_levels", "weight", "rngs")
+"""Arguments that other sections give, which no literal can be."""
 GIVEN_LATER = {"metrics": ("held_out",)}
 """Arguments of parts that whoever calls them has: a metric's features of other data."""
 
@@ -136,7 +138,12 @@ def option_fields(section: str, constructor: Callable[..., Any]) -> dict[str, Fi
     elsewhere = () if constructor is Chain or section == "data" else STATED_IN
     later = GIVEN_LATER.get(section, ())
     without = {*NOT_OPTIONS, *elsewhere, *later}
-    found = fields_of(constructor, skip=skip, without=without)
+    found = {
+        name: field
+        for name, field in fields_of(constructor, skip=skip, without=without).items()
+        # Without a type and a default, these names can only mean what they are.
+        if not (name in OBJECTS and field.kind is None and field.default is MISSING)
+    }
     is_option = (lambda f: not is_model(f)) if section == "guidance" else is_literal
     return {name: field for name, field in found.items() if is_option(field)}
 
@@ -154,6 +161,20 @@ def entry_constructor(section: str, entry: str) -> Callable[..., Any] | None:
     """The class or function of an entry of an open section, None for an unknown one."""
     kind = SECTIONS[section]
     return kind.settings if kind.registry is None else kind.registry.get(entry)
+
+
+def field_at(config: Mapping[str, Any], path: str) -> Field | None:
+    """The field that a dotted path names, from the signature of its part, or None."""
+    section, *rest = path.split(".")
+    if section not in SECTIONS or not rest:
+        return None
+    if not SECTIONS[section].is_open:
+        fields = section_fields(section, config.get(section))
+    elif (constructor := entry_constructor(section, rest[0])) is not None:
+        fields = option_fields(section, constructor)
+    else:
+        return None
+    return fields.get(rest[-1]) if len(rest) == 1 + SECTIONS[section].is_open else None
 
 
 def registered_names() -> set[tuple[str, str]]:

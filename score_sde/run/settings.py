@@ -175,7 +175,7 @@ class Evaluation:
     """What samples are compared with.
 
     Attributes:
-        against: the split of the data; the other one gives the floor.
+        against: the split of the data; two halves of it give the floor of a metric.
         num_real: how many of its examples; 0 for all.
     """
 
