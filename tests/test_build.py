@@ -59,7 +59,7 @@ def test_every_config_builds(name):
     experiment = build.build(config)
     path = ROOT / f"configs/{name.partition(':')[0]}.py"
     assert path.read_text().startswith('"""')
-    assert f"configs/{path.name}" in path.read_text()
+    assert f"--config={path.stem}" in path.read_text()
     sigmas = np.asarray(experiment.drawing.grid())
     assert sigmas[-1] == 0
     # Completing a config only writes out its defaults.

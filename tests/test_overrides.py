@@ -231,3 +231,37 @@ def test_a_flag_file_that_contains_itself_is_refused(tmp_path):
     file.write_text(f"--flagfile={file}\n")
     with pytest.raises(ValueError, match="contains itself"):
         expand([f"--flagfile={file}"])
+
+
+def test_a_field_is_known_by_the_signature_of_its_part():
+    """Also where neither the file nor the defaults state it."""
+    from experiments.launch import parse
+
+    words = [
+        "--config=digits",
+        "--workdir=nowhere",
+        "--config.data.name=files",
+        "--config.data.path=mine.npz",
+        "--config.data.shape=8,8,1",
+        "--config.grid.sigma_min=1",
+        "--config.conditions.vector.attributes=ink,slant",
+        "--config.companions.worse.run=2024",
+        "--config.metrics.density_coverage.k=3",
+        "--config.sde.t_max=80",
+    ]
+    config = parse("", words).config
+    assert config["data"]["path"] == "mine.npz"
+    assert config["data"]["shape"] == (8, 8, 1)
+    assert config["grid"]["sigma_min"] == 1.0
+    assert isinstance(config["grid"]["sigma_min"], float)
+    assert config["conditions"]["vector"]["attributes"] == ("ink", "slant")
+    assert config["companions"]["worse"] == {"run": "2024", "step": 0}
+    assert config["metrics"]["density_coverage"]["k"] == 3
+    assert (
+        parse("", [*words, "--config.data.sigma_data=None"]).config["data"][
+            "sigma_data"
+        ]
+        is None
+    )
+    with pytest.raises(SystemExit):
+        parse("", [*words, "--config.data.pth=x"])
