@@ -190,10 +190,23 @@ def main(argv: list[str] | None = None) -> int:
             )
         )
     if known.task is None:
-        rows = [_row(run) for run in runs]
-        (known.workdir / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
-        _print_table(rows)
+        found = {
+            run.workdir.name: _row(run, code)
+            for run, code in zip(runs, codes, strict=True)
+        }
+        _print_table(_keep_rows(known.workdir / "results.json", found))
     return max(codes)
+
+
+def _keep_rows(file: Path, found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Write the rows of these runs beside those of other grids in the same folder."""
+    from score_sde.runtime.folder import write_json
+
+    before = json.loads(file.read_text()) if file.exists() else []
+    kept = {row["run"]: row for row in before if "run" in row}
+    rows = list((kept | found).values())
+    write_json(file, rows)
+    return rows
 
 
 def _finish(
@@ -266,19 +279,24 @@ def _status(run: Run) -> Status | None:
         return None
 
 
-def _row(run: Run) -> dict[str, Any]:
-    """What the table says of a run."""
+def _row(run: Run, code: int) -> dict[str, Any]:
+    """What the table says of a run, and no number of one that failed."""
     status = _status(run)
-    row: dict[str, Any] = {**run.values, "state": NOT_STARTED}
+    row: dict[str, Any] = {"run": run.workdir.name, **run.values, "state": NOT_STARTED}
+    if code:
+        return row | {"state": "failed"}
     if status is not None:
         row |= {"state": status.state(), "step": status.step}
         for name in ("loss", "test_loss"):
             known = [r[name] for r in status.rows if r.get(name) is not None]
             row[name] = known[-1] if known else None
     report = run.workdir / "likelihood.json"
-    if report.exists():
-        test = json.loads(report.read_text())["splits"]["test"]
-        row |= {name: test[name] for name in ("bits_per_dim", "standard_error")}
+    if report.exists() and status is not None:
+        scored = json.loads(report.read_text())
+        # Not the numbers of what was trained before.
+        if scored["made_by"]["step"] == max(status.checkpoints, default=None):
+            test = scored["splits"]["test"]
+            row |= {name: test[name] for name in ("bits_per_dim", "standard_error")}
     return row
 
 

@@ -127,7 +127,7 @@ def test_every_alternative_builds_from_its_defaults(section, name):
     if name == "controlled_unet":
         pytest.skip("it is made of another run's network: see test_companions")
     required = REQUIRED.get((section, "*"), {}) | REQUIRED.get((section, name), {})
-    if "weights" in section_fields(section, {"name": name}):
+    if section == "features" and "weights" in section_fields(section, {"name": name}):
         required = required | {"weights": "anywhere.pth"}
     config = digits() | CLAUSES.get((section, name), {})
     config[section] = rename(required, name, section) | required

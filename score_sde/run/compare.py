@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from score_sde.run.provenance import digest_of, flat
+from score_sde.run.paths import flat
+from score_sde.run.provenance import digest_of
 from score_sde.runtime.folder import read_config, read_json
 from score_sde.types import UserError
 

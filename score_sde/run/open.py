@@ -19,8 +19,9 @@ from score_sde.run.companions import Loaded
 from score_sde.run.experiment import Experiment
 from score_sde.run.likelihoods import score_examples
 from score_sde.run.model import Params, denoiser, with_companions
+from score_sde.run.paths import differences, without
 from score_sde.run.sample import Samples, draw_samples, guided_denoiser, sample_keys
-from score_sde.run.sections import complete
+from score_sde.run.sections import CHAIN_FIELDS, complete
 from score_sde.run.train import initial_params
 from score_sde.runtime.folder import read_config
 from score_sde.runtime.mesh import start_devices
@@ -133,6 +134,8 @@ def open_run(
     workdir = Path(workdir)
     whole = complete(read_config(workdir) if config is None else config)
     experiment = build(whole)
+    if config is not None:
+        _check_model(workdir, whole, experiment)
     if not experiment.objective.trains_denoiser:
         name = whole["objective"]["name"]
         raise UserError(
@@ -146,3 +149,30 @@ def open_run(
     found, params, digest = restored_average(workdir / "checkpoints", like, step=step)
     whole_params = with_companions(params, loaded.params)
     return Run(whole, experiment, found, whole_params, digest, loaded)
+
+
+def _check_model(
+    workdir: Path, config: Mapping[str, Any], experiment: Experiment
+) -> None:
+    """Refuse a config that gives the trained network another meaning.
+
+    Sampler, grid, SDE, data and all that a result may vary are free.
+    """
+    fixed = {"network", "precondition", "conditions", "data.sigma_data"}
+    bound = getattr(experiment.model.precondition, "keywords", {})
+    if experiment.objective.bounds_chain or set(CHAIN_FIELDS) & set(bound):
+        fixed.add("chain")
+    old, new = (
+        {
+            path: value
+            for path, value in without(side, {"conditions.*.samples"}).items()
+            if path in fixed or path.split(".")[0] in fixed
+        }
+        for side in (complete(read_config(workdir)), config)
+    )
+    rows = differences(old, new)
+    if rows:
+        raise UserError(
+            f"the run in {workdir} was trained with another network, or another "
+            "meaning of its output:\n" + "\n".join(rows)
+        )

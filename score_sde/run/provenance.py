@@ -15,7 +15,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import jax
 from score_sde.data.identity import identity
 from score_sde.run import parts
 from score_sde.run.open import Run
+from score_sde.run.paths import without
 
 GIVEN_PARAMETERS = "it decided the parameters, which are known by their digest"
 ANOTHER_PROGRAM = "another program's, which this result does not pass through"
@@ -88,31 +89,6 @@ def reads_data(kind: str, run: Run) -> bool:
     """Whether a result depends on the data: samples may be told of held-out ones."""
     told = run.experiment.model.conditions
     return kind != "samples" or any(not (c.samples or c.every) for c in told)
-
-
-def without(config: Mapping[str, Any], fields: Iterable[str]) -> dict[str, Any]:
-    """The config but for some sections and fields, `*` standing for any entry."""
-    return {
-        path: value
-        for path, value in flat(config)
-        if not any(_covers(field, path) for field in fields)
-    }
-
-
-def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted path, value) of everything in nested dicts that is no dict with items."""
-    if isinstance(value, Mapping) and (value or not path):
-        for name, item in value.items():
-            yield from flat(item, f"{path}.{name}" if path else str(name))
-    else:
-        yield path, value
-
-
-def _covers(field: str, path: str) -> bool:
-    wanted, found = field.split("."), path.split(".")
-    return len(wanted) <= len(found) and all(
-        w in ("*", f) for w, f in zip(wanted, found, strict=False)
-    )
 
 
 @functools.cache

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from score_sde.run.experiment import Experiment
-from score_sde.run.provenance import flat, without
+from score_sde.run.paths import differences, flat, without
 from score_sde.run.sections import complete
 from score_sde.runtime.folder import environment, read_config, read_json, write_json
 from score_sde.types import UserError
@@ -61,12 +60,7 @@ def check_same(
     if file.exists():
         old |= dict(flat({"inputs": read_json(file)}))
         new |= dict(flat({"inputs": inputs}))
-    old, new = (json.loads(json.dumps(side)) for side in (old, new))
-    rows = [
-        f"  {path}: {old.get(path)} -> {new.get(path)}"
-        for path in sorted(old.keys() | new.keys())
-        if old.get(path) != new.get(path)
-    ]
+    rows = differences(old, new)
     if not rows:
         return None
     table = "\n".join(rows)
