@@ -12,7 +12,7 @@ def without(config: Mapping[str, Any], fields: Iterable[str]) -> dict[str, Any]:
     return {
         path: value
         for path, value in flat(config)
-        if not any(_covers(field, path) for field in fields)
+        if not any(covers(field, path) for field in fields)
     }
 
 
@@ -25,7 +25,8 @@ def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def _covers(field: str, path: str) -> bool:
+def covers(field: str, path: str) -> bool:
+    """Whether a section or a field, `*` standing for any entry, has this path in it."""
     wanted, found = field.split("."), path.split(".")
     return len(wanted) <= len(found) and all(
         w in ("*", f) for w, f in zip(wanted, found, strict=False)
