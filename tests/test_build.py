@@ -290,7 +290,7 @@ BAD = [
     ({"grid__rho": float("nan")}, r"grid.rho is nan; it must be a number"),
     ({"likelihood__rtol": 0.0}, r"likelihood.rtol is 0.0; it must be > 0 and < 1"),
     ({"likelihood__divergence": "trace"}, r"likelihood.divergence is 'trace'; choose"),
-    ({"data__name": "files"}, r"data.path is missing"),
+    ({"data__name": "files"}, r"data: path is missing: --config.data.path=PATH"),
     (
         {"data__name": "files", "data__path": ""},
         r"data.path is ''; it must be the path of a file or a folder",

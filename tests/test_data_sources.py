@@ -197,7 +197,7 @@ def test_values_that_are_no_levels_are_named(tmp_path):
     ("files", "message"),
     [
         ({}, "has no pictures"),
-        ({"a.txt": b"words"}, r"has no pictures \(.png, .jpg, .jpeg\)"),
+        ({"a.txt": b"words"}, r"has no pictures \(.png, .jpg, .jpeg, .webp"),
         ({"../outside.png": GOOD}, r"its file '../outside.png' is outside of it"),
         ({"/outside.png": GOOD}, r"its file '/outside.png' is outside of it"),
         (pictures(folders=False), "has 0 folders and no dataset.json; expected a fol"),

@@ -11,6 +11,7 @@ from score_sde.data.feeding import batch_at as batch_at
 from score_sde.data.feeding import batches as batches
 from score_sde.data.files import FILES as FILES
 from score_sde.data.files import files as files
+from score_sde.data.identity import identity as identity
 from score_sde.data.scaling import centres as centres
 from score_sde.data.scaling import dequantise as dequantise
 from score_sde.data.scaling import flip_at_random as flip_at_random
@@ -19,3 +20,4 @@ from score_sde.data.sources import DATASETS as DATASETS
 from score_sde.data.sources import SOURCES as SOURCES
 from score_sde.data.tfds import TFDS as TFDS
 from score_sde.data.tfds import tfds_set as tfds_set
+from score_sde.data.units import Units as Units

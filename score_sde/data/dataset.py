@@ -12,20 +12,22 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from score_sde.data.units import AS_STORED, Units
 from score_sde.types import UserError
 
 Rows = dict[str, np.ndarray]
-"""{"values": [n, *shape], "label": int32 [n] if there are labels}."""
+"""Examples read together: {"values": [n, *shape], "label": int32 [n] if there are any}.
+"""
 
 
 class Format(NamedTuple):
-    """What one example is."""
+    """Shape, levels and number of classes of one example."""
 
     shape: tuple[int, ...]
     num_levels: int | None
     """Grey levels of the stored integers; None for points and latents."""
     num_classes: int = 0
-    """0 if the examples come without labels."""
+    """Number of classes of the labels; 0 if the examples come without labels."""
 
     def __str__(self) -> str:
         kind = f"uint8 below {self.num_levels}" if self.num_levels else "floats"
@@ -34,7 +36,11 @@ class Format(NamedTuple):
 
 
 class Examples(Protocol):
-    """One split: examples 0, 1, ..., read by their numbers."""
+    """One split: examples 0, 1, ..., read by their numbers.
+
+    A split whose examples are costly to decode may have a second way to read them:
+    `contents(index)`, an iterator of bytes, by which alone `identity` knows them.
+    """
 
     def __len__(self) -> int: ...
 
@@ -43,7 +49,7 @@ class Examples(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class InMemory:
-    """Examples that are arrays."""
+    """Examples that are arrays in memory."""
 
     values: np.ndarray
     labels: np.ndarray | None = None
@@ -60,14 +66,66 @@ class InMemory:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A train and a test split of one `Format`: Dataset(name, *format, open_split)."""
+    """A train and a test split of one `Format`: Dataset(name, *format, open_split).
+
+    Attributes:
+        name: of the source, as a config names it.
+        shape: of one example.
+        num_levels: grey levels of the stored integers; None for points and latents.
+        num_classes: number of classes of the labels; 0 for none.
+        open_split: opens 'train' or 'test', and raises UserError if the split is not
+            there, or broken.
+        units: the map from what a model sees to the user's units; points alone have one
+            that changes anything.
+        sigma_data: the standard deviation of all values, where the files record it.
+        identify: computes `identity` in a cheaper way than reading every example.
+    """
 
     name: str
     shape: tuple[int, ...]
     num_levels: int | None
     num_classes: int
     open_split: Callable[[str], Examples] = dataclasses.field(repr=False)
-    """Of 'train' or 'test'. Raises: UserError if they are not there, or broken."""
+    units: Units = AS_STORED
+    sigma_data: float | None = None
+    identify: Callable[[Dataset], dict[str, Any]] | None = dataclasses.field(
+        default=None, repr=False
+    )
+
+    @property
+    def format(self) -> Format:
+        """Shape, levels and number of classes of one example."""
+        return Format(self.shape, self.num_levels, self.num_classes)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """All that is known without the data, as options of the source `files`.
+
+        A run that keeps them knows its format and its units where the data are gone.
+        """
+        return {
+            "shape": self.shape,
+            "num_levels": self.num_levels or 0,
+            "num_classes": self.num_classes,
+            "shift": self.units.shift,
+            "scale": self.units.scale,
+        }
+
+    @property
+    def log_scale(self) -> float:
+        """Log-determinant of the map to the user's units, in nats; 0 without one.
+
+        log p(u) = log p(x) - log_scale for u = to_units(x).
+        """
+        return self.units.log_scale(self.shape)
+
+    def to_units(self, x: Any) -> Any:
+        """Turn values that a model sees or draws into the user's units."""
+        return self.units.to_units(x)
+
+    def from_units(self, u: Any) -> Any:
+        """Turn values in the user's units into what a model sees."""
+        return self.units.from_units(u)
 
     @functools.cached_property
     def train(self) -> Examples:
@@ -80,13 +138,17 @@ class Dataset:
         return self._opened("test")
 
     def split(self, name: str) -> Examples:
-        """`train` or `test`."""
+        """Return `train` or `test`.
+
+        Raises:
+            ValueError: for another name.
+        """
         if name not in ("train", "test"):
             raise ValueError(f"unknown split {name!r}; choose from ['test', 'train'].")
         return getattr(self, name)
 
     def _opened(self, split: str) -> Examples:
-        """The split; its first example is read, so that what is wrong shows early."""
+        """Open a split and read its first example, so that mistakes show early."""
         examples = self.open_split(split)
         if not len(examples):
             raise UserError(f"{self.name}: the {split} split has no examples.")
@@ -94,16 +156,15 @@ class Dataset:
         return examples
 
     def __reduce__(self) -> Any:
-        """Open files stay in the process that opened them."""
-        fields = (self.name, self.shape, self.num_levels, self.num_classes)
-        return Dataset, (*fields, self.open_split)
+        """Leave open files in the process that opened them."""
+        return Dataset, tuple(getattr(self, f.name) for f in dataclasses.fields(self))
 
 
 ABSENT = "absent"
 
 
 def absent(format: Format) -> Dataset:
-    """Data of which nothing but the format is here."""
+    """Make a data set of which nothing but the format is here."""
     return Dataset(ABSENT, *format, _not_here)
 
 

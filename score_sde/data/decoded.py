@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import io
-import zlib
-from collections.abc import Callable, Iterable
+import shlex
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ class Record(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Decoded:
-    """Examples that are read one by one; each is checked."""
+    """Examples that are read, decoded and checked one by one."""
 
     format: Format
     count: int
@@ -35,26 +36,38 @@ class Decoded:
         return self.count
 
     def __getitem__(self, index: np.ndarray, /) -> Rows:
-        records = list(self.read(np.asarray(index).tolist()))
+        return rows_of(list(self.read(np.asarray(index).tolist())), self.format)
+
+
+def rows_of(records: list[Record], format: Format) -> Rows:
+    """Join examples that were read one by one.
+
+    Raises:
+        UserError: if one of them is not of the format.
+    """
+    for record in records:
+        check_layout(record.values, format, record.where)
+    values = np.stack([record.values for record in records])
+    check_range(values, format, lambda i: records[i].where)
+    rows = {"values": as_stored(values)}
+    if format.num_classes:
         for record in records:
-            check_layout(record.values, self.format, record.where)
-        values = np.stack([record.values for record in records])
-        check_range(values, self.format, lambda i: records[i].where)
-        rows = {"values": as_stored(values)}
-        if self.format.num_classes:
-            for record in records:
-                check_label(record.label, self.format, record.where)
-            rows["label"] = np.asarray([r.label for r in records], np.int32)
-        return rows
+            check_label(record.label, format, record.where)
+        rows["label"] = np.asarray([r.label for r in records], np.int32)
+    return rows
 
 
 def as_stored(values: np.ndarray) -> np.ndarray:
-    """Floats in single precision; integers as they are."""
+    """Turn floats into single precision, and leave integers as they are."""
     return values.astype(np.float32) if values.dtype.kind == "f" else values
 
 
 def check_layout(example: np.ndarray, format: Format, where: str) -> None:
-    """Raises: UserError if shape or type of an example are not those of the format."""
+    """Check shape and type of an example.
+
+    Raises:
+        UserError: if they are not those of the format.
+    """
     kind = np.floating if format.num_levels is None else np.uint8
     if example.shape != format.shape or not np.issubdtype(example.dtype, kind):
         raise UserError(
@@ -65,7 +78,11 @@ def check_layout(example: np.ndarray, format: Format, where: str) -> None:
 def check_range(
     values: np.ndarray, format: Format, where: Callable[[int], str]
 ) -> None:
-    """Raises: UserError if a value is not finite, or no level; [examples, *shape]."""
+    """Check the values of some examples, [examples, *shape].
+
+    Raises:
+        UserError: if one is not finite, or no level.
+    """
     if format.num_levels is None:
         good = np.isfinite(values)
     elif format.num_levels == 256:
@@ -81,35 +98,22 @@ def check_range(
 
 
 def check_label(label: int | None, format: Format, where: str) -> None:
-    """Raises: UserError if a label is missing or none of the classes."""
+    """Check the label of an example.
+
+    Raises:
+        UserError: if it is missing, or none of the classes.
+    """
     if label is None or not 0 <= label < format.num_classes:
         raise UserError(f"{where} has the label {label}; expected {format}.")
 
 
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-"""PIL's name of images with so many channels of 8 bits."""
-
-
-def decode(file: bytes, format: Format, where: str) -> np.ndarray:
-    """The pixels of a picture file.
-
-    Raises: UserError for a file that is broken, or of another size or colour; size and
-        colour are compared before anything is decoded.
-    """
-    from PIL import Image
-
-    height, width, channels = format.shape
+@contextmanager
+def offering_conversion(place: Path) -> Iterator[None]:
+    """Let every refusal of the data at a place name the command that converts them."""
     try:
-        with Image.open(io.BytesIO(file)) as picture:
-            found = (picture.width, picture.height, picture.mode)
-            if found == (width, height, MODES.get(channels)):
-                return np.asarray(picture).reshape(format.shape)
-    except (OSError, SyntaxError, ValueError, zlib.error) as error:
-        raise UserError(
-            f"{where} is no picture, or a broken one ({error}); expected {format}."
-        ) from None
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{where}: {error}") from None
-    raise UserError(
-        f"{where} is {found[0]} x {found[1]} pixels, {found[2]}; expected {format}."
-    )
+        yield
+    except UserError as error:
+        command = (
+            f"score-sde prepare-data --from={shlex.quote(str(place))} --to=OUT.npz"
+        )
+        raise UserError(f"{error} To convert what can be: {command}") from None

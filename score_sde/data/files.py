@@ -5,60 +5,148 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import struct
 import zipfile
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from score_sde.data import npz
 from score_sde.data.dataset import Dataset, Examples, Format
-from score_sde.data.npz import arrays
+from score_sde.data.decoded import offering_conversion
+from score_sde.data.identity import identity_of_files
+from score_sde.data.listing import listing, say_once
+from score_sde.data.local import local_path
+from score_sde.data.picture_file import shape_of
 from score_sde.data.pictures import pictures
+from score_sde.data.units import AS_STORED, Units
 from score_sde.types import UserError
 
 FILES = "files"
 HELD_OUT = 20
 """Without a place for test data, one example in so many is held out for them."""
+LEVELS = 256
+"""Grey levels of pictures, unless they are stated."""
 
 
-def files(format: Format, path: str, test_path: str) -> Dataset:
-    """The data at `path`, and the test split at `test_path`.
+def files(
+    format: Format,
+    path: str,
+    test_path: str,
+    *,
+    units: Units = AS_STORED,
+    sigma_data: float | None = None,
+) -> Dataset:
+    """Make the data set of the files at a path.
 
-    If that is empty, the test split is every 20th example at `path`; if it is the same
-    path, both splits are all of it.
+    Args:
+        format: of one example.
+        path: where the examples are.
+        test_path: where those of the test split are. If it is empty, every 20th example
+            at `path` is held out; if it is the same path, both splits are all of it.
+        units: the map from the values in the files to the user's units.
+        sigma_data: the standard deviation of all values, if it is known.
+
+    Raises:
+        UserError: if a path is an address such as gs://bucket/data.
     """
-    return Dataset(FILES, *format, partial(_open, format, path, test_path))
+    place = local_path(path, "data.path")
+    test_place = local_path(test_path, "data.test_path") if test_path else None
+    return Dataset(
+        FILES,
+        *format,
+        partial(_open, format, place, test_place),
+        units,
+        sigma_data,
+        partial(_identify, [place, *([test_place] if test_place else [])]),
+    )
 
 
-def _open(format: Format, path: str, test_path: str, split: str) -> Examples:
+def described_files(path: str, stated: dict[str, Any], test_path: str) -> Dataset:
+    """Make the data set of files whose format they say themselves, as far as they do.
+
+    Args:
+        path: where the examples are.
+        stated: shape, num_levels (0 for floats), num_classes, shift and scale; None or
+            () for each that is not stated.
+        test_path: where those of the test split are; see `files`.
+
+    Raises:
+        UserError: if what is stated is not what the files say, or the format is neither
+            stated nor there.
+    """
+    place = local_path(path, "data.path")
+    recorded = npz.described(place) if place.suffix == ".npz" else npz.NOTHING
+    facts = {**recorded.measured, **recorded.stated}
+    for name, value in stated.items():
+        if value is None or value == ():
+            continue
+        told, is_off = recorded.stated.get(name, value), name == "num_classes"
+        if told != value and not (is_off and value == 0):  # labels need not be used
+            raise UserError(
+                f"{name} is {value}, and {place} says {told}: leave data.{name} out."
+            )
+        facts[name] = value
+    if "shape" not in facts:
+        facts["shape"] = _shape_of_first(place)
+    levels = facts.get("num_levels", LEVELS)
+    format = Format(tuple(facts["shape"]), levels or None, facts.get("num_classes", 0))
+    units = Units(tuple(facts.get("shift", ())), tuple(facts.get("scale", ())))
+    if problem := units.problem(format.shape):
+        raise UserError(f"{problem}.")
+    return files(
+        format, path, test_path, units=units, sigma_data=facts.get("sigma_data")
+    )
+
+
+def _shape_of_first(place: Path) -> tuple[int, ...]:
+    """The shape of the first picture at a place."""
+    if not place.exists():
+        raise UserError(
+            f"there is no {place}, and data.shape does not state the shape of its "
+            "examples."
+        )
+    with offering_conversion(place):
+        found = listing(place)
+        name = found.names[0]
+        return shape_of(found.read(name), f"{place}: {found.root}{name}")
+
+
+def _open(format: Format, place: Path, test_place: Path | None, split: str) -> Examples:
     def part(count: int) -> np.ndarray:
         rows = np.arange(count)
-        if test_path:
+        if test_place:
             return rows
         return rows[(rows % HELD_OUT == HELD_OUT - 1) == (split == "test")]
 
-    place = Path(test_path if test_path and split == "test" else path)
-    if place.is_dir():
-        names = [f.relative_to(place).as_posix() for f in place.rglob("*")]
-        return pictures(place, names, lambda n: (place / n).read_bytes(), format, part)
-    if not place.is_file():
-        raise UserError(f"there is no {place}; the data should be there: {format}.")
-    try:
-        if place.suffix == ".npz":
-            return arrays(place, format, part)
-        archive = zipfile.ZipFile(place)
-    except (zipfile.BadZipFile, struct.error) as error:
-        raise UserError(
-            f"{place} is no folder, .zip or .npz file, or a broken one ({error})."
-        ) from None
-    for name in archive.namelist():
-        if _leads_out(name):
-            raise UserError(f"{place} is refused: its file {name!r} is outside of it.")
-    return pictures(place, archive.namelist(), archive.read, format, part)
+    here = test_place if test_place and split == "test" else place
+    if not here.exists():
+        raise UserError(f"there is no {here}; the data should be there: {format}.")
+    with offering_conversion(here):
+        if here.suffix == ".npz" and here.is_file():
+            try:
+                return npz.arrays(here, format, part)
+            except (zipfile.BadZipFile, struct.error) as error:
+                raise UserError(
+                    f"{here} is no folder, .zip or .npz file, or a broken one "
+                    f"({error})."
+                ) from None
+        found = listing(here)
+        if note := found.note():
+            say_once(note)
+        return pictures(found, format, part)
 
 
-def _leads_out(name: str) -> bool:
-    """Whether the name of a file in an archive is that of a file elsewhere."""
-    folders = name.replace("\\", "/").split("/")
-    return folders[0] == "" or ".." in folders or ":" in folders[0]
+def _identify(places: list[Path], dataset: Dataset) -> dict[str, Any]:
+    """The identity of the files at some places, as they are now."""
+    paths: list[Path] = []
+    for place in places:
+        if not place.exists():
+            raise UserError(f"there is no {place}; the data should be there.")
+        whole = Path(os.path.realpath(place))
+        paths += listing(whole).paths() if whole.is_dir() else [whole]
+    return identity_of_files(dataclasses.replace(dataset), paths)

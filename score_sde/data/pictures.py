@@ -1,4 +1,4 @@
-"""Pictures in a folder or a zip archive, PNG or JPEG of the declared size.
+"""Pictures in a folder or a zip archive as examples, of the size of the format.
 
 Their labels are in dataset.json, {"labels": [[name, label], ...]} as in EDM's archives,
 or else their top folders are the classes, in alphabetical order.
@@ -6,86 +6,132 @@ or else their top folders are the classes, in alphabetical order.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from score_sde.data.dataset import Format
-from score_sde.data.decoded import Decoded, Record, decode
+from score_sde.data.dataset import Format, Rows
+from score_sde.data.decoded import Record, check_label, offering_conversion, rows_of
+from score_sde.data.listing import TABLE, Listing
+from score_sde.data.picture_file import MODES, decode
 from score_sde.types import UserError
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
-LABELS = "dataset.json"
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """Examples that are picture files, decoded when they are asked for."""
+
+    format: Format
+    listing: Listing
+    names: list[str]
+    labels: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: np.ndarray, /) -> Rows:
+        names = [self.names[i] for i in np.asarray(index).tolist()]
+        with offering_conversion(self.listing.place):
+            return rows_of([self._record(name) for name in names], self.format)
+
+    def contents(self, index: np.ndarray) -> Iterator[bytes]:
+        """Give label and file of each example, which need not be decoded for it.
+
+        Raises:
+            UserError: if one can't be read.
+        """
+        for i in np.asarray(index).tolist():
+            name = self.names[i]
+            label = self.labels.get(name, -1)
+            if self.format.num_classes:
+                check_label(label, self.format, self._where(name))
+            yield int(label).to_bytes(8, "little", signed=True) + self._file(name)
+
+    def _record(self, name: str) -> Record:
+        where = self._where(name)
+        pixels = decode(self._file(name), self.format, where)
+        return Record(where, pixels, self.labels.get(name))
+
+    def _where(self, name: str) -> str:
+        return f"{self.listing.place}: {self.listing.root}{name}"
+
+    def _file(self, name: str) -> bytes:
+        try:
+            return self.listing.read(name)
+        except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+            raise UserError(f"{self._where(name)} can't be read: {error}.") from None
 
 
 def pictures(
-    place: Path,
-    names: list[str],
-    read: Callable[[str], bytes],
-    format: Format,
-    part: Callable[[int], np.ndarray],
-) -> Decoded:
-    """Open the pictures among some files as examples.
+    found: Listing, format: Format, part: Callable[[int], np.ndarray]
+) -> Pictures:
+    """Open pictures as examples.
 
     Args:
-        place: the folder or the archive, for messages.
-        names: of all files in it.
-        read: name -> the content of the file.
+        found: the pictures at a place.
         format: of one example.
         part: number of pictures -> the rows that are wanted.
 
     Raises:
-        UserError: if there are none, or not the labels that the format has.
+        UserError: if there are not the labels that the format has, or pictures can't
+            be of the format.
     """
-    found = sorted(n for n in names if PurePosixPath(n).suffix.lower() in SUFFIXES)
-    if not found:
-        raise UserError(f"{place} has no pictures ({', '.join(SUFFIXES)}).")
-    labels: dict[str, Any] = {}
+    shape = format.shape
+    if len(shape) != 3 or shape[-1] not in MODES or format.num_levels is None:
+        raise UserError(
+            f"{found.place} has pictures, of levels and of shape (height, width, 1, 3 "
+            f"or 4); expected {format}."
+        )
+    labels: Mapping[str, Any] = {}
     if format.num_classes:
-        in_file = LABELS in names
-        table = read(LABELS) if in_file else b""
-        labels = _listed(place, table) if in_file else _by_folder(place, found, format)
-    chosen = [found[row] for row in part(len(found))]
-
-    def records(index: list[int]) -> Iterator[Record]:
-        for i in index:
-            name = chosen[i]
-            where = f"{place}: {name}"
-            try:
-                content = read(name)
-            except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-                raise UserError(f"{where} can't be read: {error}.") from None
-            yield Record(where, decode(content, format, where), labels.get(name))
-
-    return Decoded(format, len(chosen), records)
+        if found.has_table:
+            labels = labels_in_table(found.place, found.read(TABLE))
+        else:
+            labels = labels_by_folder(found.names)
+            count = len(set(labels.values()))
+            if count != format.num_classes:
+                raise UserError(
+                    f"{found.place} has {count} folders and no {TABLE}; expected a "
+                    f"folder for each of {format.num_classes} classes."
+                )
+    names = [found.names[row] for row in part(len(found.names))]
+    return Pictures(format, found, names, labels)
 
 
-def _listed(place: Path, table: bytes) -> dict[str, Any]:
-    """Name -> label, of the file that EDM's archives have."""
+def labels_in_table(place: Path, table: bytes) -> dict[str, int]:
+    """Read name -> label from the file that EDM's archives have.
+
+    Args:
+        place: where the file is, for errors.
+        table: content of the file.
+
+    Raises:
+        UserError: if it is of another form, or a label is no integer.
+    """
     try:
         labels = dict(json.loads(table)["labels"] or ())
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f'{place}: {LABELS} must be {{"labels": [[name, label], ...]}} ({error!r}).'
+            f'{place}: {TABLE} must be {{"labels": [[name, label], ...]}} ({error!r}).'
         ) from None
     for name, label in labels.items():
         if not isinstance(label, int):
-            raise UserError(f"{place}: {LABELS} gives {name} {label!r}, no integer.")
+            raise UserError(f"{place}: {TABLE} gives {name} {label!r}, no integer.")
     return labels
 
 
-def _by_folder(place: Path, names: list[str], format: Format) -> dict[str, int]:
-    """Name -> label, of pictures in a folder per class."""
-    folders = sorted({name.partition("/")[0] for name in names if "/" in name})
-    if len(folders) != format.num_classes:
-        raise UserError(
-            f"{place} has {len(folders)} folders and no {LABELS}; expected a folder "
-            f"for each of {format.num_classes} classes."
-        )
-    number = {folder: label for label, folder in enumerate(folders)}
+def folders_of(names: list[str]) -> list[str]:
+    """The top folders of some files, in alphabetical order: the classes."""
+    return sorted({name.partition("/")[0] for name in names if "/" in name})
+
+
+def labels_by_folder(names: list[str]) -> dict[str, int]:
+    """Make name -> label of pictures that are in a folder for each class."""
+    number = {folder: label for label, folder in enumerate(folders_of(names))}
     return {n: number[n.partition("/")[0]] for n in names if "/" in n}

@@ -7,16 +7,20 @@ from collections.abc import Callable
 from typing import Annotated
 
 from score_sde.data.dataset import ABSENT, Dataset, Format, absent
-from score_sde.data.files import FILES, files
+from score_sde.data.files import FILES, described_files
 from score_sde.data.images import digits, patches
+from score_sde.data.local import OnThisMachine
 from score_sde.data.points import checkerboard, mixture, rings, spirals
 from score_sde.data.tfds import TFDS, tfds_set
-from score_sde.fields import NonNegative, Positive, Rule, each
+from score_sde.fields import Finite, NonNegative, Positive, Rule, each
+from score_sde.types import UserError
 
+UpTo256 = Rule("from 0 to 256", lambda v: 0 <= v <= 256)
 Shape = Annotated[tuple[int, ...], each(Positive, at_least_one=True)]
-NumLevels = Annotated[int, Rule("from 0 to 256", lambda v: 0 <= v <= 256)]
+NumLevels = Annotated[int, UpTo256]
 NumClasses = Annotated[int, NonNegative]
-Path = Annotated[str, Rule("the path of a file or a folder", bool)]
+Path = Annotated[str, Rule("the path of a file or a folder", bool), OnThisMachine]
+Place = Annotated[str, OnThisMachine]
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "digits": digits,
@@ -26,29 +30,51 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "spirals": spirals,
     "mixture": mixture,
 }
-"""Name -> function that makes the data set of its options; a user's own are added."""
+"""Name -> function from options to a data set. A user's own are added here."""
 
 
 def from_files(
     *,
-    path: Path,
-    test_path: str = "",
-    shape: Shape = (32, 32, 3),
-    num_levels: NumLevels = 256,
-    num_classes: NumClasses = 0,
+    path: Path = "",
+    test_path: Place = "",
+    shape: Annotated[tuple[int, ...], each(Positive)] = (),
+    num_levels: Annotated[int | None, UpTo256] = None,
+    num_classes: Annotated[int | None, NonNegative] = None,
+    shift: Annotated[tuple[float, ...], each(Finite)] = (),
+    scale: Annotated[tuple[float, ...], each(Positive)] = (),
 ) -> Dataset:
     """Data in files: a folder or .zip archive of pictures, or an .npz file of arrays.
+
+    What is not stated is what the files say: an .npz file that prepare-data wrote says
+    all of it, and must then be agreed with. The shape is otherwise that of the first
+    example.
 
     Args:
         path: where the examples are.
         test_path: where those of the test split are; without it, every 20th example at
             `path` is held out.
         shape: of one example.
-        num_levels: grey levels of the stored integers; 0 for points and latents.
-        num_classes: of the labels that come with the examples; 0 for none.
+        num_levels: grey levels of the stored integers; 0 for points and latents. If it
+            is not stated: 256 for pictures.
+        num_classes: number of classes of the labels; 0 not to read them. If it is not
+            stated, only the labels of prepare-data are read.
+        shift: what is added to the scaled values for the user's units, one number for
+            each entry of the last axis.
+        scale: by what the values are multiplied before.
+
+    Raises:
+        UserError: if what is stated and what the files say disagree, or neither does.
     """
-    format = Format(shape, num_levels or None, num_classes)
-    return files(format, path, test_path)
+    if not path:
+        raise UserError("path is missing: --config.data.path=PATH.")
+    stated = {
+        "shape": tuple(shape),
+        "num_levels": num_levels,
+        "num_classes": num_classes,
+        "shift": tuple(shift),
+        "scale": tuple(scale),
+    }
+    return described_files(path, stated, test_path)
 
 
 def not_here(
@@ -57,24 +83,33 @@ def not_here(
     num_levels: NumLevels = 256,
     num_classes: NumClasses = 0,
 ) -> Dataset:
-    """Data whose format alone is known: a model can draw them, and no more."""
+    """Data whose format alone is known: a model can draw them, and no more.
+
+    Args:
+        shape: of one example.
+        num_levels: grey levels of the stored integers; 0 for points and latents.
+        num_classes: number of classes of the labels; 0 for none.
+    """
     return absent(Format(shape, num_levels or None, num_classes))
 
 
 def _tfds_source(name: str) -> Callable[..., Dataset]:
-    """The data of a name of TensorFlow Datasets; images of many sizes take a shape."""
+    """Make the source of a name of TensorFlow Datasets.
 
-    def of_one_size(*, folder: str = "") -> Dataset:
+    One whose images are of many sizes has the shape as an option.
+    """
+
+    def of_one_size(*, folder: Place = "") -> Dataset:
         return tfds_set(name, (), folder)
 
-    def of_any_size(*, shape: Shape = (32, 32, 3), folder: str = "") -> Dataset:
+    def of_any_size(*, shape: Shape = (32, 32, 3), folder: Place = "") -> Dataset:
         return tfds_set(name, shape, folder)
 
     return of_any_size if TFDS[name].shape is None else of_one_size
 
 
 def is_prepared_by_tfds(name: str) -> bool:
-    """Whether a source is TensorFlow Datasets', which prepares it once."""
+    """Whether a source is one of TensorFlow Datasets, which prepares it once."""
     return name in TFDS
 
 
@@ -83,4 +118,4 @@ SOURCES: ChainMap[str, Callable[..., Dataset]] = ChainMap(
     {FILES: from_files, ABSENT: not_here},
     {name: _tfds_source(name) for name in TFDS},
 )
-"""`DATASETS`, data in files, absent data, and those of TensorFlow Datasets."""
+"""Name -> function from options to a data set: `DATASETS`, files and all others."""

@@ -7,23 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from score_sde.data.dataset import Dataset, Format
 from score_sde.data.decoded import Decoded, Record
+from score_sde.data.identity import described, digest_of_json
+from score_sde.data.local import local_path
 from score_sde.types import UserError
 
 
 class Known(NamedTuple):
-    """What a data set is, so that its format is known where it is not prepared."""
+    """Format and splits of a data set, known where it is not prepared."""
 
     shape: tuple[int, ...] | None
     """None if its images are cut and resized to `data.shape`; see `fit`."""
     num_classes: int
     test: str
-    """The split that tests; 'train' trains."""
+    """Name of the split to test on; 'train' is trained on."""
     cut: int = 0
     """Side of the central square that is cut out; 0 for the largest."""
 
@@ -72,16 +75,26 @@ def tfds_set(name: str, shape: tuple[int, ...], folder: str) -> Dataset:
         name: of the data set.
         shape: of the examples, where the images are of many sizes.
         folder: the data_dir of TFDS; "" for its default.
+
+    Raises:
+        UserError: if the folder is an address such as gs://bucket/data.
     """
     known = TFDS[name]
     format = Format(known.shape or shape, 256, known.num_classes)
-    return Dataset(name, *format, partial(_open, name, format, folder))
+    place = str(local_path(folder, "data.folder")) if folder else ""
+    return Dataset(
+        name,
+        *format,
+        partial(_open, name, format, place),
+        identify=partial(_identify, name, place),
+    )
 
 
 def builder(name: str, folder: str) -> Any:
     """TFDS's own object for a data set.
 
-    Raises: UserError if TFDS is not installed.
+    Raises:
+        UserError: if TFDS is not installed.
     """
     try:
         import tensorflow_datasets as tfds
@@ -94,16 +107,8 @@ def builder(name: str, folder: str) -> Any:
 
 
 def _open(name: str, format: Format, folder: str, split: str) -> Decoded:
-    made, known = builder(name, folder), TFDS[name]
-    if not made.info.splits:
-        raise UserError(
-            f"{name} is not in {made.data_path}: prepare it by "
-            "python -m experiments.prepare_data with the same --config, or name the "
-            "folder that has it by --config.data.folder."
-        )
-    part = (
-        {"train": "train", "test": known.test}[split] if known.test else HELD_OUT[split]
-    )
+    made, known = _prepared(name, folder), TFDS[name]
+    part = _parts(name)[split]
     try:
         source = made.as_data_source(split=part)
     except NotImplementedError as error:
@@ -123,8 +128,58 @@ def _open(name: str, format: Format, folder: str, split: str) -> Decoded:
     return Decoded(format, len(source), records)
 
 
+def _prepared(name: str, folder: str) -> Any:
+    """TFDS's own object for a data set that is prepared.
+
+    Raises:
+        UserError: if it is not.
+    """
+    made = builder(name, folder)
+    if not made.info.splits:
+        raise UserError(
+            f"{name} is not in {made.data_path}: prepare it by "
+            "python -m experiments.prepare_data with the same --config, or name the "
+            "folder that has it by --config.data.folder."
+        )
+    return made
+
+
+def _parts(name: str) -> dict[str, str]:
+    """Split -> what it is called by TFDS."""
+    test = TFDS[name].test
+    return {"train": "train", "test": test} if test else HELD_OUT
+
+
+def _identify(name: str, folder: str, dataset: Dataset) -> dict[str, Any]:
+    """The identity of a data set, of what TFDS recorded when it prepared it.
+
+    It is made of name and version, the digests of what was downloaded, and number and
+    size of examples and files. No example is read.
+    """
+    made = _prepared(name, folder)
+    place = Path(str(made.data_path))
+    files = sorted((f.name, f.stat().st_size) for f in place.iterdir() if f.is_file())
+    splits = {
+        split: [info.num_bytes, list(info.shard_lengths)]
+        for split, info in made.info.splits.items()
+    }
+    recorded = {
+        "name": made.info.full_name,
+        "downloads": sorted(info.checksum for info in made.url_infos.values()),
+        "splits": splits,
+        "files": files,
+        "parts": _parts(name),
+        "cut": TFDS[name].cut,
+    }
+    counts = {
+        split: made.info.splits[part].num_examples
+        for split, part in _parts(name).items()
+    }
+    return described(dataset, counts, digest_of_json(recorded))
+
+
 def fit(image: np.ndarray, shape: tuple[int, ...], cut: int = 0) -> np.ndarray:
-    """The central square of an image, resized to the shape by Lanczos' filter.
+    """Cut out the central square of an image, and resize it by Lanczos' filter.
 
     Args:
         image: [height, width, channels].

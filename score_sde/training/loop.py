@@ -6,7 +6,7 @@ import json
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,7 @@ def train(
         NonFiniteLossError: with the newest checkpoint still good.
         SaveError: if a checkpoint can't be written.
         Stopped: after saving, if a signal asked to stop.
+        Exception: whatever reading the batches raises, after saving.
     """
     goodput, last = Goodput(), settings.num_steps
     retention = Retention(
@@ -89,7 +90,7 @@ def train(
             loop = _Loop(workdir, settings, mesh, checkpoints, metrics, goodput, start)
             for before in range(start, last, steps_per_call):
                 step = min(before + steps_per_call, last)
-                with goodput.spent("data"):
+                with goodput.spent("data"), loop.saved_first(state, before):
                     rows = list(islice(stream, step - before))
                     batch = _placed(rows, mesh, several=steps_per_call > 1)
                 images = len(rows[0]["values"]) * jax.process_count()
@@ -214,6 +215,27 @@ class _Loop:
                 "command goes on from there."
             )
         return state
+
+    @contextmanager
+    def saved_first(self, state: TrainState, step: int) -> Iterator[None]:
+        """Save the state if the data of the next step can't be read.
+
+        Of several hosts only some may fail, and a checkpoint needs all of them: there
+        the newest one stays.
+
+        Args:
+            state: after `step`.
+            step: the last one that was taken.
+        """
+        try:
+            yield
+        except Exception:
+            if jax.process_count() == 1 and step > self.start:
+                _save(self.checkpoints, state, {}, self.settings.on_failed_save)
+                self.checkpoints.wait()
+                _leave_over(self.workdir, step, self.unread)
+                _say(f"the next data can't be read; step {step:,} is saved.")
+            raise
 
     def finish(self) -> None:
         """Wait for what is still being written."""
