@@ -12,7 +12,6 @@ FLAGS = {"allow_config_change": "go on with a config that changes what the run l
 def main(command: launch.Command) -> None:
     """Train from the newest checkpoint, or from the start, to the last step."""
     from score_sde.data.identity import identity
-
     from score_sde.run import companions
     from score_sde.run.build import build, check_grid
     from score_sde.run.describe import print_dry_run

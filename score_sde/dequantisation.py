@@ -22,18 +22,19 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+from jaxtyping import Float
 
 from score_sde import data
 from score_sde.arrays import example_keys, per_example, sum_over_data
-from score_sde.types import Array, Key, Scalar
+from score_sde.types import Array, Key, Points, Scalar
 
 
 class Dequantised(NamedTuple):
     """Points, and the density with which they are drawn."""
 
-    x: Array
+    x: Float[Array, "batch *dims"]
     """The points, [batch, *dims]."""
-    log_density: Array
+    log_density: Float[Array, " batch"]
     """log q(x given the levels) in nats, [batch]; 0 for data that are points."""
 
 
@@ -45,7 +46,7 @@ The points of example i are a function of (key, i).
 
 
 def uniform(
-    key: Key, values: Array, *, num_levels: int | None, sigma: Scalar
+    key: Key, values: Points, *, num_levels: int | None, sigma: Scalar
 ) -> Dequantised:
     """Draw points uniform on the bin (Uria et al. 2013), for models trained on such.
 
@@ -63,7 +64,7 @@ def uniform(
 
 
 def truncated_normal(
-    key: Key, values: Array, *, num_levels: int | None, sigma: Scalar
+    key: Key, values: Points, *, num_levels: int | None, sigma: Scalar
 ) -> Dequantised:
     """Draw noise of t_min around the centre, within the bin (Zheng 2023, eq. 15).
 
@@ -97,7 +98,9 @@ Flow = Callable[[Array, Array], tuple[Array, Array]]
 """(centres, logistic noise) -> (u in (0, 1), log q(u) in nats, [batch])."""
 
 
-def variational(key: Key, values: Array, *, num_levels: int, flow: Flow) -> Dequantised:
+def variational(
+    key: Key, values: Points, *, num_levels: int, flow: Flow
+) -> Dequantised:
     """Draw points where in the bin a learned flow puts them (Ho et al. 2019, eq. 6).
 
     Args:
@@ -124,7 +127,9 @@ DEQUANTISATIONS = (*DEQUANTISERS, "variational")
 """All names; "variational" needs a flow with parameters."""
 
 
-def importance_weighted(log_ratios: Array) -> Array:
+def importance_weighted(
+    log_ratios: Float[Array, "draws batch"],
+) -> Float[Array, " batch"]:
     """Log of the mean of p / q over draws, [draws, batch] -> [batch] (Burda 2016).
 
     At least their mean in expectation, at most log P, and rising with the draws to it.

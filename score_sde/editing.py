@@ -24,6 +24,7 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+from jaxtyping import Float
 
 from score_sde.arrays import (
     example_keys,
@@ -36,7 +37,7 @@ from score_sde.guidance import Guided, network_evals
 from score_sde.measurements import Measurement
 from score_sde.samplers import solve_ode
 from score_sde.sde import SDE
-from score_sde.types import Array, Denoise, Key, Scalar, Score
+from score_sde.types import Array, Denoise, Key, Level, Scalar, Score
 
 Strength = Rule("> 0 and <= 1", lambda v: 0 < v <= 1)
 
@@ -245,7 +246,9 @@ def tail(sigmas: Array, strength: Annotated[float, Strength]) -> Array:
     return sigmas[num_steps - max(1, round(strength * num_steps)) :]
 
 
-def noised(key: Key, x0: Array, sigma: Scalar) -> Array:
+def noised(
+    key: Key, x0: Float[Array, "batch *dims"], sigma: Level
+) -> Float[Array, "batch *dims"]:
     """Noise x0 to level sigma, to sample on; example i depends on (key, i)."""
     eps = per_example(jr.normal, example_keys(key, len(x0)), x0)
     return x0 + expand_like(sigma, x0) * eps
@@ -254,13 +257,13 @@ def noised(key: Key, x0: Array, sigma: Scalar) -> Array:
 def translate(
     score: Score,
     sde: SDE,
-    x0: Array,
+    x0: Float[Array, "batch *dims"],
     *,
     cond_from: Any,
     cond_to: Any,
     rtol: float = 1e-5,
     atol: float = 1e-5,
-) -> Array:
+) -> Float[Array, "batch *dims"]:
     """Encode under one condition and decode under another (Su et al. 2023).
 
     The probability flow leads both ways; under the same condition x0 comes back.

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Int
 
 from score_sde.arrays import (
     as_float,
@@ -35,7 +36,7 @@ from score_sde.arrays import (
 )
 from score_sde.integrate import Stats, check_times, integrate
 from score_sde.sde import SDE, prior_log_prob, rescaled_flow
-from score_sde.types import Array, Key, Scalar, Score
+from score_sde.types import Array, Grid, Key, Level, Points, Scalar, Score
 
 if TYPE_CHECKING:
     import diffrax
@@ -44,19 +45,19 @@ if TYPE_CHECKING:
 class LogProb(NamedTuple):
     """Log-densities, with an entry per example in each field."""
 
-    nats: Array
+    nats: Float[Array, " batch"]
     """log p(x), x taken as a point of the marginal at t_min."""
-    probe_error: Array
+    probe_error: Float[Array, " batch"]
     """Standard error of nats over the probes: 0 if exact, NaN of a single probe."""
-    latent: Array
+    latent: Float[Array, "batch *dims"]
     """The point at t_max to which the flow carries x; `solve_ode` leads back."""
-    num_evals: Array
+    num_evals: Int[Array, " batch"]
     """Evaluations of drift and divergence, each one forward-mode pass."""
-    num_accepted: Array
+    num_accepted: Int[Array, " batch"]
     """Steps that the solver took."""
-    num_rejected: Array
+    num_rejected: Int[Array, " batch"]
     """Steps that it took back."""
-    success: Array
+    success: Bool[Array, " batch"]
     """False where the solver gave up: those nats are not a log-density."""
 
 
@@ -161,14 +162,14 @@ DIVERGENCES: dict[str, Callable[..., tuple[Array, Array]]] = {
 
 
 def log_prob(
-    x: Array,
+    x: Points,
     *,
     sde: SDE,
     score: Score,
     key: Key | None = None,
     divergence: str | Divergence = "hutchinson",
     solver: diffrax.AbstractSolver | None = None,
-    times: Array | None = None,
+    times: Grid | None = None,
     rtol: Scalar = 1e-5,
     atol: Scalar = 1e-5,
     prior: Callable[[Array], Array] | None = None,
@@ -277,7 +278,7 @@ class _Flow(NamedTuple):
         return LogProb(nats, error, latent, *stats._replace(success=success))
 
 
-def _check_grid(times: Array, sde: SDE) -> None:
+def _check_grid(times: Grid, sde: SDE) -> None:
     """Refuse times that the SDE lacks, or that do not increase to t_max.
 
     Raises: ValueError.
@@ -297,7 +298,9 @@ def _norm_of_state_or_density(error: tuple[Array, Array]) -> Array:
     return jnp.maximum(jnp.sqrt(jnp.mean(error[0] ** 2)), jnp.abs(error[1]).max())
 
 
-def _standard_error(estimates: Array, divergence: Divergence) -> Array:
+def _standard_error(
+    estimates: Float[Array, "batch probes"], divergence: Divergence
+) -> Float[Array, " batch"]:
     """Standard error of the mean over probes, [batch, num_probes] -> [batch]."""
     batch, num_probes = estimates.shape
     if divergence is exact:
@@ -317,7 +320,11 @@ def _named(divergence: str | Divergence) -> Divergence:
     return DIVERGENCES[divergence]
 
 
-def interpolate(latent: Array, other: Array, share: Scalar) -> Array:
+def interpolate(
+    latent: Float[Array, "batch *dims"],
+    other: Float[Array, "batch *dims"],
+    share: Level,
+) -> Float[Array, "batch *dims"]:
     """Interpolate two latents along a great circle (Shoemake 1985).
 
     Their length, which decides where a Gaussian has its mass, is kept.

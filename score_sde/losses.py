@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
+from jaxtyping import Float, Int
 
 from score_sde.arrays import (
     as_float,
@@ -32,23 +34,31 @@ from score_sde.arrays import (
 from score_sde.fields import Finite, Positive, checks_rules
 from score_sde.noise_levels import NoiseLevels
 from score_sde.sde import SDE
-from score_sde.types import Array, Denoise, Key
+from score_sde.types import Array, Denoise, Key, Points, Times
 
 Weight = Callable[[Array], Array]
+if TYPE_CHECKING:
+    Sigma = Array
+    Weights = Array
+else:
+    Sigma = Times
+    """Noise levels of any shape."""
+    Weights = Times
+    """One weight for each sigma, of its shape and kind."""
 WeightFunction = TypeVar("WeightFunction", bound=Callable[..., Array])
 
 
 def denoising_loss(
     key: Key,
     denoise: Denoise,
-    x0: Array,
+    x0: Points,
     *,
     noise_levels: NoiseLevels,
     weight: Weight,
     reference: NoiseLevels | None = None,
     log_variance: Callable[[Array], Array] | None = None,
     cond: Any = None,
-) -> Array:
+) -> Float[Array, " batch"]:
     """Weighted squared error of the denoised data, per example.
 
     weight(sigma) mean |D(x0 + sigma eps, sigma) - x0|^2 (Karras et al. 2022, eq. 2;
@@ -89,11 +99,11 @@ def denoising_loss(
 def classification_loss(
     key: Key,
     logits: Callable[[Array, Array], Array],
-    x0: Array,
-    label: Array,
+    x0: Points,
+    label: Int[Array | np.ndarray, " batch"],
     *,
     noise_levels: NoiseLevels,
-) -> Array:
+) -> Float[Array, " batch"]:
     """-log p(label given x0 + sigma eps, sigma) in nats, per example.
 
     Its minimum is the classifier of noisy data whose gradient guides a sampler
@@ -135,13 +145,13 @@ def is_bound(weight: Callable[..., Any]) -> bool:
 
 
 @weighs_bound
-def noise(sigma: Array) -> Array:
+def noise(sigma: Sigma) -> Weights:
     """Weight of the squared error of the noise (Ho et al. 2020, eq. 14): 1/sigma^2."""
     return 1 / sigma**2
 
 
 @weighs_bound
-def sigma_squared(sigma: Array) -> Array:
+def sigma_squared(sigma: Sigma) -> Weights:
     """Weight sigma^2 on the squared error of the score (Song and Ermon 2019, eq. 6).
 
     It is the number that `noise` gives: sigma^2 / sigma^4.
@@ -149,7 +159,7 @@ def sigma_squared(sigma: Array) -> Array:
     return noise(sigma)
 
 
-def likelihood(sigma: Array, *, sde: SDE) -> Array:
+def likelihood(sigma: Sigma, *, sde: SDE) -> Weights:
     """Weight g(t)^2 / 2 on the squared error of the score of xt (Song 2021b, eq. 7).
 
     With sigma drawn at uniform t, the loss times the number of dimensions and
@@ -161,27 +171,27 @@ def likelihood(sigma: Array, *, sde: SDE) -> Array:
 
 
 @checks_rules
-def edm(sigma: Array, *, sigma_data: Annotated[float, Positive] = 0.5) -> Array:
+def edm(sigma: Sigma, *, sigma_data: Annotated[float, Positive] = 0.5) -> Weights:
     """Weight that is 1 on the raw network's error (Karras et al. 2022, table 1)."""
     return 1 / sigma**2 + 1 / sigma_data**2
 
 
 @checks_rules
-def min_snr(sigma: Array, *, gamma: Annotated[float, Positive] = 5.0) -> Array:
+def min_snr(sigma: Sigma, *, gamma: Annotated[float, Positive] = 5.0) -> Weights:
     """Weight min(SNR, gamma), SNR = 1/sigma^2 (Hang et al. 2023)."""
     return jnp.minimum(1 / sigma**2, gamma)
 
 
 @checks_rules
 def soft_min_snr(
-    sigma: Array, *, sigma_data: Annotated[float, Positive] = 0.5
-) -> Array:
+    sigma: Sigma, *, sigma_data: Annotated[float, Positive] = 0.5
+) -> Weights:
     """Weight 1/(sigma^2 + sigma_data^2), a smooth minimum (Crowson 2024, eq. 12)."""
     return 1 / (sigma**2 + sigma_data**2)
 
 
 @checks_rules
-def sigmoid(sigma: Array, *, bias: Annotated[float, Finite] = -3.0) -> Array:
+def sigmoid(sigma: Sigma, *, bias: Annotated[float, Finite] = -3.0) -> Weights:
     """Weight sigmoid(bias - log SNR) SNR (Kingma and Gao 2023; Hoogeboom et al. 2024).
 
     The sigmoid weighs the squared error of the noise.
@@ -205,7 +215,9 @@ WEIGHTS: dict[str, Callable[..., Array]] = {
 ScoreOfX = Callable[[Array], Array]
 
 
-def exact_score_matching(score: ScoreOfX, x: Array) -> Array:
+def exact_score_matching(
+    score: ScoreOfX, x: Float[Array, "batch dims"]
+) -> Float[Array, " batch"]:
     """|s|^2 / 2 + trace of ds/dx, per example: [batch, dims] (Hyvarinen 2005, eq. 4).
 
     Its expectation is the squared error of the score up to a constant, with the score
@@ -219,7 +231,9 @@ def exact_score_matching(score: ScoreOfX, x: Array) -> Array:
     return 0.5 * sum_over_data(score(x) ** 2) + jax.vmap(one)(x)
 
 
-def sliced_score_matching(key: Key, score: ScoreOfX, x: Array) -> Array:
+def sliced_score_matching(
+    key: Key, score: ScoreOfX, x: Float[Array, "batch dims"]
+) -> Float[Array, " batch"]:
     """Exact score matching with the trace estimated by one random slice.
 
     The variance-reduced form is |s|^2 / 2 + v . (ds/dx) v with v of random signs (Song

@@ -11,12 +11,13 @@ from __future__ import annotations
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jaxtyping import Float
 
 from score_sde.arrays import example_keys, place_in_batch
 from score_sde.fields import Finite, Positive, at_least, pytree, require, static
@@ -41,7 +42,7 @@ class NoiseLevels:
         """Make the parameters before training; None if there is nothing to learn."""
         return None
 
-    def with_params(self, params: Params | None) -> Self:
+    def with_params(self, params: Params | None) -> NoiseLevels:
         """Return the distribution that has these parameters."""
         del params
         return self
@@ -56,14 +57,16 @@ class NoiseLevels:
         return None
 
     @abstractmethod
-    def quantile(self, u: Array) -> Array:
+    def quantile(self, u: Float[Array, "*draws"]) -> Float[Array, "*draws"]:
         """The sigma below which a share u in (0, 1) of all draws lies, [batch]."""
 
     @abstractmethod
-    def density(self, sigma: Array) -> Array:
+    def density(self, sigma: Float[Array, "*draws"]) -> Float[Array, "*draws"]:
         """Probability density of log sigma at sigma, [batch]."""
 
-    def surrogate(self, sigma: Array, loss: Array) -> Array:
+    def surrogate(
+        self, sigma: Float[Array, " batch"], loss: Float[Array, " batch"]
+    ) -> Float[Array, " batch"]:
         """A term of value 0 whose gradient trains the distribution.
 
         Added to the loss, it moves the density so that the loss has less variance.
@@ -78,7 +81,7 @@ class NoiseLevels:
         del sigma
         return jnp.zeros_like(loss)
 
-    def draw(self, key: Key, batch: int) -> Array:
+    def draw(self, key: Key, batch: int) -> Float[Array, " {batch}"]:
         """Draw [batch] noise levels; example i depends on (key, i), or on the shift."""
         if self.stratified:
             numbers, total = place_in_batch(batch)
@@ -95,10 +98,10 @@ class UniformTime(NoiseLevels):
 
     sde: SDE
 
-    def quantile(self, u: Array) -> Array:
+    def quantile(self, u: Float[Array, "*draws"]) -> Float[Array, "*draws"]:
         return self.sde.sigma(self.sde.t_min + u * (self.sde.t_max - self.sde.t_min))
 
-    def density(self, sigma: Array) -> Array:
+    def density(self, sigma: Float[Array, "*draws"]) -> Float[Array, "*draws"]:
         t = self.sde.t_from_sigma(sigma)
         # d sigma^2 / dt = g^2 / alpha^2, hence d log sigma / dt.
         rate = 0.5 * self.sde.diffusion_squared(t) / (self.sde.alpha(t) * sigma) ** 2
@@ -112,10 +115,10 @@ class LogNormal(NoiseLevels):
     mean: Annotated[float, Finite] = -1.2
     std: Annotated[float, Positive] = 1.2
 
-    def quantile(self, u: Array) -> Array:
+    def quantile(self, u: Float[Array, "*draws"]) -> Float[Array, "*draws"]:
         return jnp.exp(self.mean + self.std * jax.scipy.special.ndtri(u))
 
-    def density(self, sigma: Array) -> Array:
+    def density(self, sigma: Float[Array, "*draws"]) -> Float[Array, "*draws"]:
         return jax.scipy.stats.norm.pdf(jnp.log(sigma), self.mean, self.std)
 
 
@@ -133,10 +136,10 @@ class LogUniform(NoiseLevels):
     def __post_init__(self) -> None:
         require(self, ("sigma_min < sigma_max", lambda d: d.sigma_min < d.sigma_max))
 
-    def quantile(self, u: Array) -> Array:
+    def quantile(self, u: Float[Array, "*draws"]) -> Float[Array, "*draws"]:
         return self.sigma_min * jnp.power(self.sigma_max / self.sigma_min, u)
 
-    def density(self, sigma: Array) -> Array:
+    def density(self, sigma: Float[Array, "*draws"]) -> Float[Array, "*draws"]:
         return jnp.full_like(sigma, 1 / jnp.log(self.sigma_max / self.sigma_min))
 
 
@@ -152,10 +155,10 @@ class LikelihoodImportance(NoiseLevels):
 
     estimates_bound: ClassVar[bool] = True
 
-    def quantile(self, u: Array) -> Array:
+    def quantile(self, u: Float[Array, "*draws"]) -> Float[Array, "*draws"]:
         return self._between().quantile(u)
 
-    def density(self, sigma: Array) -> Array:
+    def density(self, sigma: Float[Array, "*draws"]) -> Float[Array, "*draws"]:
         return self._between().density(sigma)
 
     def _between(self) -> LogUniform:
@@ -189,18 +192,18 @@ class Learned(NoiseLevels):
 
     estimates_bound: ClassVar[bool] = True
 
-    def init(self) -> Array:
+    def init(self) -> Float[Array, " num_bins"]:
         """Make the logits of a uniform log sigma, [num_bins]."""
         return jnp.zeros(self.num_bins, jnp.float32)
 
-    def with_params(self, params: Params | None) -> Self:
+    def with_params(self, params: Params | None) -> NoiseLevels:
         return dataclasses.replace(self, logits=params)
 
     @property
     def reference(self) -> NoiseLevels:
         return LikelihoodImportance(self.sde)
 
-    def quantile(self, u: Array) -> Array:
+    def quantile(self, u: Float[Array, "*draws"]) -> Float[Array, "*draws"]:
         probability = jax.lax.stop_gradient(self._probability()).astype(u.dtype)
         edges = jnp.concatenate([jnp.zeros(1, u.dtype), jnp.cumsum(probability)])
         # The sum of probabilities is one but for rounding.
@@ -209,10 +212,12 @@ class Learned(NoiseLevels):
         log_sigmas = jnp.linspace(low, high, self.num_bins + 1).astype(u.dtype)
         return jnp.exp(jnp.interp(u, edges, log_sigmas))
 
-    def density(self, sigma: Array) -> Array:
+    def density(self, sigma: Float[Array, "*draws"]) -> Float[Array, "*draws"]:
         return jax.lax.stop_gradient(self._density(sigma))
 
-    def surrogate(self, sigma: Array, loss: Array) -> Array:
+    def surrogate(
+        self, sigma: Float[Array, " batch"], loss: Float[Array, " batch"]
+    ) -> Float[Array, " batch"]:
         surprise = -jnp.log(self._density(jax.lax.stop_gradient(sigma)))
         term = jax.lax.stop_gradient(loss) ** 2 * surprise
         return term - jax.lax.stop_gradient(term)
@@ -258,12 +263,12 @@ class Ladder(NoiseLevels):
                     f"got {self.sigmas}."
                 )
 
-    def quantile(self, u: Array) -> Array:
+    def quantile(self, u: Float[Array, "*draws"]) -> Float[Array, "*draws"]:
         sigmas = jnp.asarray(self.sigmas)
         index = jnp.floor(u * len(sigmas)).astype(int)
         return sigmas[jnp.clip(index, 0, len(sigmas) - 1)]
 
-    def density(self, sigma: Array) -> Array:
+    def density(self, sigma: Float[Array, "*draws"]) -> Float[Array, "*draws"]:
         log_sigmas = jnp.log(jnp.asarray(self.sigmas, sigma.dtype))
         middles = 0.5 * (log_sigmas[1:] + log_sigmas[:-1])
         ends = jnp.stack(

@@ -19,11 +19,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+from jaxtyping import Float
 
 from score_sde.arrays import as_float, expand_like
 from score_sde.fields import pytree
 from score_sde.sde import SDE
-from score_sde.types import NO_LABEL, Array, Key, Scalar
+from score_sde.types import NO_LABEL, Array, Key, Level, Points
 
 
 @pytree
@@ -38,34 +39,40 @@ class GaussianMixture:
         weights: [components], positive, of any sum.
     """
 
-    means: Array
-    covariances: Array
-    weights: Array
+    means: Float[Array, "components dims"]
+    covariances: Float[Array, "components dims dims"]
+    weights: Float[Array, " components"]
 
-    def denoise(self, x: Array, sigma: Scalar, cond: Any = None) -> Array:
+    def denoise(
+        self, x: Points, sigma: Level, cond: Any = None
+    ) -> Float[Array, "batch *dims"]:
         """E[x0 given x0 + sigma eps = x]; `cond` is ignored."""
         del cond
         return _average(*self._posterior(x, sigma))
 
     def score(
-        self, xt: Array, t: Scalar, cond: Any = None, *, sde: SDE | None = None
-    ) -> Array:
+        self, xt: Points, t: Level, cond: Any = None, *, sde: SDE | None = None
+    ) -> Float[Array, "batch *dims"]:
         """Gradient of log p_t at xt; without an SDE, alpha = 1 and t = sigma."""
         del cond
         xt = as_float(xt)
         solved, log_joint = self._solve(xt, *_alpha_std(t, sde, xt))
         return _average(log_joint, -solved)
 
-    def log_prob(self, xt: Array, t: Scalar, *, sde: SDE | None = None) -> Array:
+    def log_prob(
+        self, xt: Points, t: Level, *, sde: SDE | None = None
+    ) -> Float[Array, " batch"]:
         """Log-density of xt at time t in nats, [batch]; without an SDE, t = sigma."""
         return jax.nn.logsumexp(self.log_joint(xt, t, sde=sde), axis=1)
 
-    def log_joint(self, xt: Array, t: Scalar, *, sde: SDE | None = None) -> Array:
+    def log_joint(
+        self, xt: Points, t: Level, *, sde: SDE | None = None
+    ) -> Float[Array, "batch components"]:
         """Log-density of xt and each component: [batch, components]."""
         xt = as_float(xt)
         return self._solve(xt, *_alpha_std(t, sde, xt))[1]
 
-    def sample(self, key: Key, num_samples: int) -> Array:
+    def sample(self, key: Key, num_samples: int) -> Float[Array, "{num_samples} *dims"]:
         """Draw x0 independently, [num_samples, dims]."""
         key_component, key_noise = jr.split(key)
         means, weights = as_float(self.means), self._normalised_weights()
@@ -76,11 +83,11 @@ class GaussianMixture:
         eps = jr.normal(key_noise, (num_samples, means.shape[1]), means.dtype)
         return means[component] + jnp.einsum("nij,nj->ni", roots[component], eps)
 
-    def mean(self) -> Array:
+    def mean(self) -> Float[Array, " dims"]:
         """Mean of x0, [dims]."""
         return self._normalised_weights() @ as_float(self.means)
 
-    def covariance(self) -> Array:
+    def covariance(self) -> Float[Array, "dims dims"]:
         """Covariance of x0, [dims, dims]."""
         weights = self._normalised_weights()
         centred = as_float(self.means) - self.mean()[None]
@@ -91,7 +98,7 @@ class GaussianMixture:
         weights = as_float(self.weights)
         return weights / weights.sum()
 
-    def _posterior(self, x: Array, sigma: Scalar) -> tuple[Array, Array]:
+    def _posterior(self, x: Points, sigma: Level) -> tuple[Array, Array]:
         """The log-joint of x and each component, and E[x0 given both]."""
         x = as_float(x)
         solved, log_joint = self._solve(x, *_alpha_std(sigma, None, x))
@@ -173,7 +180,7 @@ def _average(log_joint: Array, values: Array) -> Array:
     return (jax.nn.softmax(log_joint, axis=1)[..., None] * values).sum(1)
 
 
-def _alpha_std(t: Scalar, sde: SDE | None, x: Array) -> tuple[Array, Array]:
+def _alpha_std(t: Level, sde: SDE | None, x: Array) -> tuple[Array, Array]:
     """Compute (alpha, std) at t, each a scalar or [batch].
 
     Raises: ValueError for t of another shape.
@@ -199,16 +206,18 @@ class LabelledMixture(GaussianMixture):
         classes: p(c given k), [num_classes, components]; classes may overlap.
     """
 
-    classes: Array
+    classes: Float[Array, "classes components"]
 
-    def denoise(self, x: Array, sigma: Scalar, cond: Any = None) -> Array:
+    def denoise(
+        self, x: Points, sigma: Level, cond: Any = None
+    ) -> Float[Array, "batch *dims"]:
         """E[x0 given x0 + sigma eps = x and the class]."""
         log_joint, posterior_means = self._posterior(x, sigma)
         if cond is not None:
             log_joint = log_joint + self._log_class(cond["label"], x.dtype)
         return _average(log_joint, posterior_means)
 
-    def log_class(self, x: Array, sigma: Scalar, cond: Any) -> Array:
+    def log_class(self, x: Points, sigma: Level, cond: Any) -> Float[Array, " batch"]:
         """log p(label given x at noise level sigma) in nats, [batch]."""
         log_joint = self.log_joint(x, sigma)
         log_class = self._log_class(cond["label"], x.dtype)
@@ -241,7 +250,9 @@ class Gaussian(GaussianMixture):
             mean[None], as_float(covariance)[None], jnp.ones(1, mean.dtype)
         )
 
-    def flow(self, x: Array, sigma: Scalar, sigma_next: Scalar) -> Array:
+    def flow(
+        self, x: Points, sigma: Level, sigma_next: Level
+    ) -> Float[Array, "batch dims"]:
         """Carry x by the probability flow from level sigma to sigma_next.
 
         Along each eigenvector of the covariance, with eigenvalue c, the distance to
@@ -281,9 +292,11 @@ class PointMasses:
         points: [num_points, *dims].
     """
 
-    points: Array
+    points: Float[Array, "points *dims"]
 
-    def denoise(self, x: Array, sigma: Scalar, cond: Any = None) -> Array:
+    def denoise(
+        self, x: Points, sigma: Level, cond: Any = None
+    ) -> Float[Array, "batch *dims"]:
         """E[x0 given x0 + sigma eps = x], an average of points; `cond` is ignored."""
         del cond
         x = as_float(x)
@@ -293,21 +306,23 @@ class PointMasses:
         return (posterior @ flat).reshape(x.shape)
 
     def score(
-        self, xt: Array, t: Scalar, cond: Any = None, *, sde: SDE | None = None
-    ) -> Array:
+        self, xt: Points, t: Level, cond: Any = None, *, sde: SDE | None = None
+    ) -> Float[Array, "batch *dims"]:
         """Gradient of log p_t at xt; without an SDE, alpha = 1 and t = sigma."""
         xt = as_float(xt)
         alpha, std = (expand_like(a, xt) for a in _alpha_std(t, sde, xt))
         sigma = t if sde is None else sde.sigma(t)
         return (alpha * self.denoise(xt / alpha, sigma, cond) - xt) / std**2
 
-    def log_prob(self, xt: Array, t: Scalar, *, sde: SDE | None = None) -> Array:
+    def log_prob(
+        self, xt: Points, t: Level, *, sde: SDE | None = None
+    ) -> Float[Array, " batch"]:
         """Log-density of xt at time t in nats, [batch]; without an SDE, t = sigma."""
         xt = as_float(xt)
         log_joint = self._log_joint(xt, *_alpha_std(t, sde, xt))
         return jax.nn.logsumexp(log_joint, axis=1)
 
-    def sample(self, key: Key, num_samples: int) -> Array:
+    def sample(self, key: Key, num_samples: int) -> Float[Array, "{num_samples} *dims"]:
         """Draw points with replacement, [num_samples, *dims]."""
         return jr.choice(key, jnp.asarray(self.points), (num_samples,))
 

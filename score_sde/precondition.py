@@ -18,21 +18,22 @@ from typing import Annotated, Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from score_sde import schedules
 from score_sde.arrays import as_float, check_alike, expand_like
 from score_sde.fields import Positive, at_least, checks_rules, one_of
 from score_sde.sde import SDE, VP, SubVP
-from score_sde.types import Array, Denoise, Scalar, Score
+from score_sde.types import Array, Denoise, Level, Points, Score, Times
 
 
 class Preconditioner(NamedTuple):
     """Coefficients of D at one noise level, each shaped like sigma."""
 
-    skip: Array
-    out: Array
-    in_: Array
-    noise: Array
+    skip: Float[Array, "*times"]
+    out: Float[Array, "*times"]
+    in_: Float[Array, "*times"]
+    noise: Float[Array, "*times"]
 
 
 Precondition = Callable[[Array], Preconditioner]
@@ -40,7 +41,7 @@ Precondition = Callable[[Array], Preconditioner]
 
 @checks_rules
 def edm(
-    sigma: Scalar, *, sigma_data: Annotated[float, Positive] = 0.5
+    sigma: Times, *, sigma_data: Annotated[float, Positive] = 0.5
 ) -> Preconditioner:
     """Unit-variance inputs and targets at every noise level (Karras 2022, sec. 5)."""
     sigma = as_float(sigma)
@@ -55,7 +56,7 @@ def edm(
 
 @checks_rules
 def vp(
-    sigma: Scalar,
+    sigma: Times,
     *,
     beta_min: Annotated[float, Positive] = 0.1,
     beta_max: Annotated[float, Positive] = 20.0,
@@ -75,7 +76,7 @@ def vp(
 
 @checks_rules
 def subvp(
-    sigma: Scalar,
+    sigma: Times,
     *,
     beta_min: Annotated[float, Positive] = 0.1,
     beta_max: Annotated[float, Positive] = 20.0,
@@ -90,7 +91,7 @@ def subvp(
     return noise(sigma)._replace(in_=sde.alpha(t), noise=(num_steps - 1) * t)
 
 
-def ve(sigma: Scalar) -> Preconditioner:
+def ve(sigma: Times) -> Preconditioner:
     """Noise prediction, up to its sign, of a VE network fed with x itself."""
     sigma = as_float(sigma)
     one = jnp.ones_like(sigma)
@@ -99,7 +100,7 @@ def ve(sigma: Scalar) -> Preconditioner:
 
 @checks_rules
 def ve_ladder(
-    sigma: Scalar,
+    sigma: Times,
     *,
     num_steps: Annotated[int, at_least(1)] = 1000,
     sigma_min: Annotated[float, Positive] = 0.02,
@@ -130,7 +131,7 @@ def ve_ladder(
 
 @checks_rules
 def iddpm(
-    sigma: Scalar,
+    sigma: Times,
     *,
     num_steps: Annotated[int, at_least(1)] = 1000,
     c_1: Annotated[float, Positive] = 0.001,
@@ -152,7 +153,7 @@ def iddpm(
 
 @checks_rules
 def chain(
-    sigma: Scalar,
+    sigma: Times,
     *,
     beta_schedule: Annotated[str, one_of(schedules.BETA_SCHEDULES)] = "linear",
     num_train_timesteps: Annotated[int, at_least(1)] = 1000,
@@ -183,27 +184,27 @@ def chain(
     return noise(sigma)._replace(noise=jnp.interp(_log(sigma), known, steps))
 
 
-def noise(sigma: Scalar) -> Preconditioner:
+def noise(sigma: Times) -> Preconditioner:
     """Coefficients of an F that predicts the noise: D = x - sigma F (Ho 2020)."""
     sigma = as_float(sigma)
     scale = 1 / jnp.hypot(sigma, jnp.ones_like(sigma))
     return Preconditioner(jnp.ones_like(sigma), -sigma, scale, _log(sigma) / 4)
 
 
-def x0(sigma: Scalar) -> Preconditioner:
+def x0(sigma: Times) -> Preconditioner:
     """Coefficients of an F that predicts the clean data: D = F."""
     sigma = as_float(sigma)
     return noise(sigma)._replace(skip=jnp.zeros_like(sigma), out=jnp.ones_like(sigma))
 
 
-def v(sigma: Scalar) -> Preconditioner:
+def v(sigma: Times) -> Preconditioner:
     """Coefficients of an F that predicts v = alpha eps - std x0 (Salimans 2022)."""
     sigma = as_float(sigma)
     scale = noise(sigma).in_
     return Preconditioner(scale**2, -sigma * scale, scale, _log(sigma) / 4)
 
 
-def velocity(sigma: Scalar) -> Preconditioner:
+def velocity(sigma: Times) -> Preconditioner:
     """Coefficients of an F that predicts the velocity eps - x0 (Lipman et al. 2022)."""
     sigma = as_float(sigma)
     scale = 1 / (1 + sigma)
@@ -256,7 +257,9 @@ def make_denoiser_with_variance(
     training (Nichol and Dhariwal 2021). The arguments are those of `make_denoiser`.
     """
 
-    def predict(x: Array, sigma: Scalar, cond: Any = None) -> tuple[Array, Array]:
+    def predict(
+        x: Points, sigma: Level, cond: Any = None
+    ) -> tuple[Float[Array, "batch *dims"], Float[Array, "batch ..."]]:
         x, c = _coefficients(precondition, x, sigma)
         skip, out, in_ = (expand_like(a, x) for a in (c.skip, c.out, c.in_))
         raw = network_fn(in_ * x, c.noise, cond)
@@ -268,10 +271,10 @@ def make_denoiser_with_variance(
 
 def make_classifier(
     network_fn: Callable[..., Array], precondition: Precondition
-) -> Callable[[Array, Scalar], Array]:
+) -> Callable[[Array, Level], Array]:
     """Make logits(x, sigma), [batch, classes], of `network_fn(in_ x, noise)`."""
 
-    def logits(x: Array, sigma: Scalar) -> Array:
+    def logits(x: Points, sigma: Level) -> Float[Array, "batch classes"]:
         x, c = _coefficients(precondition, x, sigma)
         return network_fn(expand_like(c.in_, x) * x, c.noise)
 
@@ -279,7 +282,7 @@ def make_classifier(
 
 
 def _coefficients(
-    precondition: Precondition, x: Array, sigma: Scalar
+    precondition: Precondition, x: Points, sigma: Level
 ) -> tuple[Array, Preconditioner]:
     """Return x as floats, and the coefficients at the level of each example."""
     x = as_float(x)
@@ -295,7 +298,7 @@ def make_score(denoise: Denoise, sde: SDE) -> Score:
     Any denoiser serves any SDE, since it knows sigma alone.
     """
 
-    def score(xt: Array, t: Scalar, cond: Any = None) -> Array:
+    def score(xt: Points, t: Level, cond: Any = None) -> Float[Array, "batch *dims"]:
         xt = as_float(xt)
         alpha, std = expand_like(sde.alpha(t), xt), expand_like(sde.std(t), xt)
         x0 = denoise(xt / alpha, sde.sigma(t), cond)

@@ -15,8 +15,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from jaxtyping import Float
+
 from score_sde.arrays import expand_like
-from score_sde.types import Array, Scalar
+from score_sde.types import Array, Level, Points
 
 
 class Prediction(NamedTuple):
@@ -90,14 +92,14 @@ def posterior_mean(alpha_s: Array, std_s: Array) -> Prediction:
 
 
 def convert(
-    value: Array,
-    xt: Array,
+    value: Points,
+    xt: Points,
     *,
     source: str | Prediction,
     target: str | Prediction,
-    alpha: Scalar,
-    std: Scalar,
-) -> Array:
+    alpha: Level,
+    std: Level,
+) -> Float[Array, "batch *dims"]:
     """Express a prediction made at xt as another one.
 
     Args:

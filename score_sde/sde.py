@@ -23,6 +23,7 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+from jaxtyping import Float
 
 from score_sde.arrays import (
     as_float,
@@ -33,7 +34,7 @@ from score_sde.arrays import (
     sum_over_data,
 )
 from score_sde.fields import Positive, pytree, require
-from score_sde.types import Array, Key, Scalar, Score
+from score_sde.types import Array, Key, Level, Points, Scalar, Score, Times
 
 TIMES_TO_1 = ("t_min < t_max <= 1", lambda sde: sde.t_min < sde.t_max <= 1)
 TIMES_BELOW_1 = ("t_min < t_max < 1", lambda sde: sde.t_min < sde.t_max < 1)
@@ -53,14 +54,14 @@ class SDE:
         require(self, ("t_min < t_max", lambda sde: sde.t_min < sde.t_max))
 
     @abstractmethod
-    def log_alpha(self, t: Scalar) -> Array:
+    def log_alpha(self, t: Times) -> Float[Array, "*times"]:
         """Logarithm of the scale of the data in xt."""
 
     @abstractmethod
-    def sigma(self, t: Scalar) -> Array:
+    def sigma(self, t: Times) -> Float[Array, "*times"]:
         """Noise level relative to the data; grows with t."""
 
-    def t_from_sigma(self, sigma: Scalar) -> Array:
+    def t_from_sigma(self, sigma: Times) -> Float[Array, "*times"]:
         """Invert `sigma`: the time at which the noise level is this, any shape.
 
         Here by bisecting log t, clipped to [t_min, t_max]; the SDEs below give closed
@@ -80,23 +81,23 @@ class SDE:
         low, high = jax.lax.fori_loop(0, 48, halve, (low, high))
         return jnp.exp(0.5 * (low + high))
 
-    def alpha(self, t: Scalar) -> Array:
+    def alpha(self, t: Times) -> Float[Array, "*times"]:
         """Scale of the data in xt."""
         return jnp.exp(self.log_alpha(t))
 
-    def std(self, t: Scalar) -> Array:
+    def std(self, t: Times) -> Float[Array, "*times"]:
         """Standard deviation of the noise in xt: alpha * sigma."""
         return self.alpha(t) * self.sigma(t)
 
-    def log_snr(self, t: Scalar) -> Array:
+    def log_snr(self, t: Times) -> Float[Array, "*times"]:
         """Logarithm of the signal-to-noise ratio alpha^2 / std^2 (Kingma 2021)."""
         return -2.0 * jnp.log(self.sigma(t))
 
-    def drift_rate(self, t: Scalar) -> Array:
+    def drift_rate(self, t: Times) -> Float[Array, "*times"]:
         """f(t) = d log_alpha/dt, so that the forward drift is f(t) xt."""
         return _derivative(self.log_alpha, t)
 
-    def diffusion_squared(self, t: Scalar) -> Array:
+    def diffusion_squared(self, t: Times) -> Float[Array, "*times"]:
         """g(t)^2 = alpha^2 d(sigma^2)/dt; at t = 0 the limit from above."""
         t = as_float(t)
         # There sigma may have no derivative, like the root of VP; sqrt(tiny) is 1e-19.
@@ -104,7 +105,7 @@ class SDE:
         return self.alpha(t) ** 2 * _derivative(lambda t: self.sigma(t) ** 2, t)
 
 
-def _derivative(function: Callable[[Array], Array], t: Scalar) -> Array:
+def _derivative(function: Callable[[Array], Array], t: Times) -> Array:
     """The derivative of a function that acts on each element of t."""
     t = as_float(t)
     return jax.jvp(function, (t,), (jnp.ones_like(t),))[1]
@@ -121,18 +122,18 @@ class VP(SDE):
         ordered = ("beta_min <= beta_max", lambda sde: sde.beta_min <= sde.beta_max)
         require(self, ordered, TIMES_TO_1)
 
-    def integral_beta(self, t: Scalar) -> Array:
+    def integral_beta(self, t: Times) -> Float[Array, "*times"]:
         """B(t): the integral of beta from 0 to t."""
         t = as_float(t)
         return self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t**2
 
-    def log_alpha(self, t: Scalar) -> Array:
+    def log_alpha(self, t: Times) -> Float[Array, "*times"]:
         return -0.5 * self.integral_beta(t)
 
-    def sigma(self, t: Scalar) -> Array:
+    def sigma(self, t: Times) -> Float[Array, "*times"]:
         return jnp.sqrt(jnp.expm1(self.integral_beta(t)))
 
-    def t_from_sigma(self, sigma: Scalar) -> Array:
+    def t_from_sigma(self, sigma: Times) -> Float[Array, "*times"]:
         return self.t_from_integral_beta(jnp.log1p(as_float(sigma) ** 2))
 
     def t_from_integral_beta(self, integral: Array) -> Array:
@@ -146,10 +147,10 @@ class VP(SDE):
 class SubVP(VP):
     """The sub-VP SDE: less noise than VP at every t (Song et al. 2021, eq. 12)."""
 
-    def sigma(self, t: Scalar) -> Array:
+    def sigma(self, t: Times) -> Float[Array, "*times"]:
         return 2 * jnp.sinh(0.5 * self.integral_beta(t))
 
-    def t_from_sigma(self, sigma: Scalar) -> Array:
+    def t_from_sigma(self, sigma: Times) -> Float[Array, "*times"]:
         return self.t_from_integral_beta(2 * jnp.arcsinh(0.5 * as_float(sigma)))
 
 
@@ -167,14 +168,14 @@ class VE(SDE):
         ordered = ("sigma_min < sigma_max", lambda sde: sde.sigma_min < sde.sigma_max)
         require(self, ordered, TIMES_TO_1)
 
-    def log_alpha(self, t: Scalar) -> Array:
+    def log_alpha(self, t: Times) -> Float[Array, "*times"]:
         return jnp.zeros_like(as_float(t))
 
-    def sigma(self, t: Scalar) -> Array:
+    def sigma(self, t: Times) -> Float[Array, "*times"]:
         # A power, since exp(t log ratio) doubles the error of g^2 in float32.
         return self.sigma_min * jnp.power(self.sigma_max / self.sigma_min, as_float(t))
 
-    def t_from_sigma(self, sigma: Scalar) -> Array:
+    def t_from_sigma(self, sigma: Times) -> Float[Array, "*times"]:
         log_ratio = jnp.log(self.sigma_max / self.sigma_min)
         return jnp.log(as_float(sigma) / self.sigma_min) / log_ratio
 
@@ -186,13 +187,13 @@ class EDM(SDE):
     t_min: Annotated[float, Positive] = dataclasses.field(default=0.002, kw_only=True)
     t_max: Annotated[float, Positive] = dataclasses.field(default=80.0, kw_only=True)
 
-    def log_alpha(self, t: Scalar) -> Array:
+    def log_alpha(self, t: Times) -> Float[Array, "*times"]:
         return jnp.zeros_like(as_float(t))
 
-    def sigma(self, t: Scalar) -> Array:
+    def sigma(self, t: Times) -> Float[Array, "*times"]:
         return as_float(t)
 
-    def t_from_sigma(self, sigma: Scalar) -> Array:
+    def t_from_sigma(self, sigma: Times) -> Float[Array, "*times"]:
         return as_float(sigma)
 
 
@@ -210,14 +211,14 @@ class CosineVP(SDE):
     def __post_init__(self) -> None:
         require(self, TIMES_BELOW_1)
 
-    def log_alpha(self, t: Scalar) -> Array:
+    def log_alpha(self, t: Times) -> Float[Array, "*times"]:
         return -0.5 * jnp.log1p(self.sigma(t) ** 2)
 
-    def sigma(self, t: Scalar) -> Array:
+    def sigma(self, t: Times) -> Float[Array, "*times"]:
         t = as_float(t)
         return jnp.sin(0.5 * jnp.pi * t) / jnp.sin(0.5 * jnp.pi * (1 - t))
 
-    def t_from_sigma(self, sigma: Scalar) -> Array:
+    def t_from_sigma(self, sigma: Times) -> Float[Array, "*times"]:
         return jnp.arctan(as_float(sigma)) / (0.5 * jnp.pi)
 
 
@@ -230,19 +231,21 @@ class StraightLine(SDE):
     def __post_init__(self) -> None:
         require(self, TIMES_BELOW_1)
 
-    def log_alpha(self, t: Scalar) -> Array:
+    def log_alpha(self, t: Times) -> Float[Array, "*times"]:
         return jnp.log1p(-as_float(t))
 
-    def sigma(self, t: Scalar) -> Array:
+    def sigma(self, t: Times) -> Float[Array, "*times"]:
         t = as_float(t)
         return t / (1 - t)
 
-    def t_from_sigma(self, sigma: Scalar) -> Array:
+    def t_from_sigma(self, sigma: Times) -> Float[Array, "*times"]:
         sigma = as_float(sigma)
         return sigma / (1 + sigma)
 
 
-def perturb(x0: Array, eps: Array, t: Scalar, *, sde: SDE) -> Array:
+def perturb(
+    x0: Points, eps: Points, t: Level, *, sde: SDE
+) -> Float[Array, "batch *dims"]:
     """Noise clean data: xt = alpha(t) x0 + std(t) eps.
 
     Args:
@@ -258,22 +261,22 @@ def perturb(x0: Array, eps: Array, t: Scalar, *, sde: SDE) -> Array:
     return expand_like(sde.alpha(t), x0) * x0 + expand_like(sde.std(t), x0) * eps
 
 
-def forward_drift(xt: Array, t: Scalar, *, sde: SDE) -> Array:
+def forward_drift(xt: Points, t: Level, *, sde: SDE) -> Float[Array, "batch *dims"]:
     """Drift of the forward SDE: f(t) xt, shaped like xt."""
     return expand_like(sde.drift_rate(t), xt) * xt
 
 
 def reverse_drift(
-    xt: Array, t: Scalar, *, sde: SDE, score: Score, cond: Any = None
-) -> Array:
+    xt: Points, t: Level, *, sde: SDE, score: Score, cond: Any = None
+) -> Float[Array, "batch *dims"]:
     """Drift of the SDE that runs back in time: f xt - g^2 score (Anderson 1982)."""
     g_squared = expand_like(sde.diffusion_squared(t), xt)
     return forward_drift(xt, t, sde=sde) - g_squared * score(xt, t, cond)
 
 
 def probability_flow(
-    xt: Array, t: Scalar, *, sde: SDE, score: Score, cond: Any = None
-) -> Array:
+    xt: Points, t: Level, *, sde: SDE, score: Score, cond: Any = None
+) -> Float[Array, "batch *dims"]:
     """dx/dt of the ODE with the SDE's marginals: f xt - g^2 score / 2 (Song 2021)."""
     g_squared = expand_like(sde.diffusion_squared(t), xt)
     return forward_drift(xt, t, sde=sde) - 0.5 * g_squared * score(xt, t, cond)
@@ -296,7 +299,7 @@ def rescaled_flow(
 
 def prior_sample(
     key: Key, shape: tuple[int, ...], *, sde: SDE, dtype: Any = None
-) -> Array:
+) -> Float[Array, "batch *dims"]:
     """Draw x at t_max from N(0, std(t_max)^2).
 
     Args:
@@ -310,7 +313,7 @@ def prior_sample(
     return expand_like(sde.std(sde.t_max), eps) * eps
 
 
-def prior_log_prob(x: Array, *, sde: SDE) -> Array:
+def prior_log_prob(x: Points, *, sde: SDE) -> Float[Array, " batch"]:
     """Log-density of N(0, std(t_max)^2) in nats: [batch, *dims] -> [batch]."""
     x = as_float(x)
     log_std = jnp.log(jnp.asarray(sde.std(sde.t_max), x.dtype))

@@ -15,29 +15,53 @@ cond    what the data depend on: any pytree whose leaves lead with [batch], or N
 from __future__ import annotations
 
 import difflib
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import jax
+import numpy as np
+from jaxtyping import Num
 
 Array = jax.Array
 Key = jax.Array
 Scalar = float | Array
 """A number, or an array of numbers whose shape the docstring tells."""
 
+# What the doors of the library take: NumPy's arrays and numbers, and lists of numbers,
+# serve as JAX's arrays.
+if TYPE_CHECKING:
+    Points = Array
+    Level = Scalar
+    Times = Scalar
+    Grid = Array
+else:
+    _Any = jax.Array | np.ndarray
+    _Other = float | np.number | list | tuple
+
+    Points = Num[_Any, "batch *dims"] | list | tuple
+    """Examples, [batch, *dims]."""
+    Level = _Other | Num[_Any, ""] | Num[_Any, " batch"]
+    """A noise level or a time: a scalar, or one per example."""
+    Times = _Other | Num[_Any, "*times"]
+    """Times of any shape, for functions that act on each of them."""
+    Grid = Num[_Any, " levels"] | list | tuple
+    """A row of noise levels or times."""
+
 NO_LABEL = -1
 """The label of an example whose class is not told."""
 
 
+@runtime_checkable
 class Denoise(Protocol):
     """The denoiser E[x0 | x0 + sigma eps = x], which all other objects make or use."""
 
-    def __call__(self, x: Array, sigma: Scalar, cond: Any = None, /) -> Array: ...
+    def __call__(self, x: Array, sigma: Level, cond: Any = None, /) -> Array: ...
 
 
+@runtime_checkable
 class Score(Protocol):
     """The gradient of log p_t at xt."""
 
-    def __call__(self, xt: Array, t: Scalar, cond: Any = None, /) -> Array: ...
+    def __call__(self, xt: Array, t: Level, cond: Any = None, /) -> Array: ...
 
 
 class UserError(ValueError):

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import jax
 import jax.random as jr
+import jaxtyping
 import pytest
+import typecheck
 
 # Most of the time of these tests is compilation: a quarter less of it all.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
@@ -17,6 +19,15 @@ os.environ.setdefault("PJRT_NPROC", "16")
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+typecheck.install()  # before score_sde is imported
+
+
+@pytest.fixture
+def unchecked():
+    """Call functions without checks of shapes, as users do, to meet their errors."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -96,6 +96,7 @@ def test_a_key_of_words_is_the_key_that_it_means(draw):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_what_is_no_key_is_refused():
     with pytest.raises(ValueError, match=r"made by jax.random.key\(seed\), got 0"):
         ss.prior_sample(0, (3, 2), sde=SDE)
@@ -103,6 +104,7 @@ def test_what_is_no_key_is_refused():
         example_keys(jr.split(jr.key(0), 2), 3)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("num_columns", [1, 5])
 def test_nothing_is_broadcast_unnoticed(num_columns, key):
     other = jnp.ones((2, num_columns))

@@ -324,7 +324,7 @@ def test_methods_treat_examples_alone_and_keep_float32(method):
         ),
         (lambda: Mask(jnp.ones((6, 3)))(jnp.ones((2, *IMAGE))), "does not fit data"),
         (lambda: Downsample(4)(jnp.ones((2, *IMAGE))), "no multiples of factor 4"),
-        (lambda: Downsample(0), "needs 1 <= factor"),
+        (lambda: Downsample(0), "Downsample: factor is 0; it must be >= 1"),
         (lambda: Grey()(jnp.ones((2, 4, 6, 1))), "expected 3 channels"),
         (lambda: Blur(jnp.ones((9, 9)))(jnp.ones((2, *IMAGE))), "larger than images"),
         (

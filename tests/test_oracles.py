@@ -6,7 +6,7 @@ import pytest
 from cases import ALL_SDES, GAUSSIAN, MIXTURE, close, golden, name_of, problems
 from scipy.stats import multivariate_normal
 
-from score_sde import oracles
+from score_sde import oracles, sde
 
 CASES, ARRAYS = golden("problem")
 CLOSED = [c for c in CASES if c["function"] == "problem.closed_form"]
@@ -29,7 +29,7 @@ def test_closed_forms_are_those_of_an_independent_program(case):
         jnp.asarray(ARRAYS[case["in"][k][1:]]) for k in ("x", "alpha", "sigma")
     )
 
-    class Levels:
+    class Levels(sde.SDE):
         def alpha(self, t):
             return alpha
 

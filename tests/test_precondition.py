@@ -177,6 +177,7 @@ def test_denoisers_keep_float32_and_are_conditional():
     assert (out[0] != out[1]).all()
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_sigma_of_the_wrong_shape_is_named():
     denoise = ss.make_denoiser(lambda x, noise, cond: x, ss.precondition.v)
     with pytest.raises(ValueError, match="one value per example"):

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -78,3 +79,19 @@ def test_a_rule_of_a_registry_knows_what_was_added_later():
     registry["second"] = 2
     assert rule.holds("second")
     assert "second" in rule.complaint("secnd")
+
+
+def test_shapes_in_signatures_are_checked_while_tests_run():
+    x0 = np.ones((2, 3))
+    with pytest.raises(jaxtyping.TypeCheckError, match="parameter 'eps'"):
+        sde.perturb(x0, np.ones((2, 4)), 0.5, sde=sde.VP())
+    with pytest.raises(jaxtyping.TypeCheckError, match="parameter 't'"):
+        sde.perturb(x0, x0, np.full(3, 0.5), sde=sde.VP())
+
+
+def test_numpy_and_lists_pass_the_checks_of_shapes():
+    x0, vp = [[1.0, 2.0]], sde.VP()
+    expected = sde.perturb(jax.numpy.asarray(x0), jax.numpy.asarray(x0), 0.5, sde=vp)
+    for t in (0.5, np.float32(0.5), [0.5], np.asarray(0.5), np.asarray([0.5])):
+        found = sde.perturb(x0, np.asarray(x0), t, sde=vp)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)  # float32 has 6e-8

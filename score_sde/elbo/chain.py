@@ -20,6 +20,8 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
+from jaxtyping import Float, Int, Num
 
 from score_sde.arrays import (
     as_float,
@@ -31,7 +33,7 @@ from score_sde.arrays import (
 )
 from score_sde.elbo.terms import Bound, Decoder, noise_at, prior_term
 from score_sde.fields import Positive, checks_rules
-from score_sde.types import Array, Denoise, Key
+from score_sde.types import Array, Denoise, Grid, Key, Points
 
 Variance = Callable[[Array, Array, Array], Array]
 """(x, sigmas, index) -> log of the variance of step `index` in p.
@@ -119,14 +121,14 @@ def _log_beta(sigmas: Array, index: Array) -> Array:
 
 def chain_term(
     reverse: Reverse,
-    x0: Array,
-    eps: Array,
-    index: Array,
+    x0: Float[Array, "batch *dims"],
+    eps: Float[Array, "batch *dims"],
+    index: Int[Array, ""] | Int[Array, " batch"],
     *,
-    sigmas: Array,
+    sigmas: Float[Array, " levels"],
     decoder: Decoder,
     cond: Any = None,
-) -> tuple[Array, Array]:
+) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
     """Compute one term of the bound at x0 + sigmas[index] eps.
 
     Args:
@@ -174,11 +176,11 @@ def _chain_nats(
 def chain_bound(
     key: Key | None,
     reverse: Reverse,
-    x0: Array,
+    x0: Points,
     *,
-    sigmas: Array,
+    sigmas: Grid,
     decoder: Decoder,
-    noise: Array | None = None,
+    noise: Num[Array | np.ndarray, "levels batch *dims"] | None = None,
     cond: Any = None,
 ) -> Bound:
     """Estimate the bound of a chain with prior N(0, 1) on xt, by a draw at every level.
@@ -224,13 +226,13 @@ def chain_bound(
 def hybrid_loss(
     key: Key,
     reverse: Reverse,
-    x0: Array,
+    x0: Points,
     *,
-    sigmas: Array,
+    sigmas: Grid,
     decoder: Decoder,
     bound_weight: Annotated[float, Positive] = 1e-3,
     cond: Any = None,
-) -> Array:
+) -> Float[Array, " batch"]:
     """L_simple + bound_weight T L_vlb, per example (Nichol and Dhariwal 2021, eq. 16).
 
     The second term, in bits/dim, trains the variance alone: its mean has no gradient.
@@ -263,14 +265,14 @@ def hybrid_loss(
 
 def hybrid_terms(
     reverse: Reverse,
-    x0: Array,
-    eps: Array,
-    index: Array,
+    x0: Float[Array, "batch *dims"],
+    eps: Float[Array, "batch *dims"],
+    index: Int[Array, ""] | Int[Array, " batch"],
     *,
-    sigmas: Array,
+    sigmas: Float[Array, " levels"],
     decoder: Decoder,
     cond: Any = None,
-) -> tuple[Array, Array]:
+) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
     """Both terms of the hybrid loss at one step: (L_simple, L_vlb), each [batch].
 
     L_simple is the mean squared error of the noise, L_vlb the term of the bound in

@@ -24,14 +24,14 @@ from score_sde.elbo.terms import (
     prior_term,
 )
 from score_sde.fields import at_least, checks_rules
-from score_sde.types import Array, Denoise, Key, Scalar
+from score_sde.types import Array, Denoise, Key, Points, Scalar
 
 
 @checks_rules
 def continuous_bound(
     key: Key,
     denoise: Denoise,
-    x0: Array,
+    x0: Points,
     *,
     sigma_min: Scalar,
     sigma_max: Scalar,

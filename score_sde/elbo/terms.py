@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jax.scipy.special import log_ndtr
+from jaxtyping import Float
 
 from score_sde.arrays import example_keys, per_example, sum_over_data
 from score_sde.types import Array, Key, Scalar
@@ -18,24 +19,26 @@ from score_sde.types import Array, Key, Scalar
 class Bound(NamedTuple):
     """Terms of the bound in nats, one row per example."""
 
-    prior: Array
+    prior: Float[Array, " batch"]
     """L_T: what is left of x0 at the highest level, [batch]."""
-    steps: Array
+    steps: Float[Array, "batch steps"]
     """[batch, steps], from the lowest level up."""
-    decoder: Array
+    decoder: Float[Array, " batch"]
     """L_0, [batch]."""
-    sigma: Array
+    sigma: Float[Array, "batch steps"]
     """The level that each step starts from, [batch, steps]."""
-    squared_error: Array
+    squared_error: Float[Array, "batch steps"]
     """|x0 - D|^2 at that level, mean over the data, [batch, steps]."""
 
     @property
-    def nats(self) -> Array:
+    def nats(self) -> Float[Array, " batch"]:
         """The bound: no less than -log p(x0) in expectation, [batch]."""
         return self.prior + self.steps.sum(1) + self.decoder
 
 
-def prior_term(x0: Array, sigma: Scalar, *, prior_variance: Scalar) -> Array:
+def prior_term(
+    x0: Float[Array, "batch *dims"], sigma: Scalar, *, prior_variance: Scalar
+) -> Float[Array, " batch"]:
     """KL of x0 + sigma eps given x0 to the prior N(0, prior_variance), [batch].
 
     Args:
@@ -48,7 +51,9 @@ def prior_term(x0: Array, sigma: Scalar, *, prior_variance: Scalar) -> Array:
     return sum_over_data(0.5 * (mean + (ratio - 1 - jnp.log(ratio))))
 
 
-def noise_at(key: Key, index: Array, x: Array) -> Array:
+def noise_at(
+    key: Key, index: Array, x: Float[Array, "batch *dims"]
+) -> Float[Array, "batch *dims"]:
     """Draw noise shaped like x that is a function of (key, example, index)."""
     keys = jax.vmap(lambda k: jr.fold_in(k, index))(example_keys(key, x.shape[0]))
     return per_example(jr.normal, keys, x)
@@ -61,7 +66,9 @@ std is a scalar or has the rank of x0.
 """
 
 
-def gaussian_decoder(x0: Array, denoised: Array, std: Array) -> Array:
+def gaussian_decoder(
+    x0: Float[Array, "batch *dims"], denoised: Float[Array, "batch *dims"], std: Array
+) -> Float[Array, " batch"]:
     """Score continuous data by the density of N(denoised, std^2) at x0, in nats."""
     z = (x0 - denoised) / std
     return sum_over_data(0.5 * z**2 + jnp.log(std) + 0.5 * math.log(2 * math.pi))

@@ -17,9 +17,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 
 from score_sde.arrays import as_float, expand_like, is_traced
-from score_sde.types import Array, Denoise, Scalar
+from score_sde.types import Array, Denoise, Level, Points, Scalar, Times
 
 Schedule = Callable[[Array], Array]
 """sigma, a scalar or [batch] -> weights of that shape."""
@@ -35,11 +36,13 @@ class Guided:
     """sigma -> evaluations of one call there, in the shape of sigma. Two conditions
     that share one call of the network count as two: that call has twice the batch."""
 
-    def __call__(self, x: Array, sigma: Scalar, cond: Any = None) -> Array:
+    def __call__(
+        self, x: Points, sigma: Level, cond: Any = None
+    ) -> Float[Array, "batch *dims"]:
         return self.function(as_float(x), sigma, cond)
 
 
-def network_evals(denoise: Denoise, sigma: Scalar) -> Array:
+def network_evals(denoise: Denoise, sigma: Times) -> Int[Array, "*times"]:
     """Evaluations of the network in one call of `denoise` at sigma: 1 if it is plain.
 
     `SampleResult.num_evals` counts calls of the denoiser; times this it is the cost in

@@ -17,7 +17,7 @@ from score_sde.arrays import as_float, example_keys, expand_like, unbatched
 from score_sde.fields import at_least, checks_rules
 from score_sde.integrate import Stats, check_times, integrate
 from score_sde.sde import SDE, rescaled_flow
-from score_sde.types import Array, Key, Scalar, Score
+from score_sde.types import Array, Grid, Key, Points, Scalar, Score
 
 if TYPE_CHECKING:
     import diffrax
@@ -42,11 +42,11 @@ class Solution(NamedTuple):
 def solve_ode(
     score: Score,
     sde: SDE,
-    x: Array,
+    x: Points,
     *,
     t0: Scalar | None = None,
     t1: Scalar | None = None,
-    times: Array | None = None,
+    times: Grid | None = None,
     solver: diffrax.AbstractSolver | None = None,
     rtol: float = 1e-5,
     atol: float = 1e-5,
@@ -102,11 +102,11 @@ def solve_sde(
     key: Key,
     score: Score,
     sde: SDE,
-    x: Array,
+    x: Points,
     *,
     t0: Scalar | None = None,
     t1: Scalar | None = None,
-    times: Array | None = None,
+    times: Grid | None = None,
     num_steps: Annotated[int, at_least(1)] = 500,
     solver: diffrax.AbstractSolver | None = None,
     adaptive: bool = False,
@@ -230,7 +230,7 @@ class _Reverse(NamedTuple):
 
 
 def _times(
-    sde: SDE, t0: Scalar | None, t1: Scalar | None, times: Array | None, dtype: Any
+    sde: SDE, t0: Scalar | None, t1: Scalar | None, times: Grid | None, dtype: Any
 ) -> Array:
     """Return the grid of t, or its two ends.
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Annotated
 
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from score_sde import schedules
 from score_sde.arrays import as_float, is_traced
@@ -24,7 +25,7 @@ def karras(
     sigma_min: Annotated[Scalar, Positive],
     sigma_max: Annotated[Scalar, Positive],
     rho: Annotated[Scalar, Positive] = 7.0,
-) -> Array:
+) -> Float[Array, " levels"]:
     """Grid evenly spaced in sigma^(1/rho) (Karras et al. 2022, eq. 5).
 
     Args:
@@ -47,7 +48,7 @@ def exponential(
     *,
     sigma_min: Annotated[Scalar, Positive],
     sigma_max: Annotated[Scalar, Positive],
-) -> Array:
+) -> Float[Array, " levels"]:
     """Grid evenly spaced in log sigma."""
     return polyexponential(num_steps, sigma_min=sigma_min, sigma_max=sigma_max, rho=1.0)
 
@@ -59,7 +60,7 @@ def polyexponential(
     sigma_min: Annotated[Scalar, Positive],
     sigma_max: Annotated[Scalar, Positive],
     rho: Annotated[Scalar, Positive] = 1.0,
-) -> Array:
+) -> Float[Array, " levels"]:
     """Grid whose log sigma falls as a polynomial of degree rho; 1 is `exponential`."""
     _check_ends(sigma_min, sigma_max)
     high, low = (jnp.log(as_float(s)) for s in (sigma_max, sigma_min))
@@ -68,7 +69,7 @@ def polyexponential(
 
 
 @checks_rules
-def uniform_time(num_steps: Count, *, sde: SDE) -> Array:
+def uniform_time(num_steps: Count, *, sde: SDE) -> Float[Array, " levels"]:
     """Grid of any SDE: sigma at times evenly spaced from t_max to t_min."""
     return _with_zero(sde.sigma(jnp.linspace(sde.t_max, sde.t_min, num_steps)))
 
@@ -80,7 +81,7 @@ def vp(
     beta_d: Annotated[float, Positive] = 19.9,
     beta_min: Annotated[float, Positive] = 0.1,
     eps_s: Annotated[float, Positive] = 1e-3,
-) -> Array:
+) -> Float[Array, " levels"]:
     """Grid of a VP process at even times from 1 to eps_s (Karras 2022, table 1)."""
     sde = VP(beta_min=beta_min, beta_max=beta_min + beta_d, t_min=eps_s)
     return uniform_time(num_steps, sde=sde)
@@ -96,7 +97,7 @@ def ddpm(
     beta_end: Annotated[float, Positive] = 0.02,
     timestep_spacing: Annotated[str, one_of(schedules.TIMESTEP_SPACINGS)] = "leading",
     steps_offset: Annotated[int, at_least(0)] = 0,
-) -> Array:
+) -> Float[Array, " levels"]:
     """Grid of a discrete chain, at num_steps of its timesteps (Ho et al. 2020).
 
     Args:

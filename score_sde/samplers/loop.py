@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Num
 
 from score_sde.arrays import as_float, check_alike, is_traced
 from score_sde.samplers.adaptive_sde import AdaptiveSDE
@@ -30,7 +31,7 @@ from score_sde.samplers.progress import Report, report_end, reporting
 from score_sde.samplers.repaint import RePaint
 from score_sde.samplers.steps import Draw, Sampler, SampleResult
 from score_sde.samplers.unipc import UniPC
-from score_sde.types import Array, Denoise, Key, Scalar
+from score_sde.types import Array, Denoise, Grid, Key, Points, Scalar
 
 SAMPLERS: dict[str, type[Sampler]] = {
     "euler": Euler,
@@ -67,11 +68,11 @@ SAMPLERS: dict[str, type[Sampler]] = {
 def sample(
     sampler: str | Sampler,
     denoise: Denoise,
-    x: Array,
-    sigmas: Array,
+    x: Points,
+    sigmas: Grid,
     *,
     key: Key | None = None,
-    noise: Array | BrownianPath | None = None,
+    noise: Num[Array | np.ndarray, "draws batch *dims"] | BrownianPath | None = None,
     cond: Any = None,
     return_path: bool = False,
     progress: Report | None = None,
@@ -133,7 +134,7 @@ def _named(sampler: str | Sampler) -> Sampler:
 def _draws(
     sampler: Sampler,
     key: Key | None,
-    noise: Array | BrownianPath | None,
+    noise: Array | np.ndarray | BrownianPath | None,
     x: Array,
     sigmas: Array,
 ) -> Draw:
@@ -145,7 +146,7 @@ def _draws(
     return from_key(key, x) if noise is None else from_bank(noise, x)
 
 
-def _checked_grid(sigmas: Array, x: Array) -> Array:
+def _checked_grid(sigmas: Grid, x: Array) -> Array:
     if not is_traced(sigmas):
         values = np.asarray(sigmas, np.float64)
         if values.ndim != 1 or len(values) < 2:

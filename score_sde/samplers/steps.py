@@ -7,7 +7,7 @@ that the probability flow of every SDE is dx/dsigma = (x - D(x, sigma)) / sigma.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ Model = Callable[[Array, Scalar], Array]
 """(x, sigma) -> x0, the denoiser with its condition bound."""
 
 
+@runtime_checkable
 class Draw(Protocol):
     """Draw the k-th standard normal noise of whoever calls, shaped like x.
 
