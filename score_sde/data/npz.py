@@ -143,6 +143,12 @@ def described(place: Path) -> Described:
         ) from None
     if FORMAT in stored:
         return Described(_stated(place, str(stored[FORMAT])), {})
+    if name == "images" and len(shape) != 4:
+        with offering_conversion(place):
+            raise UserError(
+                f"{place}: images are of shape {shape}; expected [examples, height, "
+                "width, channels]."
+            )
     levels = {"num_levels": LEVELS if name == "images" else 0} if name else {}
     return Described({}, ({"shape": shape[1:]} if len(shape) > 1 else {}) | levels)
 
