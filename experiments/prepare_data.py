@@ -28,6 +28,7 @@ OPTIONS = {
         str,
         "'folders' or a .json or .csv file, a column, an array, or a file of them",
     ),
+    "like": ("NPZ", str, "a prepared file, whose size, units and classes these get"),
     "levels": ("N", int, "grey levels of the images of an array; 256 by default"),
 }
 """Option -> (what its value is called, type, help)."""
@@ -71,6 +72,7 @@ def convert_main(words: list[str]) -> int:
             size=known.size or 0,
             labels=known.labels or "",
             levels=known.levels or 0,
+            like=known.like or "",
         )
         write(made, place)
     except UserError as error:

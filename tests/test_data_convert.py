@@ -461,3 +461,75 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         write(made, tmp_path / "out.npz")
     assert [p.name for p in tmp_path.iterdir()] == ["a.npy"]
+
+
+# Data that must be like others.
+
+
+def test_a_test_split_gets_units_and_classes_of_those_to_train_on(tmp_path, capsys):
+    points = RANDOM.normal(size=(90, 2)) * 7 + 1000
+    kinds = np.asarray(["a", "b", "c"])[np.arange(90) % 3]
+    np.savez(tmp_path / "a.npz", x=points[:60], y=kinds[:60])
+    np.savez(
+        tmp_path / "b.npz", x=points[60:] + 3, y=np.where(kinds[60:] == "a", "b", "c")
+    )
+    train, alone, test = (tmp_path / f"{n}.npz" for n in ("train", "alone", "test"))
+    prepared(tmp_path / "a.npz", train, capsys)
+    prepared(tmp_path / "b.npz", alone, capsys)
+    prepared(tmp_path / "b.npz", test, capsys, like=train)
+    files = SOURCES["files"]
+    with pytest.raises(UserError, match=r"whose shift is .*Prepare it like the other"):
+        files(path=str(train), test_path=str(alone))
+    made = files(path=str(train), test_path=str(test))
+    found = everything(made.test)
+    np.testing.assert_allclose(
+        made.to_units(found["values"]), points[60:] + 3, rtol=1e-6
+    )
+    assert set(found["label"].tolist()) == {1, 2}
+    np.savez(tmp_path / "c.npz", x=points[:2], y=["a", "d"])
+    error = refused(tmp_path / "c.npz", tmp_path, capsys, like=train)
+    assert "have the class 'd', none of ['a', 'b', 'c']" in error
+    np.savez(tmp_path / "c.npz", x=points[:, :1])
+    error = refused(tmp_path / "c.npz", tmp_path, capsys, like=train)
+    assert "entries; expected 1 each" in error
+    error = refused(tmp_path / "c.npz", tmp_path, capsys, like=tmp_path / "a.npz")
+    assert "has no array of ['images', 'latents'], but ['x', 'y']" in error
+    np.savez(tmp_path / "c.npz", latents=points)
+    error = refused(tmp_path / "a.npz", tmp_path, capsys, like=tmp_path / "c.npz")
+    assert "it must be a file that prepare-data wrote" in error
+
+
+def test_pictures_get_size_colours_and_classes_of_others(tmp_path, capsys):
+    first = {f"{n}/0.png": encoded(SMOOTH, "png") for n in ("cat", "dog", "elk")}
+    large = np.ascontiguousarray(GREY.repeat(2, 0).repeat(2, 1))
+    second = {f"{n}/0.png": encoded(large, "png") for n in ("elk", "dog")}
+    prepared(in_zip(tmp_path / "a.zip", first), tmp_path / "a.npz", capsys)
+    like = {"like": tmp_path / "a.npz"}
+    dataset, said = prepared(
+        in_zip(tmp_path / "b.zip", second), tmp_path / "b.npz", capsys, **like
+    )
+    assert dataset.format == Format((8, 8, 3), 256, 3)
+    assert everything(dataset.train)["label"].tolist() == [1, 2]
+    assert "labels: 2 of 3 classes" in said
+    np.save(tmp_path / "c.npy", IMAGES[..., :1])
+    error = refused(tmp_path / "c.npy", tmp_path, capsys, **like)
+    assert "shape is [8, 8, 1]; that of --like is (8, 8, 3)" in error
+
+
+def test_folders_of_other_classes_are_not_taken_for_the_same(tmp_path):
+    places = [
+        in_folder(tmp_path / name, {f"{n}/0.png": png(IMAGES[0]) for n in classes})
+        for name, classes in (("a", ("cat", "dog")), ("b", ("dog", "elk")))
+    ]
+    dataset = data.files(Format((6, 4, 3), 256, 2), *map(str, places))
+    assert len(dataset.train) == 2
+    with pytest.raises(UserError, match=r"has the classes \['dog', 'elk'\], and .*"):
+        dataset.split("test")
+
+
+def test_tables_that_are_no_text_are_said(tmp_path, capsys):
+    (tmp_path / "a.csv").write_bytes(b"1,2\n\xff\xfe,4\n")
+    assert "is no text in UTF-8" in refused(tmp_path / "a.csv", tmp_path, capsys)
+    (tmp_path / "a.csv").write_bytes(b"x,kind\n1,a\n2,\n")
+    error = refused(tmp_path / "a.csv", tmp_path, capsys, labels="kind")
+    assert "line 3: kind is empty; expected a class" in error

@@ -22,7 +22,7 @@ class Classes(NamedTuple):
     """What was done to get there."""
 
 
-def classes_of(given: Any, where: str) -> Classes:
+def classes_of(given: Any, where: str, names: tuple[str, ...] = ()) -> Classes:
     """Number the classes of labels.
 
     Whole numbers from 0 without a gap stay as they are, others are numbered in their
@@ -32,10 +32,27 @@ def classes_of(given: Any, where: str) -> Classes:
     Args:
         given: [examples] of numbers or texts, or one-hot rows [examples, classes].
         where: what errors call them.
+        names: classes that are numbered already; () to number those that are there.
 
     Raises:
         UserError: if they are none of these.
     """
+    found = _numbered(given, where)
+    if not names or found.names == names:
+        return found
+    number = {name: label for label, name in enumerate(names)}
+    unknown = [name for name in found.names if name not in number]
+    if unknown:
+        raise UserError(
+            f"{where} have the class {unknown[0]!r}, none of {list(names)}."
+        )
+    table = np.asarray([number[name] for name in found.names], np.int32)
+    done = f"labels: {len(found.names)} of {len(names)} classes"
+    return Classes(table[found.labels], names, done)
+
+
+def _numbered(given: Any, where: str) -> Classes:
+    """Number the classes that are there."""
     values = np.asarray(given)
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]

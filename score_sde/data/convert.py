@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from score_sde.data.convert_arrays import ARRAYS, TABLES, convert_arrays
 from score_sde.data.convert_pictures import convert_pictures
 from score_sde.data.local import local_path, whole_file
+from score_sde.data.npz import described
 from score_sde.data.units import AS_STORED, Units
 from score_sde.types import UserError
 
@@ -45,7 +46,7 @@ class Converted(NamedTuple):
         return float(2 * std / self.num_levels)
 
     @property
-    def format(self) -> dict[str, object]:
+    def format(self) -> dict[str, Any]:
         """What the source `files` reads of a prepared file."""
         return {
             "shape": list(self.values.shape[1:]),
@@ -60,7 +61,12 @@ class Converted(NamedTuple):
 
 
 def convert(
-    source: str, *, size: int = 0, labels: str = "", levels: int = 0
+    source: str,
+    *,
+    size: int = 0,
+    labels: str = "",
+    levels: int = 0,
+    like: str = "",
 ) -> Converted:
     """Read data of any kind, and make examples of one format of them.
 
@@ -70,6 +76,8 @@ def convert(
         labels: where labels are: 'folders' or a file for pictures, an array or a file
             for arrays, a column for tables; "" for the usual place, if there are any.
         levels: grey levels of images in arrays; 0 for 256.
+        like: a prepared file, whose size, units and classes these data get, as those of
+            a test split must have; "" for none.
 
     Raises:
         UserError: if that can't be done without more being said.
@@ -77,13 +85,19 @@ def convert(
     place = local_path(source, "--from")
     if not place.exists():
         raise UserError(f"--from is {source!r}; there is nothing.")
+    facts = _facts(like) if like else {}
+    shape = facts.get("shape", ())
+    if len(shape) == 3 and facts["num_levels"] and shape[0] == shape[1]:
+        size = size or shape[0]
     if place.is_file() and place.suffix.lower() in (*ARRAYS, *TABLES):
-        found = convert_arrays(place, size=size, labels=labels, levels=levels)
+        found = convert_arrays(
+            place, size=size, labels=labels, levels=levels, like=facts
+        )
         values, num_levels, classes, units, done = found
     else:
         if levels:
             raise UserError("--levels is for arrays; pictures have 256.")
-        images = convert_pictures(place, size=size, labels=labels)
+        images = convert_pictures(place, size=size, labels=labels, like=facts)
         values, classes, done = images
         num_levels, units = 256, AS_STORED
     made = Converted(
@@ -96,7 +110,22 @@ def convert(
     )
     if not made.sigma_data > 0:
         raise UserError(f"{place}: all values are the same.")
+    for name in ("shape", "num_levels") if facts else ():
+        told, value = facts[name], made.format[name]
+        if told != (tuple(value) if name == "shape" else value):
+            raise UserError(f"{place}: {name} is {value}; that of --like is {told}.")
     return made
+
+
+def _facts(like: str) -> dict[str, Any]:
+    """What a prepared file says of itself."""
+    place = local_path(like, "--like")
+    facts = described(place).stated if place.suffix == ".npz" else {}
+    if not facts:
+        raise UserError(
+            f"--like is {like!r}; it must be a file that prepare-data wrote."
+        )
+    return facts
 
 
 def checked_target(path: str) -> Path:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,7 +53,9 @@ class Arrays(NamedTuple):
     """What was done to how many, a line each."""
 
 
-def convert_arrays(place: Path, *, size: int, labels: str, levels: int) -> Arrays:
+def convert_arrays(
+    place: Path, *, size: int, labels: str, levels: int, like: Mapping[str, Any]
+) -> Arrays:
     """Read the arrays of a file, and turn them into examples.
 
     Args:
@@ -62,6 +64,8 @@ def convert_arrays(place: Path, *, size: int, labels: str, levels: int) -> Array
         labels: an array of the .npz file, a column of the .csv file, or another file of
             either kind; "" for an array of `LABELS` if it is there.
         levels: grey levels of images; 0 for 256.
+        like: the facts of data that these must be like, whose shift, scale and classes
+            they get; {} for none.
 
     Raises:
         UserError: if they can't be turned into examples without more being said.
@@ -81,7 +85,8 @@ def convert_arrays(place: Path, *, size: int, labels: str, levels: int) -> Array
     if whole is not None:
         if whole.dtype != values.dtype:
             done.append(f"{values.dtype} to whole numbers from 0 to 255")
-        levels = levels or (2 if values.dtype.kind == "b" else 256)
+        usual = 2 if values.dtype.kind == "b" else 256
+        levels = levels or like.get("num_levels", 0) or usual
         values, said = _images(whole, size, levels, place)
     else:
         if size or levels:
@@ -92,9 +97,11 @@ def convert_arrays(place: Path, *, size: int, labels: str, levels: int) -> Array
         if not good.all():
             done.append(f"left out, not finite: {np.count_nonzero(~good):,}")
             values, raw = values[good], None if raw is None else np.asarray(raw)[good]
-        values, units, said = _points(values, place)
+        told = Units(like.get("shift", ()), like.get("scale", ()))
+        values, units, said = _points(values, place, told)
         levels = 0
-    classes = None if raw is None else classes_of(raw, f"{place}: labels")
+    names = like.get("classes", ())
+    classes = None if raw is None else classes_of(raw, f"{place}: labels", names)
     said += [classes.done] if classes else []
     return Arrays(values, levels, classes, units, done + said)
 
@@ -155,11 +162,23 @@ def _flat(image: np.ndarray) -> np.ndarray:
     return image[..., 0] if image.shape[-1] == 1 else image
 
 
-def _points(values: np.ndarray, place: Path) -> tuple[np.ndarray, Units, list[str]]:
-    """Points of mean 0 and standard deviation 1, the way back, and what was done."""
+def _points(
+    values: np.ndarray, place: Path, told: Units
+) -> tuple[np.ndarray, Units, list[str]]:
+    """Points of mean 0 and standard deviation 1, the way back, and what was done.
+
+    Args:
+        values: of any rank and type.
+        place: where they are from, for errors.
+        told: shift and scale of other data; `AS_STORED` for their own.
+    """
     if values.ndim == 1:
         values = values[:, None]
     wide = values.astype(np.float64)
+    if told.scale:
+        if problem := told.problem(wide.shape[1:]):
+            raise UserError(f"{place}: {problem}.")
+        return told.from_units(wide), told, ["shifted and scaled as the other data"]
     if len(wide) < 2:
         raise UserError(f"{place} has {len(wide)} finite examples; expected many.")
     axes = tuple(range(wide.ndim - 1))
@@ -235,10 +254,15 @@ def _from_npz(place: Path, labels: str) -> Found:
 
 def _from_csv(place: Path, labels: str) -> Found:
     """A table of numbers, with a line of names or without; `labels` is a column."""
-    text = place.read_text(encoding="utf-8-sig")
-    first = text.partition("\n")[0]
-    separator = max(",;\t", key=first.count)
-    rows = [row for row in csv.reader(text.splitlines(), delimiter=separator) if row]
+    try:
+        text = place.read_text(encoding="utf-8-sig")
+        first = text.partition("\n")[0]
+        separator = max(",;\t", key=first.count)
+        rows = [r for r in csv.reader(text.splitlines(), delimiter=separator) if r]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{place} is no text in UTF-8 ({error}).") from None
+    except csv.Error as error:
+        raise UserError(f"{place} is no table ({error}).") from None
     if not rows:
         raise UserError(f"{place} is empty.")
     has_names = not all(_is_number(cell) or not cell.strip() for cell in rows[0])

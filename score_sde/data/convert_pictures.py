@@ -17,6 +17,7 @@ import json
 import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -49,7 +50,9 @@ class Images(NamedTuple):
     """What was done to how many, a line each."""
 
 
-def convert_pictures(place: Path, *, size: int, labels: str) -> Images:
+def convert_pictures(
+    place: Path, *, size: int, labels: str, like: Mapping[str, Any]
+) -> Images:
     """Read all pictures of a folder or an archive, and make them alike.
 
     Args:
@@ -57,6 +60,8 @@ def convert_pictures(place: Path, *, size: int, labels: str) -> Images:
         size: side of the result; 0 to keep the size that all of them have.
         labels: 'folders'; a file of labels, .json as in EDM's archives or .csv of names
             and labels; or "" for dataset.json or folders if they are there.
+        like: the facts of data that these must be like, whose colours and classes they
+            get; {} for none.
 
     Raises:
         UserError: if they can't be made alike without more being said.
@@ -76,6 +81,8 @@ def convert_pictures(place: Path, *, size: int, labels: str) -> Images:
             "pixels: give --size=N, and the central square of each is resized to N x N."
         )
     is_grey = all(kinds[name][1] in GREY for name in names)
+    if like:
+        is_grey = like["shape"][-1] == 1
     width, height = (size, size) if size else sides.pop()
     values = np.empty((len(names), height, width, 1 if is_grey else 3), np.uint8)
     kept: list[str] = []
@@ -98,7 +105,8 @@ def convert_pictures(place: Path, *, size: int, labels: str) -> Images:
     lines += [f"{what}: {count:,}" for what, count in sorted(done.items())]
     classes = None
     if named is not None:
-        classes = classes_of([named[name] for name in kept], f"{place}: labels")
+        given, numbered = [named[name] for name in kept], like.get("classes", ())
+        classes = classes_of(given, f"{place}: labels", numbered)
         lines.append(classes.done)
     return Images(values[: len(kept)], classes, lines)
 
