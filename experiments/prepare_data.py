@@ -1,14 +1,94 @@
-"""Prepare the data of a config, read all of them, and say what was found.
+"""Prepare data: convert a user's own, or download and check those of a config.
 
-    python -m experiments.prepare_data --config=configs/digits.py --workdir=DIR
+    score-sde prepare-data --from=PATH --to=OUT.npz [--size=32] [--labels=...]
 
-Data of TensorFlow Datasets are downloaded and prepared, if they are not yet, in
---config.data.folder. Every example of any data set is read and checked once.
+converts a folder or .zip archive of pictures, an .npy, .npz or .csv file, says what it
+did to how many, and writes what --config.data.name=files --config.data.path=OUT.npz
+reads, without anything else that has to be stated.
+
+    score-sde prepare-data --config=NAME --workdir=DIR
+
+prepares the data of a config, reads all of them, and says what was found. Data of
+TensorFlow Datasets are downloaded, if they are not yet, into --config.data.folder.
+Every example of any data set is read and checked once.
 """
 
 from __future__ import annotations
 
+import sys
+
 from . import launch
+
+OPTIONS = {
+    "from": ("PATH", str, "pictures in a folder or a .zip, an .npy, .npz or .csv file"),
+    "to": ("OUT.npz", str, "the file that is written; it must not be there"),
+    "size": ("N", int, "resize the central square of each image to N x N pixels"),
+    "labels": (
+        "WHERE",
+        str,
+        "'folders' or a .json or .csv file, a column, an array, or a file of them",
+    ),
+    "like": ("NPZ", str, "a prepared file, whose size, units and classes these get"),
+    "levels": ("N", int, "grey levels of the images of an array; 256 by default"),
+}
+"""Option -> (what its value is called, type, help)."""
+
+
+def options_text() -> str:
+    """Describe the options of a conversion, a line each."""
+    rows = [(f"--{name}={value}", text) for name, (value, _, text) in OPTIONS.items()]
+    width = max(len(option) for option, _ in rows)
+    return "\n".join(
+        ["options of a conversion:", *(f"  {a:<{width}}  {text}" for a, text in rows)]
+    )
+
+
+def converts(words: list[str]) -> bool:
+    """Whether a command line asks to convert data, not to prepare those of a config."""
+    given = {word.partition("=")[0] for word in words}
+    return not given.isdisjoint(f"--{name}" for name in OPTIONS)
+
+
+def convert_main(words: list[str]) -> int:
+    """Convert a user's data; return the exit code."""
+    parser = launch.Parser(description=__doc__)
+    for option, (value, kind, text) in OPTIONS.items():
+        parser.add_argument(f"--{option}", metavar=value, type=kind, help=text)
+    known, unknown = parser.parse_known_args(words)
+    parser.refuse_unknown(unknown)
+    parser.require(known, "from", "to")
+    for name in ("size", "levels"):
+        number = getattr(known, name)
+        if number is not None and number < 1:
+            parser.error(f"--{name} is {number}; it must be at least 1")
+
+    from score_sde.data.convert import checked_target, convert, write
+    from score_sde.types import UserError
+
+    try:
+        place = checked_target(known.to)
+        made = convert(
+            getattr(known, "from"),
+            size=known.size or 0,
+            labels=known.labels or "",
+            levels=known.levels or 0,
+            like=known.like or "",
+        )
+        write(made, place)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(*(f"  {line}" for line in made.done), sep="\n")
+    what = f"{made.num_levels} levels" if made.num_levels else "floats"
+    print(
+        f"{place}: {len(made.values):,} examples of shape {made.values.shape[1:]}, "
+        f"{what}, standard deviation {made.sigma_data:.3g}\n"
+        f"use them: --config.data.name=files --config.data.path={place}"
+    )
+    return 0
 
 
 def main(command: launch.Command) -> None:
@@ -58,4 +138,6 @@ def main(command: launch.Command) -> None:
 
 
 if __name__ == "__main__":
-    launch.run(main, __doc__ or "")
+    if converts(sys.argv[1:]):
+        sys.exit(convert_main(sys.argv[1:]))
+    launch.run(main, f"{__doc__ or ''}\n{options_text()}")

@@ -268,6 +268,9 @@ def test_what_is_not_stated_is_what_the_files_say(tmp_path):
     assert made(path=str(path), num_levels=17).num_levels == 17
     np.savez(tmp_path / "a.npz", images=IMAGES[..., :1], labels=np.arange(45))
     assert made(path=str(tmp_path / "a.npz")).format == Format((6, 4, 1), 256)
+    np.savez(tmp_path / "a.npz", images=IMAGES[..., 0])
+    with pytest.raises(UserError, match=r"images are of shape \(45, 6, 4\).*prepare-d"):
+        made(path=str(tmp_path / "a.npz"))
     np.savez(tmp_path / "a.npz", latents=np.zeros((45, 3)))
     assert made(path=str(tmp_path / "a.npz")).format == Format((3,), None)
     with pytest.raises(UserError, match=r"there is no .*data.shape does not state"):

@@ -442,6 +442,9 @@ def test_cifar10_is_prepared_from_its_archive_and_read(archive, monkeypatch):
         assert sorted((n, a.tobytes()) for n, a in pairs) == sorted(
             (n, a.tobytes()) for n, a in rows
         )
+    known = data.identity(dataset)
+    assert known["counts"] == {"train": 100, "test": 20}
+    assert data.identity(tfds_set("cifar10", (1,), str(folder))) == known
     read = batches(dataset, seed=0, step=2, batch_size=8)
     expected = batch_at(dataset, seed=0, step=2, batch_size=8)
     np.testing.assert_array_equal(next(read)["values"], expected["values"])

@@ -22,23 +22,28 @@ SCALE, STRETCH, SHIFT = 0.2, 0.2, 0.125
 
 
 class Warp(NamedTuple):
-    """How one image is transformed; all zero for not at all."""
+    """The transformation of one image; all numbers are 0 if it is left alone.
+
+    Attributes:
+        flip_x: 1 to mirror left and right, else 0.
+        flip_y: 1 to mirror top and bottom, else 0.
+        scale: both axes grow by 2^(0.2 scale).
+        angle: the image turns by this angle, in radians.
+        stretch: one axis grows by 2^(0.2 stretch), the other by the inverse.
+        direction: angle of the first of these axes, in radians.
+        shift: [2], to the right and down, in units of 0.125 of the side.
+    """
 
     flip_x: Array
     flip_y: Array
-    """0 or 1."""
     scale: Array
-    """Of both axes by 2^(0.2 scale)."""
     angle: Array
     stretch: Array
-    """Of one axis by 2^(0.2 stretch), of the other by its inverse."""
     direction: Array
-    """Of the first of these axes, an angle."""
     shift: Array
-    """[2], right and down by 0.125 of the side each."""
 
     def labels(self) -> Array:
-        """The 9 numbers that the network is told, with no jump at any angle."""
+        """Make the 9 numbers that the network is told, with no jump at any angle."""
         along = self.stretch * jnp.stack(
             [jnp.cos(self.direction), jnp.sin(self.direction)]
         )
@@ -48,7 +53,13 @@ class Warp(NamedTuple):
 
 
 def draw_warp(key: Key, probability: float) -> Warp:
-    """Mirrored left to right half of the time; any other, each with the probability."""
+    """Draw how one image is transformed.
+
+    Args:
+        key: a random key.
+        probability: of each transformation but the mirroring of left and right, whose
+            probability is a half.
+    """
     keys = jr.split(key, 13)
 
     def sometimes(i: int, value: Array) -> Array:
@@ -75,10 +86,10 @@ def draw_warp(key: Key, probability: float) -> Warp:
 
 
 def warp_image(image: Array, warp: Warp) -> Array:
-    """The image, [height, width, channels], transformed about its centre.
+    """Transform an image, [height, width, channels], about its centre.
 
-    What comes in from outside is the mirror image. Flips move pixels and change none;
-    whatever else there is reads between the pixels of an image twice as fine.
+    The image is continued by its mirror image beyond its edges. Flips move pixels and
+    change none; all else reads between the pixels of an image twice as fine.
     """
     image = jnp.where(warp.flip_x > 0, image[:, ::-1], image)
     image = jnp.where(warp.flip_y > 0, image[::-1], image)
@@ -111,15 +122,20 @@ def _resampled(image: Array, warp: Warp) -> Array:
 
 
 def _turned(x: Array, y: Array, angle: Array) -> tuple[Array, Array]:
-    """The point turned by an angle, from right to down."""
+    """Turn a point by an angle, from right to down."""
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     return cos * x - sin * y, sin * x + cos * y
 
 
 def augment(key: Key, images: Array, *, probability: float) -> tuple[Array, Array]:
-    """(images transformed at random, their labels [batch, 9]).
+    """Transform images at random: (images, labels [batch, 9] that tell how).
 
-    Those of image i are a function of (key, i).
+    The transformation of image i is a function of (key, i).
+
+    Args:
+        key: a random key.
+        images: [batch, height, width, channels].
+        probability: of each transformation; see `draw_warp`.
     """
 
     def one(key: Key, image: Array) -> tuple[Array, Array]:

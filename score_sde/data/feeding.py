@@ -25,7 +25,14 @@ from score_sde.types import UserError
 
 
 def indices(num_examples: int, *, seed: int, start: int, stop: int) -> np.ndarray:
-    """Which examples come at the positions start .. stop - 1 of the sequence."""
+    """Find the examples at the positions start .. stop - 1 of the endless sequence.
+
+    Args:
+        num_examples: of the data set.
+        seed: of the order.
+        start: the first position.
+        stop: the position after the last.
+    """
     parts = []
     while start < stop:
         epoch, offset = divmod(start, num_examples)
@@ -43,12 +50,20 @@ def _order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Batches:
-    """A sequence whose element s is what one host reads of the batch of step s."""
+    """A sequence whose element s is what one host reads of the batch of step s.
+
+    Attributes:
+        dataset: whose training split is read.
+        seed: of the order.
+        batch_size: examples of a step, of all hosts together.
+        shard: number of this host.
+        num_shards: number of hosts.
+        first_step: the step of element 0.
+    """
 
     dataset: Dataset
     seed: int
     batch_size: int
-    """Of all hosts together."""
     shard: int = 0
     num_shards: int = 1
     first_step: int = 0
@@ -65,7 +80,14 @@ class Batches:
 
 
 def batch_at(dataset: Dataset, *, seed: int, step: int, batch_size: int) -> Rows:
-    """The whole batch of a step: {"values": ..., "label": ... if there are any}."""
+    """Read the whole batch of a step: {"values": ..., "label": ... if there are any}.
+
+    Args:
+        dataset: whose training split is read.
+        seed: of the order.
+        step: number of the step.
+        batch_size: examples of the batch.
+    """
     return Batches(dataset, seed, batch_size)[step]
 
 
@@ -112,7 +134,7 @@ def batches(
 
 
 def _read_ahead(source: Batches, workers: int) -> Iterator[Rows]:
-    """Worker w reads every workers-th batch; their order is kept."""
+    """Read batches in other processes, each of which reads every workers-th of them."""
     try:
         import grain
     except ImportError:
@@ -138,10 +160,10 @@ def _read_ahead(source: Batches, workers: int) -> Iterator[Rows]:
 
 
 def _closing(iterator: Any) -> Iterator[Rows]:
-    """The iterator, whose processes end when it is no longer used.
+    """Yield what an iterator has, and end its processes when it is no longer used.
 
-    Its arrays are in memory that is shared with them, and are copied: a device may use
-    an array after it has left.
+    The arrays are in memory that is shared with the processes, and are copied: a device
+    may use an array after it has left.
     """
     try:
         for rows in iterator:

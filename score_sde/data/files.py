@@ -22,7 +22,7 @@ from score_sde.data.identity import identity_of_files
 from score_sde.data.listing import listing, say_once
 from score_sde.data.local import local_path
 from score_sde.data.picture_file import shape_of
-from score_sde.data.pictures import pictures
+from score_sde.data.pictures import folders_of, pictures
 from score_sde.data.units import AS_STORED, Units
 from score_sde.types import UserError
 
@@ -93,6 +93,8 @@ def described_files(path: str, stated: dict[str, Any], test_path: str) -> Datase
         facts[name] = value
     if "shape" not in facts:
         facts["shape"] = _shape_of_first(place)
+    if test_path:
+        _check_alike(place, facts, local_path(test_path, "data.test_path"))
     levels = facts.get("num_levels", LEVELS)
     format = Format(tuple(facts["shape"]), levels or None, facts.get("num_classes", 0))
     units = Units(tuple(facts.get("shift", ())), tuple(facts.get("scale", ())))
@@ -101,6 +103,37 @@ def described_files(path: str, stated: dict[str, Any], test_path: str) -> Datase
     return files(
         format, path, test_path, units=units, sigma_data=facts.get("sigma_data")
     )
+
+
+def _check_alike(place: Path, facts: dict[str, Any], test_place: Path) -> None:
+    """Check that prepared test data have the units and classes of those to train on."""
+    if test_place.suffix != ".npz" or test_place == place:
+        return
+    told = npz.described(test_place).stated
+    for name in ("shift", "scale", "classes"):
+        here = facts.get(name, ())
+        matters = name != "classes" or facts.get("num_classes", 0)
+        if told and matters and told[name] != here:
+            raise UserError(
+                f"data.test_path is {test_place}, whose {name} is {told[name]}; that "
+                f"of {place} is {here}. Prepare it like the other: score-sde "
+                f"prepare-data --from=... --to=... --like={place}"
+            )
+
+
+def _check_folders(place: Path, test_place: Path) -> None:
+    """Check that classes that are folders are the same ones in both splits."""
+    if test_place == place or not (place.exists() and test_place.exists()):
+        return
+    both = [listing(one) for one in (place, test_place)]
+    if any(one.has_table for one in both):
+        return
+    known, found = (folders_of(one.names) for one in both)
+    if known != found:
+        raise UserError(
+            f"{test_place} has the classes {found}, and {place} {known}: they would "
+            "not have the same numbers."
+        )
 
 
 def _shape_of_first(place: Path) -> tuple[int, ...]:
@@ -135,6 +168,8 @@ def _open(format: Format, place: Path, test_place: Path | None, split: str) -> E
                     f"{here} is no folder, .zip or .npz file, or a broken one "
                     f"({error})."
                 ) from None
+        if format.num_classes and test_place and split == "test":
+            _check_folders(place, test_place)
         found = listing(here)
         if note := found.note():
             say_once(note)

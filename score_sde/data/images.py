@@ -8,7 +8,9 @@ from score_sde.data.dataset import Dataset, InMemory
 
 
 def digits() -> Dataset:
-    """1,797 handwritten digits, 8x8, 17 grey levels, labelled (UCI, E. Alpaydin 1998).
+    """Make the data set of 1,797 handwritten digits, 8x8, 17 levels, labelled.
+
+    They are from UCI (E. Alpaydin 1998), and come with scikit-learn.
 
     The split is fixed: the first 360 entries of NumPy's legacy permutation of seed 0
     are the test images, the other 1,437 the training images.
@@ -17,10 +19,10 @@ def digits() -> Dataset:
 
 
 def patches() -> Dataset:
-    """32x32 colour patches, 256 levels, of scikit-learn's two photographs.
+    """Make the data set of 32x32 colour patches of scikit-learn's two photographs.
 
-    Train patches come from the left three quarters of each photograph, every fourth
-    pixel; test patches tile the rest, with no pixel in common.
+    Training patches come from the left three quarters of each photograph, one at every
+    fourth pixel; test patches tile the rest, with no pixel in common.
     """
     return Dataset("patches", (32, 32, 3), 256, 0, _patches)
 

@@ -41,6 +41,7 @@ FACTS: dict[str, Callable[[Any], bool]] = {
     "sigma_data": lambda v: isinstance(v, float) and v > 0,
     "shift": lambda v: all(isinstance(n, float) for n in v),
     "scale": lambda v: all(isinstance(n, float) for n in v),
+    "classes": lambda v: all(isinstance(name, str) for name in v),
 }
 """What prepare-data records -> whether a value can be one."""
 
@@ -143,8 +144,18 @@ def described(place: Path) -> Described:
         ) from None
     if FORMAT in stored:
         return Described(_stated(place, str(stored[FORMAT])), {})
-    levels = {"num_levels": LEVELS if name == "images" else 0} if name else {}
-    return Described({}, ({"shape": shape[1:]} if len(shape) > 1 else {}) | levels)
+    axes = (
+        "[examples, height, width, channels]" if name == "images" else "[examples, n]"
+    )
+    with offering_conversion(place):
+        if name is None:
+            raise UserError(
+                f"{place} has no array of {list(ARRAYS)}, but {sorted(names)}."
+            )
+        if len(shape) < 2 or (name == "images" and len(shape) != 4):
+            raise UserError(f"{place}: {name} are of shape {shape}; expected {axes}.")
+    levels = LEVELS if name == "images" else 0
+    return Described({}, {"shape": shape[1:], "num_levels": levels})
 
 
 def _stated(place: Path, text: str) -> dict[str, Any]:

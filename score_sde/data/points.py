@@ -14,27 +14,33 @@ Draw = Callable[[np.random.RandomState, int], np.ndarray]
 
 
 def rings() -> Dataset:
-    """Three concentric rings, equally likely, blurred by 0.02."""
+    """Make the data set of three concentric rings, equally likely, blurred by 0.02."""
     return _dataset("rings", _rings)
 
 
 def checkerboard() -> Dataset:
-    """The eight dark squares of a 4x4 board, uniform: log-density -log 2."""
+    """Make the data set of the eight dark squares of a 4x4 board.
+
+    They are filled evenly: the log-density is -log 2.
+    """
     return _dataset("checkerboard", _checkerboard)
 
 
 def spirals() -> Dataset:
-    """Two interleaved spirals, blurred by 0.02."""
+    """Make the data set of two interleaved spirals, blurred by 0.02."""
     return _dataset("spirals", _spirals)
 
 
 def mixture() -> Dataset:
-    """Eight Gaussians of standard deviation 0.08 on a circle of radius 0.7."""
+    """Make the data set of eight Gaussians on a circle of radius 0.7.
+
+    Their standard deviation is 0.08.
+    """
     return _dataset("mixture", _mixture)
 
 
 def mixture_centres() -> np.ndarray:
-    """The means of `mixture`, [8, 2]."""
+    """Compute the means of `mixture`, [8, 2]."""
     angle = 2 * math.pi * np.arange(8) / 8
     return 0.7 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
 

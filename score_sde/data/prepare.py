@@ -1,4 +1,4 @@
-"""Preparing a data set of TensorFlow Datasets, once, and looking at all of any."""
+"""Preparing a data set of TensorFlow Datasets, and surveying all of any data set."""
 
 from __future__ import annotations
 
@@ -24,7 +24,13 @@ def prepare(name: str, folder: str) -> None:
 
     Nothing happens if that was done before. CIFAR is prepared without TensorFlow; most
     others need it, once.
-    Raises: UserError, with what to do about it, if that fails.
+
+    Args:
+        name: of the data set.
+        folder: the data_dir of TFDS; "" for its default.
+
+    Raises:
+        UserError: if that fails, with what to do about it.
     """
     made = builder(name, folder)
     if made.info.splits:
@@ -55,7 +61,7 @@ def prepare(name: str, folder: str) -> None:
 def survey(
     dataset: Dataset, split: str, *, progress: Callable[[int], None]
 ) -> dict[str, Any]:
-    """Read all of a split, and so check it, and say what is in it.
+    """Read and check all examples of a split, and describe them.
 
     Args:
         dataset: whose split is read.
@@ -87,10 +93,13 @@ def survey(
 
 
 def without_tensorflow(cifar: type[Any]) -> type[Any]:
-    """TFDS's class of CIFAR-10 or CIFAR-100, to be prepared by Python alone.
+    """Make a class of CIFAR that Python alone prepares, from that of TFDS.
 
-    Same name, version and examples. A record of the archives is one byte for each label
-    and the pixels, uint8 [3, 32, 32].
+    Name, version and examples are the same. A record of the archives is one byte for
+    each label and the pixels, uint8 [3, 32, 32].
+
+    Args:
+        cifar: TFDS's class of CIFAR-10 or CIFAR-100.
     """
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""How values are scaled: to [-1, 1] and back, here and nowhere else.
+"""Scaling of levels to [-1, 1] and back, here and nowhere else.
 
 Level k of L fills the bin [2k/L - 1, 2(k+1)/L - 1), of width 2/L. Points and latents
 pass unchanged.
@@ -17,9 +17,16 @@ from score_sde.types import Array, Key
 
 
 def dequantise(key: Key, values: Array, *, num_levels: int | None) -> Array:
-    """Levels to [-1, 1) with uniform noise that fills each bin (Uria et al. 2013).
+    """Turn levels into points of [-1, 1) by uniform noise that fills each bin.
 
     The noise of example i is a function of (key, i). Points pass unchanged.
+
+    Args:
+        key: a random key.
+        values: [batch, ...].
+        num_levels: grey levels; None for points.
+
+    Source: Uria et al. 2013.
     """
     x = values.astype(jnp.float32)
     if num_levels is None:
@@ -29,13 +36,13 @@ def dequantise(key: Key, values: Array, *, num_levels: int | None) -> Array:
 
 
 def centres(values: Any, *, num_levels: int | None) -> Any:
-    """Levels to the centres of their bins in [-1, 1]; points pass unchanged."""
+    """Turn levels into the centres of their bins in [-1, 1]; points pass unchanged."""
     x = values.astype(jnp.float32)
     return x if num_levels is None else (2 * x + 1) / num_levels - 1
 
 
 def to_levels(x: Array, *, num_levels: int | None) -> Array:
-    """The level whose bin holds x, clipped to the range: the inverse of dequantise."""
+    """Find the level whose bin holds x, clipped to the range: undo `dequantise`."""
     if num_levels is None:
         return x
     level = jnp.floor((x + 1) * (num_levels / 2))
