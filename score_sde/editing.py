@@ -32,9 +32,10 @@ from score_sde.arrays import (
     per_example,
     sum_over_data,
 )
-from score_sde.fields import NonNegative, Positive, Rule, at_least, checks_rules
+from score_sde.fields import checks_rules
 from score_sde.guidance import Guided, network_evals
 from score_sde.measurements import Measurement
+from score_sde.rules import NonNegative, Positive, Rule, at_least
 from score_sde.samplers import solve_ode
 from score_sde.sde import SDE
 from score_sde.types import Array, Denoise, Key, Level, Scalar, Score

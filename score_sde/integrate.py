@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_sde.arrays import is_traced
-from score_sde.fields import NonNegative, checks_rules
+from score_sde.fields import checks_rules
+from score_sde.rules import NonNegative
 from score_sde.sde import SDE
 from score_sde.types import Array, Scalar
 

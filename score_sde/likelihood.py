@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
@@ -34,6 +33,9 @@ from score_sde.arrays import (
     sum_over_data,
     unbatched,
 )
+from score_sde.divergences import DIVERGENCES as DIVERGENCES
+from score_sde.divergences import Divergence
+from score_sde.divergences import exact as exact
 from score_sde.integrate import Stats, check_times, integrate
 from score_sde.sde import SDE, prior_log_prob, rescaled_flow
 from score_sde.types import Array, Grid, Key, Level, Points, Scalar, Score
@@ -59,106 +61,6 @@ class LogProb(NamedTuple):
     """Steps that it took back."""
     success: Bool[Array, " batch"]
     """False where the solver gave up: those nats are not a log-density."""
-
-
-Drift = Callable[[Array], Array]
-Divergence = Callable[[Drift, Array, Key | None], tuple[Array, Array]]
-"""(drift, x, key) -> (drift at x, estimates of the trace of its Jacobian).
-
-All are of one example. The estimates, [num_probes], are independent and each unbiased;
-a single one is the trace itself or of a single probe. More probes than the default are
-bound by `functools.partial(hutchinson, num_probes=8)`.
-"""
-
-
-def exact(drift: Drift, x: Array, key: Key | None) -> tuple[Array, Array]:
-    """Compute the trace by one tangent per dimension: num_dims times the work."""
-    del key
-    basis = jnp.eye(x.size, dtype=x.dtype).reshape(x.size, *x.shape)
-    value, columns = _tangents(drift, x, basis)
-    return value, jnp.trace(columns.reshape(x.size, x.size))[None]
-
-
-def hutchinson(
-    drift: Drift, x: Array, key: Key | None, *, num_probes: int = 1
-) -> tuple[Array, Array]:
-    """Estimate the trace by v . J v with v of random signs (Hutchinson 1989)."""
-    return _probed(drift, x, _probes(jr.rademacher, key, x, num_probes))
-
-
-def hutchinson_gaussian(
-    drift: Drift, x: Array, key: Key | None, *, num_probes: int = 1
-) -> tuple[Array, Array]:
-    """Estimate the trace by v . J v with v standard normal; its variance is larger."""
-    return _probed(drift, x, _probes(jr.normal, key, x, num_probes))
-
-
-def hutchinson_sphere(
-    drift: Drift, x: Array, key: Key | None, *, num_probes: int = 1
-) -> tuple[Array, Array]:
-    """Estimate the trace by v . J v, v uniform on the sphere of radius sqrt(num_dims).
-
-    It is a normal probe without the noise of its length.
-    """
-    v = _probes(jr.normal, key, x, num_probes)
-    length = jnp.sqrt((v**2).sum(tuple(range(1, v.ndim)), keepdims=True))
-    return _probed(drift, x, math.sqrt(x.size) * v / length)
-
-
-def hutch_plus_plus(
-    drift: Drift, x: Array, key: Key | None, *, num_probes: int = 1
-) -> tuple[Array, Array]:
-    """Estimate the trace by Hutch++: exact on a sketch, probes beyond (Meyer 2021).
-
-    With Q an orthonormal basis of J S, S of num_probes random signs, the trace is
-    tr(Q' J Q) and that of the projection on the complement, which is probed:
-    3 num_probes tangents, and a variance that falls as num_probes^-2.
-    """
-    assert key is not None
-    key_sketch, key_rest = jr.split(key)
-    value, jacobian = jax.linearize(drift, x)
-
-    def times_jacobian(rows: Array) -> Array:
-        images = jax.vmap(jacobian)(rows.reshape(-1, *x.shape))
-        return images.reshape(rows.shape)
-
-    sketch, rest = (
-        _probes(jr.rademacher, k, x, num_probes).reshape(num_probes, x.size)
-        for k in (key_sketch, key_rest)
-    )
-    basis = jnp.linalg.qr(times_jacobian(sketch).T)[0].T
-    within = (basis * times_jacobian(basis)).sum()
-    rest = rest - (rest @ basis.T) @ basis
-    # The probes are projected already, so that v J v needs no second projection.
-    return value, within + (rest * times_jacobian(rest)).sum(1)
-
-
-def _probes(
-    draw: Callable[..., Array], key: Key | None, x: Array, num_probes: int
-) -> Array:
-    """Draw random probes, [num_probes, *dims]."""
-    assert key is not None
-    return draw(key, (num_probes, *x.shape), x.dtype)
-
-
-def _probed(drift: Drift, x: Array, v: Array) -> tuple[Array, Array]:
-    """The drift, and v . J v of each probe."""
-    value, tangents = _tangents(drift, x, v)
-    return value, (v * tangents).reshape(len(v), -1).sum(1)
-
-
-def _tangents(drift: Drift, x: Array, v: Array) -> tuple[Array, Array]:
-    """(drift at x, its Jacobian times each of v, [num_probes, *dims])."""
-    return jax.vmap(lambda v: jax.jvp(drift, (x,), (v,)), out_axes=(None, 0))(v)
-
-
-DIVERGENCES: dict[str, Callable[..., tuple[Array, Array]]] = {
-    "exact": exact,
-    "hutchinson": hutchinson,
-    "hutchinson_gaussian": hutchinson_gaussian,
-    "hutchinson_sphere": hutchinson_sphere,
-    "hutch_plus_plus": hutch_plus_plus,
-}
 
 
 def log_prob(

@@ -31,8 +31,9 @@ from score_sde.arrays import (
     per_example,
     sum_over_data,
 )
-from score_sde.fields import Finite, Positive, checks_rules
+from score_sde.fields import checks_rules
 from score_sde.noise_levels import NoiseLevels
+from score_sde.rules import Finite, Positive
 from score_sde.sde import SDE
 from score_sde.types import Array, Denoise, Key, Points, Times
 

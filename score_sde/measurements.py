@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_sde.arrays import expand_like
-from score_sde.fields import Positive, at_least, checks_rules, pytree, static
+from score_sde.fields import checks_rules, pytree, static
+from score_sde.rules import Positive, at_least
 from score_sde.types import Array, Scalar
 
 NEGLIGIBLE = 1e-6

@@ -20,7 +20,8 @@ import numpy as np
 from jaxtyping import Float
 
 from score_sde.arrays import example_keys, place_in_batch
-from score_sde.fields import Finite, Positive, at_least, pytree, require, static
+from score_sde.fields import pytree, require, static
+from score_sde.rules import Finite, Positive, at_least
 from score_sde.sde import SDE
 from score_sde.types import Array, Key, Scalar
 

@@ -22,7 +22,8 @@ from jaxtyping import Float
 
 from score_sde import schedules
 from score_sde.arrays import as_float, check_alike, expand_like
-from score_sde.fields import Positive, at_least, checks_rules, one_of
+from score_sde.fields import checks_rules
+from score_sde.rules import Positive, at_least, one_of
 from score_sde.sde import SDE, VP, SubVP
 from score_sde.types import Array, Denoise, Level, Points, Score, Times
 

@@ -14,7 +14,8 @@ from typing import Annotated
 
 import numpy as np
 
-from score_sde.fields import Positive, at_least, checks_rules, one_of
+from score_sde.fields import checks_rules
+from score_sde.rules import Positive, at_least, one_of
 
 
 def linear(

@@ -33,7 +33,8 @@ from score_sde.arrays import (
     per_example,
     sum_over_data,
 )
-from score_sde.fields import Positive, pytree, require
+from score_sde.fields import pytree, require
+from score_sde.rules import Positive
 from score_sde.types import Array, Key, Level, Points, Scalar, Score, Times
 
 TIMES_TO_1 = ("t_min < t_max <= 1", lambda sde: sde.t_min < sde.t_max <= 1)

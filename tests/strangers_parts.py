@@ -12,12 +12,13 @@ import score_sde as ss
 from score_sde.conditions import CONDITIONS, Condition
 from score_sde.data import DATASETS, Dataset, InMemory
 from score_sde.evaluation import FEATURES, METRICS, Estimate
-from score_sde.fields import Positive, checks_rules
+from score_sde.fields import checks_rules
 from score_sde.guidance import GUIDANCES, needs_condition
 from score_sde.losses import WEIGHTS
 from score_sde.networks import NETWORKS, Network
 from score_sde.noise_levels import NOISE_LEVELS, NoiseLevels
 from score_sde.precondition import PRECONDITIONERS, Preconditioner
+from score_sde.rules import Positive
 from score_sde.run.objectives import OBJECTIVES
 from score_sde.samplers import SAMPLERS
 from score_sde.samplers.grids import GRIDS

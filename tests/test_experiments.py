@@ -92,9 +92,10 @@ def test_samples_are_written_and_not_drawn_twice(trained):
     samples = np.load(trained / "samples.npz")["samples"]
     assert samples.shape == (6, 8, 8, 1)
     assert samples.dtype == np.uint8
-    made_by = json.loads((trained / "samples.json").read_text())
-    assert made_by["config"]["sampler"]["name"] == "heun"
-    assert made_by["num_evals"] == 5
+    report = json.loads((trained / "samples.json").read_text())
+    assert report["made_by"]["config"]["sampler.name"] == "heun"
+    assert report["made"]["command"].endswith(f"--workdir={trained}")
+    assert report["num_evals"] == 5
     assert "made before, from step 2" in program("sample", f"--workdir={trained}")
     out = program("sample", f"--workdir={trained}", "--config.sampling.batch_size=6")
     np.testing.assert_array_equal(np.load(trained / "samples.npz")["samples"], samples)
@@ -201,7 +202,7 @@ def test_classes_are_drawn_as_asked_and_guided(tmp_path):
     guided.append(f"--config.companions.classifier.run={other}")
     out = program("sample", f"--workdir={workdir}", *guided)
     assert "6 samples" in out
-    made_by = json.loads((workdir / "samples.json").read_text())
+    made_by = json.loads((workdir / "samples.json").read_text())["made_by"]
     assert made_by["companions"]["classifier"]["step"] == 50
     # A classifier is no denoiser, and a denoiser no classifier.
     out = program("sample", f"--workdir={other}", code=2)
@@ -251,7 +252,7 @@ def test_a_trained_run_is_controlled_and_guides_by_being_worse(trained, tmp_path
     grid = ["--config.grid.num_steps=3", "--config.sampling.num_samples=6"]
     program("sample", workdir, *grid)
     program("sample", f"--workdir={trained}", *grid)
-    made_by = json.loads((tmp_path / "control/samples.json").read_text())
+    made_by = json.loads((tmp_path / "control/samples.json").read_text())["made_by"]
     assert made_by["companions"]["trunk"]["step"] == 2
     # A model that is led away from itself stays.
     auto = ["--config.guidance.name=auto", f"--config.companions.worse.run={trained}"]

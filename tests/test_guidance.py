@@ -14,8 +14,9 @@ import score_sde as ss
 from experiments.launch import load_config
 from score_sde import conditions, guidance
 from score_sde.conditions import captions
-from score_sde.fields import Positive, checks_rules
+from score_sde.fields import checks_rules
 from score_sde.networks import MLP, Network, from_linen
+from score_sde.rules import Positive
 from score_sde.run.build import build
 from score_sde.run.likelihoods import class_log_probs
 from score_sde.run.model import denoiser, with_companions

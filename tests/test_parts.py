@@ -136,13 +136,13 @@ def test_series_are_data_too_and_a_scale_that_does_not_suit_is_said(tmp_path, ca
     )
     folder = trained(tmp_path / "run", config)
     said = capsys.readouterr().out
-    assert "have standard deviation 14.1, and data.sigma_data is 0.5: " in said
+    assert "have standard deviation 14.2, and data.sigma_data is 0.5: " in said
     assert (folder / "samples/step_0000003.png").stat().st_size > 1_000
     opened = ss.open_run(folder)
     assert opened.sample(2).levels.shape == (2, 8, 2)
     assert np.isfinite(opened.log_prob(opened.dataset.test[np.arange(2)]).nats).all()
     config["data"]["sigma_data"] = None
-    assert build.build(config).model.sigma_data == pytest.approx(14.1, abs=0.1)
+    assert build.build(config).model.sigma_data == pytest.approx(14.2, abs=0.1)
 
 
 def test_a_strangers_guidance_gets_the_run_that_its_argument_names(run, tmp_path):

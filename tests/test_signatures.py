@@ -8,14 +8,8 @@ import numpy as np
 import pytest
 
 from score_sde import guidance, losses, noise_levels, precondition, sde
-from score_sde.fields import (
-    MISSING,
-    Positive,
-    checks_rules,
-    fields_of,
-    one_of,
-    value_problem,
-)
+from score_sde.fields import MISSING, checks_rules, fields_of, value_problem
+from score_sde.rules import Positive, one_of
 from score_sde.samplers import SAMPLERS, grids
 
 PARTS = {

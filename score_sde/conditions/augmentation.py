@@ -9,7 +9,7 @@ import numpy as np
 from score_sde.conditions.condition import Cond, Condition, Rows
 from score_sde.data import Dataset
 from score_sde.data.augment import NUM_LABELS, augment
-from score_sde.fields import Share
+from score_sde.rules import Share
 from score_sde.types import Array, Key
 
 

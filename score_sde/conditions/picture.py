@@ -12,8 +12,8 @@ import numpy as np
 from score_sde.conditions.condition import Cond, Condition, Rows, constant, stated
 from score_sde.data import Dataset, centres
 from score_sde.data.picture_file import read_picture
-from score_sde.fields import at_least
 from score_sde.measurements import Downsample
+from score_sde.rules import at_least
 from score_sde.types import choices_text
 
 

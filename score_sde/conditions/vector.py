@@ -38,14 +38,7 @@ def vector(
         ValueError: for an unknown attribute, other data than images, and samples with
             another number of attributes.
     """
-    unknown = [name for name in attributes if name not in ATTRIBUTES]
-    if unknown or not attributes:
-        name = unknown[0] if unknown else ()
-        raise ValueError(f"attributes has {name!r}{choices_text(name, ATTRIBUTES)}.")
-    if len(dataset.shape) != 3:
-        raise ValueError(
-            f"attributes are of images; {dataset.name} has shape {dataset.shape}."
-        )
+    _check(dataset, attributes)
     some = dataset.train[np.arange(min(NUM_MEASURED, len(dataset.train)))]["values"]
     known = measured(attributes, centres(some, num_levels=dataset.num_levels))
     mean, std = known.mean(0, keepdims=True), known.std(0, keepdims=True)
@@ -80,3 +73,15 @@ def vector(
         state=state,
         describes_values=True,
     )
+
+
+def _check(dataset: Dataset, attributes: tuple[str, ...]) -> None:
+    """Raise a ValueError for unknown attributes, none, or data that are no images."""
+    unknown = [name for name in attributes if name not in ATTRIBUTES]
+    if unknown or not attributes:
+        name = unknown[0] if unknown else ()
+        raise ValueError(f"attributes has {name!r}{choices_text(name, ATTRIBUTES)}.")
+    if len(dataset.shape) != 3:
+        raise ValueError(
+            f"attributes are of images; {dataset.name} has shape {dataset.shape}."
+        )

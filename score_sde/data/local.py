@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from score_sde.fields import Rule
+from score_sde.rules import Rule
 from score_sde.types import UserError
 
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")

@@ -12,7 +12,7 @@ from score_sde.data.images import digits, patches
 from score_sde.data.local import OnThisMachine
 from score_sde.data.points import checkerboard, mixture, rings, spirals
 from score_sde.data.tfds import TFDS, tfds_set
-from score_sde.fields import Finite, NonNegative, Positive, Rule, each
+from score_sde.rules import Finite, NonNegative, Positive, Rule, each
 from score_sde.types import UserError
 
 UpTo256 = Rule("from 0 to 256", lambda v: 0 <= v <= 256)

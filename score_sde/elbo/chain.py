@@ -32,7 +32,8 @@ from score_sde.arrays import (
     sum_over_data,
 )
 from score_sde.elbo.terms import Bound, Decoder, noise_at, prior_term
-from score_sde.fields import Positive, checks_rules
+from score_sde.fields import checks_rules
+from score_sde.rules import Positive
 from score_sde.types import Array, Denoise, Grid, Key, Points
 
 Variance = Callable[[Array, Array, Array], Array]

@@ -23,7 +23,8 @@ from score_sde.elbo.terms import (
     noise_at,
     prior_term,
 )
-from score_sde.fields import at_least, checks_rules
+from score_sde.fields import checks_rules
+from score_sde.rules import at_least
 from score_sde.types import Array, Denoise, Key, Points, Scalar
 
 

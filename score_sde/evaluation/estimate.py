@@ -16,7 +16,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from score_sde.fields import Rule, fields_of, value_problem
+from score_sde.fields import fields_of, value_problem
+from score_sde.rules import Rule
 
 NAN = float("nan")
 BLOCK_NUMBERS = 2**23

@@ -20,7 +20,7 @@ from score_sde.evaluation.estimate import (
     set_counts,
 )
 from score_sde.evaluation.frechet import Root, frechet_spread, root_of, transport_of
-from score_sde.fields import NonNegative, at_least, each
+from score_sde.rules import NonNegative, at_least, each
 
 SMALLEST = 5000
 """The least subset, where there are more than ten times as many images (dgm-eval)."""

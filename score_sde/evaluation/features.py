@@ -17,7 +17,7 @@ import numpy as np
 from score_sde.evaluation.estimate import checks_options
 from score_sde.evaluation.extractor import Extractor, network_extractor
 from score_sde.evaluation.resizing import RESIZES
-from score_sde.fields import Rule, one_of
+from score_sde.rules import Rule, one_of
 from score_sde.types import UserError
 
 Resizing: Rule = one_of(RESIZES)

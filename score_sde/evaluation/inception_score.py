@@ -22,7 +22,7 @@ from score_sde.evaluation.estimate import (
     interval,
     share_interval,
 )
-from score_sde.fields import NonNegative, Positive, Share
+from score_sde.rules import NonNegative, Positive, Share
 
 
 @checks_options

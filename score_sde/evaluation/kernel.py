@@ -24,7 +24,7 @@ from score_sde.evaluation.estimate import (
     interval,
     set_counts,
 )
-from score_sde.fields import NonNegative, Positive, Rule, at_least, one_of
+from score_sde.rules import NonNegative, Positive, Rule, at_least, one_of
 
 Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """k of every row of the first array [n, dims] with every row of the second: [n, m]."""

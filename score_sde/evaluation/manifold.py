@@ -21,7 +21,7 @@ from score_sde.evaluation.estimate import (
     share_interval,
 )
 from score_sde.evaluation.neighbours import Inside, count_inside, nearest
-from score_sde.fields import Positive, Rule, one_of
+from score_sde.rules import Positive, Rule, one_of
 
 BALLS: Rule = one_of(("closed", "open"))
 

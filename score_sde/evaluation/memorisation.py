@@ -20,7 +20,7 @@ from score_sde.evaluation.estimate import (
     share_interval,
 )
 from score_sde.evaluation.neighbours import nearest
-from score_sde.fields import Positive
+from score_sde.rules import Positive
 
 
 @checks_options

@@ -21,7 +21,7 @@ from score_sde.evaluation.estimate import (
     checks_options,
     interval,
 )
-from score_sde.fields import Positive, Rule
+from score_sde.rules import Positive, Rule
 
 OddFrom3 = Rule("an odd number >= 3", lambda v: v >= 3 and v % 2 == 1)
 K1, K2 = 0.01, 0.03

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from score_sde.arrays import example_keys, expand_like, where_example
-from score_sde.fields import Share, checks_rules
+from score_sde.fields import checks_rules
 from score_sde.guidance.guided import (
     Guided,
     Weight,
@@ -27,6 +27,7 @@ from score_sde.guidance.guided import (
     weight_at,
 )
 from score_sde.guidance.needs import needs_condition
+from score_sde.rules import Share
 from score_sde.types import NO_LABEL, Array, Denoise, Key, Scalar
 
 LabelLogProb = Callable[[Array, Scalar, Any], Array]

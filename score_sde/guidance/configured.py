@@ -13,16 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_sde.conditions import captions as words
-from score_sde.fields import (
-    Finite,
-    NonNegative,
-    Positive,
-    PositiveOrInfinite,
-    Share,
-    at_least,
-    checks_rules,
-    each,
-)
+from score_sde.fields import checks_rules
 from score_sde.guidance import conditional
 from score_sde.guidance.conditional import (
     LabelLogProb,
@@ -46,6 +37,15 @@ from score_sde.guidance.guided import (
     network_evals,
 )
 from score_sde.guidance.needs import needs_condition
+from score_sde.rules import (
+    Finite,
+    NonNegative,
+    Positive,
+    PositiveOrInfinite,
+    Share,
+    at_least,
+    each,
+)
 from score_sde.types import NO_LABEL, Array, Denoise, Scalar
 
 Label = Annotated[int, at_least(NO_LABEL)]

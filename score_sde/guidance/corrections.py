@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import jax.numpy as jnp
 
 from score_sde.arrays import expand_like
-from score_sde.fields import Finite, Positive, Rule, checks_rules
+from score_sde.fields import checks_rules
 from score_sde.guidance.guided import Guided, network_evals
+from score_sde.rules import Finite, Positive, Rule
 from score_sde.types import Array, Denoise, Scalar
 
 Percentile = Rule("> 0 and <= 100", lambda v: 0 < v <= 100)

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde.fields import Positive
 from score_sde.networks.attention import attend_to_self
 from score_sde.networks.blocks import positional_embedding
 from score_sde.networks.cond import require_condition
 from score_sde.networks.fitting import IMAGES, space_problems
 from score_sde.networks.layers import Dense
 from score_sde.networks.options import AttentionKernel, Count, Dtype, Size
+from score_sde.rules import Positive
 from score_sde.types import NO_LABEL, Array, Key
 
 ZEROS = nn.initializers.zeros

@@ -9,7 +9,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from score_sde.fields import Positive
 from score_sde.networks.attention import attend
 from score_sde.networks.blocks import Dropout
 from score_sde.networks.cond import require_condition
@@ -34,6 +33,7 @@ from score_sde.networks.options import (
 )
 from score_sde.networks.resampling import filter_down, filter_up
 from score_sde.networks.unet_plan import Plan, PlannedUNet, Step, follow
+from score_sde.rules import Positive
 from score_sde.types import Array
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from score_sde.fields import (
+from score_sde.networks.attention import IMPLEMENTATIONS
+from score_sde.rules import (
     Finite,
     NonNegative,
     Positive,
@@ -14,7 +15,6 @@ from score_sde.fields import (
     each,
     one_of,
 )
-from score_sde.networks.attention import IMPLEMENTATIONS
 
 EMBEDDINGS = ("positional", "fourier")
 """Choices of the first embedding of the noise level."""

@@ -8,12 +8,12 @@ from typing import Annotated, Any, ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
-from score_sde.fields import one_of
 from score_sde.networks.embeddings import FourierFeatures, conditions, sine_embedding
 from score_sde.networks.options import Count, Embedding, FilterTaps
 from score_sde.networks.resampling import filter_down, filter_for_strides, filter_up
 from score_sde.networks.unet_blocks import Layers, Style, checkpointed, norm_problems
 from score_sde.networks.unet_plan import Plan, PlannedUNet, Step
+from score_sde.rules import one_of
 from score_sde.types import Array
 
 PROGRESSIVE_INPUTS = ("none", "residual", "strided_residual", "input_skip")

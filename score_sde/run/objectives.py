@@ -23,11 +23,12 @@ import jax.random as jr
 from score_sde import elbo, losses
 from score_sde.arrays import mean_over_data, per_example
 from score_sde.conditions import Rows
-from score_sde.fields import Positive, settings
+from score_sde.fields import settings
 from score_sde.guidance import from_logits
 from score_sde.networks import LogVariance
 from score_sde.noise_levels import NoiseLevels
 from score_sde.precondition import make_classifier
+from score_sde.rules import Positive
 from score_sde.run.model import (
     Model,
     Params,

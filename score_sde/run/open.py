@@ -134,7 +134,7 @@ def open_run(
     workdir = Path(workdir)
     whole = complete(read_config(workdir) if config is None else config)
     experiment = build(whole)
-    if config is not None:
+    if config is not None and (workdir / "config.json").is_file():
         _check_model(workdir, whole, experiment)
     if not experiment.objective.trains_denoiser:
         name = whole["objective"]["name"]

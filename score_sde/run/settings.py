@@ -10,17 +10,9 @@ import numpy as np
 
 from score_sde.data import Dataset, centres
 from score_sde.dequantisation import DEQUANTISATIONS
-from score_sde.fields import (
-    NonNegative,
-    Positive,
-    at_least,
-    between,
-    one_of,
-    require,
-    settings,
-    up_to,
-)
+from score_sde.fields import require, settings
 from score_sde.likelihood import DIVERGENCES
+from score_sde.rules import NonNegative, Positive, at_least, between, one_of, up_to
 from score_sde.schedules import BETA_SCHEDULES, chain_levels
 
 POINTS = ("uniform", "centres", "variational")

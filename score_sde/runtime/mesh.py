@@ -20,8 +20,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from score_sde.fields import at_least, one_of, require, settings
+from score_sde.fields import require, settings
 from score_sde.networks import TENSOR_AXES
+from score_sde.rules import at_least, one_of
 from score_sde.runtime.memory import keep_freed_memory
 from score_sde.types import UserError
 

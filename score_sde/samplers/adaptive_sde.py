@@ -12,15 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from score_sde.arrays import expand_like, mean_over_data, where_example
-from score_sde.fields import (
-    NonNegative,
-    Positive,
-    Rule,
-    at_least,
-    between,
-    pytree,
-    static,
-)
+from score_sde.fields import pytree, static
+from score_sde.rules import NonNegative, Positive, Rule, at_least, between
 from score_sde.samplers.steps import Draw, Model, Sampler, SampleResult
 from score_sde.types import Array
 

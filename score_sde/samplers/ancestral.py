@@ -6,7 +6,8 @@ from typing import Annotated, Any, ClassVar
 
 import jax.numpy as jnp
 
-from score_sde.fields import NonNegative, pytree
+from score_sde.fields import pytree
+from score_sde.rules import NonNegative
 from score_sde.samplers.steps import (
     Draw,
     Interval,

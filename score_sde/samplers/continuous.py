@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from score_sde.arrays import as_float, example_keys, expand_like, unbatched
-from score_sde.fields import at_least, checks_rules
+from score_sde.fields import checks_rules
 from score_sde.integrate import Stats, check_times, integrate
+from score_sde.rules import at_least
 from score_sde.sde import SDE, rescaled_flow
 from score_sde.types import Array, Grid, Key, Points, Scalar, Score
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
-from score_sde.fields import Share, pytree
+from score_sde.fields import pytree
+from score_sde.rules import Share
 from score_sde.samplers.ancestral import EulerAncestral
 from score_sde.samplers.steps import (
     Draw,

@@ -8,7 +8,8 @@ from typing import Annotated, Any, ClassVar, Self
 
 import jax.numpy as jnp
 
-from score_sde.fields import one_of, pytree, require, static
+from score_sde.fields import pytree, require, static
+from score_sde.rules import one_of
 from score_sde.samplers.steps import Draw, Interval, Model, Sampler, Step
 from score_sde.types import Array, Scalar
 

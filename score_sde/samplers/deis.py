@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import jax.numpy as jnp
 
-from score_sde.fields import pytree, static, within
+from score_sde.fields import pytree, static
+from score_sde.rules import within
 from score_sde.samplers.multistep import (
     advance,
     for_noise,

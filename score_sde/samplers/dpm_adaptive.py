@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from score_sde.arrays import expand_like, mean_over_data, where_example
-from score_sde.fields import Finite, NonNegative, Positive, pytree, static, within
+from score_sde.fields import pytree, static
 from score_sde.integrate import MAX_STEPS
+from score_sde.rules import Finite, NonNegative, Positive, within
 from score_sde.samplers.ancestral import Noised
 from score_sde.samplers.dpm_fast import levels_above, positive_ends
 from score_sde.samplers.noise_steps import (

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from score_sde.arrays import is_traced
-from score_sde.fields import NonNegative, pytree
+from score_sde.fields import pytree
+from score_sde.rules import NonNegative
 from score_sde.samplers.ancestral import Noised, ancestral_levels, remainder
 from score_sde.samplers.noise_steps import (
     first_order,

@@ -14,7 +14,8 @@ from typing import Annotated, Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde.fields import one_of, pytree, require, static
+from score_sde.fields import pytree, require, static
+from score_sde.rules import one_of
 from score_sde.samplers.multistep import (
     Coefficients,
     advance,

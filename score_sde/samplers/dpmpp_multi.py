@@ -17,7 +17,8 @@ from typing import Annotated, Any
 
 import jax.numpy as jnp
 
-from score_sde.fields import one_of, pytree, static
+from score_sde.fields import pytree, static
+from score_sde.rules import one_of
 from score_sde.samplers.ancestral import Noised
 from score_sde.samplers.exponential import phi, toward
 from score_sde.samplers.steps import Draw, Interval, Model, Sampler, Step

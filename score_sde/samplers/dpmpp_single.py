@@ -10,7 +10,8 @@ from typing import Annotated, Any, ClassVar
 
 import jax
 
-from score_sde.fields import Rule, pytree
+from score_sde.fields import pytree
+from score_sde.rules import Rule
 from score_sde.samplers.ancestral import (
     Noised,
     ancestral_levels,

@@ -8,7 +8,8 @@ from typing import Annotated, Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from score_sde.fields import NonNegative, PositiveOrInfinite, pytree, require
+from score_sde.fields import pytree, require
+from score_sde.rules import NonNegative, PositiveOrInfinite
 from score_sde.samplers.steps import (
     Draw,
     Interval,

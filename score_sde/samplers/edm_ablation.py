@@ -14,7 +14,8 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 
-from score_sde.fields import Positive, pytree, static, within
+from score_sde.fields import pytree, static
+from score_sde.rules import Positive, within
 from score_sde.samplers.edm import Churn
 from score_sde.samplers.steps import (
     Draw,

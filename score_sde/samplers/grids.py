@@ -11,7 +11,8 @@ from jaxtyping import Float
 
 from score_sde import schedules
 from score_sde.arrays import as_float, is_traced
-from score_sde.fields import Positive, at_least, checks_rules, one_of
+from score_sde.fields import checks_rules
+from score_sde.rules import Positive, at_least, one_of
 from score_sde.sde import SDE, VP
 from score_sde.types import Array, Scalar
 

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from score_sde.arrays import expand_like, sum_over_data
-from score_sde.fields import Positive, at_least, one_of, pytree, static
+from score_sde.fields import pytree, static
+from score_sde.rules import Positive, at_least, one_of
 from score_sde.samplers.steps import Draw, Interval, Model, Sampler, Step
 from score_sde.types import Array, Scalar
 

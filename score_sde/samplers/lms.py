@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import jax.numpy as jnp
 
-from score_sde.fields import at_least, pytree, static
+from score_sde.fields import pytree, static
+from score_sde.rules import at_least
 from score_sde.samplers.steps import Draw, Interval, Model, Sampler, Step, slope
 from score_sde.types import Array
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from score_sde.arrays import example_keys, expand_like, per_example
-from score_sde.fields import Positive, at_least, pytree, static
+from score_sde.fields import pytree, static
+from score_sde.rules import Positive, at_least
 from score_sde.samplers.steps import Draw
 from score_sde.types import Array, Key, Scalar
 

@@ -12,7 +12,8 @@ from typing import Annotated, Any, NamedTuple
 
 import jax.numpy as jnp
 
-from score_sde.fields import Positive, at_least, one_of, pytree, static
+from score_sde.fields import pytree, static
+from score_sde.rules import Positive, at_least, one_of
 from score_sde.samplers.langevin import STEP_SIZES, equilibrate
 from score_sde.samplers.steps import Draw, Interval, Model, Sampler, Step
 from score_sde.sde import SDE, VE

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde.fields import at_least, pytree, static
+from score_sde.fields import pytree, static
+from score_sde.rules import at_least
 from score_sde.samplers.ancestral import ancestral_levels, remainder
 from score_sde.samplers.steps import Draw, Model, Sampler, SampleResult, slope
 from score_sde.types import Array

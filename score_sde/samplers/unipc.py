@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde.fields import at_least, each, one_of, pytree, static, within
+from score_sde.fields import pytree, static
+from score_sde.rules import at_least, each, one_of, within
 from score_sde.samplers.multistep import (
     Coefficients,
     advance,

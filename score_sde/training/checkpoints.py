@@ -26,9 +26,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from score_sde.runtime.checksums import checksums, path_text
+from score_sde.runtime.checksums import checksums
 from score_sde.runtime.mesh import is_main_host, wait_for_hosts
 from score_sde.training.retention import KEEP_ALL, Retention
+from score_sde.training.same_model import described, require_same_model
 from score_sde.training.step import TrainState
 from score_sde.types import UserError
 
@@ -280,11 +281,13 @@ class Checkpoints:
         """(arrays, the checksums that they had)."""
         try:
             saved = self._manager.item_metadata(step)
-            described = {name: _described(saved[name]) for name in target}
+            described = {name: described(saved[name]) for name in target}
         except Exception as error:  # orbax and its storage have many kinds
             raise DamagedError(_first_line(error)) from error
         for name in target:
-            _check(self._directory / str(step), described[name], target[name])
+            require_same_model(
+                self._directory / str(step), described[name], target[name]
+            )
         items = {name: ocp.args.StandardRestore(a) for name, a in target.items()}
         # Not in runs from before there was any.
         has_manifest = (self._directory / str(step) / MANIFEST).is_dir()
@@ -328,27 +331,3 @@ def _items(state: TrainState) -> dict[str, Tree]:
     if not state.power_emas:  # as in runs from before there were any
         del training["power_emas"]
     return {"average": training.pop("ema_params"), "training": training}
-
-
-def _check(path: Path, was: dict[str, str], target: Tree) -> None:
-    """Names, shapes and types, which orbax casts, or reports amid pages of noise."""
-    wanted = _described(target)
-    wrong = [
-        f"  {name}: {was.get(name, 'absent')} there, {wanted.get(name, 'absent')} here"
-        for name in sorted(was.keys() | wanted.keys())
-        if was.get(name) != wanted.get(name)
-    ]
-    if wrong:
-        more = [f"  and {len(wrong) - 10} more"] if len(wrong) > 10 else []
-        raise UserError(
-            "\n".join([f"checkpoint {path} is of another model:", *wrong[:10], *more])
-        )
-
-
-def _described(tree: Tree) -> dict[str, str]:
-    """Path -> type and shape of each array; containers of any kind compare alike."""
-    return {
-        path_text(path): f"{leaf.dtype}{list(leaf.shape)}"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        if hasattr(leaf, "shape")
-    }

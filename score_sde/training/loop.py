@@ -22,7 +22,6 @@ from score_sde.training.goodput import Goodput
 from score_sde.training.metrics import Metrics
 from score_sde.training.post_hoc_ema import Profile, save_snapshot
 from score_sde.training.profiling import Profiler
-from score_sde.training.retention import Retention
 from score_sde.training.settings import Training
 from score_sde.training.step import STOP, Batch, TrainState, TrainStep
 from score_sde.training.watch import Watch
@@ -71,13 +70,9 @@ def train(
         Exception: whatever reading the batches raises, after saving.
     """
     goodput, last = Goodput(), settings.num_steps
-    retention = Retention(
-        settings.keep_checkpoints, settings.keep_every, settings.keep_best
-    )
-    with Checkpoints(workdir / "checkpoints", retention=retention) as checkpoints:
-        if checkpoints.newest_step() is not None:
-            state = checkpoints.restore(state)
-            _say(f"resuming from step {int(state.step):,} in {workdir}")
+    folder, retention = workdir / "checkpoints", settings.retention
+    with Checkpoints(folder, retention=retention) as checkpoints:
+        state = _resumed(checkpoints, state, workdir)
         restored()
         start = int(state.step)
         if start >= last:
@@ -242,6 +237,15 @@ class _Loop:
         self.profiler.stop()
         with self.goodput.spent("save"):
             self.checkpoints.wait()
+
+
+def _resumed(checkpoints: Checkpoints, state: TrainState, workdir: Path) -> TrainState:
+    """The newest checkpoint, or the state if there is none."""
+    if checkpoints.newest_step() is None:
+        return state
+    state = checkpoints.restore(state)
+    _say(f"resuming from step {int(state.step):,} in {workdir}")
+    return state
 
 
 def _placed(rows: list[Batch], mesh: jax.sharding.Mesh, *, several: bool) -> Batch:

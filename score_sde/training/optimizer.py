@@ -7,16 +7,16 @@ from typing import Annotated, Any
 import jax
 import optax
 
-from score_sde.fields import (
+from score_sde.fields import settings
+from score_sde.networks.network import is_frozen
+from score_sde.rules import (
     NonNegative,
     Positive,
     PositiveOrInfinite,
     at_least,
     below,
     one_of,
-    settings,
 )
-from score_sde.networks.network import is_frozen
 
 METHODS = ("adamw", "muon")
 SCHEDULES = ("constant", "cosine", "inverse_sqrt")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
-from score_sde.fields import (
+from score_sde.fields import require, settings
+from score_sde.rules import (
     NonNegative,
     Positive,
     PositiveOrInfinite,
@@ -14,9 +15,8 @@ from score_sde.fields import (
     between,
     each,
     one_of,
-    require,
-    settings,
 )
+from score_sde.training.retention import Retention
 
 FAILED_SAVES = ("stop", "continue")
 
@@ -78,3 +78,8 @@ class Training:
                 lambda t: not t.keep_best or t.checkpoint_every % t.sample_every == 0,
             ),
         )
+
+    @property
+    def retention(self) -> Retention:
+        """Which checkpoints are kept."""
+        return Retention(self.keep_checkpoints, self.keep_every, self.keep_best)

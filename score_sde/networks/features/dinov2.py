@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde.fields import NonNegative, Positive
 from score_sde.networks.features.parts import conv
 from score_sde.networks.features.resizing import (
     antialias_matrix,
     centre_matrix,
     cubic,
 )
+from score_sde.rules import NonNegative, Positive
 from score_sde.types import Array
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
