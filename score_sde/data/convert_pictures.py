@@ -26,7 +26,7 @@ import numpy as np
 from score_sde.data.classes import Classes, classes_of
 from score_sde.data.listing import TABLE, Listing, listing
 from score_sde.data.local import local_path
-from score_sde.data.picture_file import ORIENTATION, num_frames, opened, upright
+from score_sde.data.picture_file import num_frames, opened, orientation, upright
 from score_sde.data.tfds import fit
 from score_sde.types import UserError
 
@@ -121,7 +121,7 @@ def _kinds(found: Listing) -> tuple[dict[str, Any], dict[str, str]]:
     for name in found.names:
         try:
             with opened(found.read(name)) as picture:
-                turned = picture.getexif().get(ORIENTATION, 1) >= 5
+                turned = orientation(picture) >= 5
                 width, height = picture.size
                 # A TIFF has its size turned already.
                 if turned and picture.format != "TIFF":
@@ -140,7 +140,7 @@ def _converted(
 
     if num_frames(picture) > 1:
         done["first of several frames"] += 1
-    if picture.getexif().get(ORIENTATION, 1) != 1:
+    if orientation(picture) != 1:
         done["turned upright by EXIF"] += 1
     mode, picture = picture.mode, upright(picture)
     if mode == "F" or (mode[:1] == "I" and not _is_16_bit(picture)):

@@ -31,7 +31,9 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 CHANNELS = {"1": 1, "L": 1, "P": 3, "RGB": 3, "RGBA": 4}
 """PIL's name -> channels of what `decode` makes of it."""
 ORIENTATION = 0x0112
-"""The number of EXIF's entry for the orientation; 1 is upright."""
+"""The number of EXIF's entry for the orientation."""
+MAY_TURN = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
+"""What Pillow has of a decoded picture that may say how it is turned."""
 
 
 def decode(file: bytes, format: Format, where: str) -> np.ndarray:
@@ -105,9 +107,14 @@ def upright(picture: Picture) -> Picture:
     from PIL import ImageOps
 
     picture.load()
-    if picture.getexif().get(ORIENTATION, 1) == 1:
+    if MAY_TURN.isdisjoint(picture.info) or orientation(picture) == 1:
         return picture
     return ImageOps.exif_transpose(picture)
+
+
+def orientation(picture: Picture) -> int:
+    """How a picture is stored, as EXIF numbers it from 1, upright, to 8."""
+    return picture.getexif().get(ORIENTATION, 1)
 
 
 def num_frames(picture: Picture) -> int:

@@ -281,13 +281,11 @@ class Checkpoints:
         """(arrays, the checksums that they had)."""
         try:
             saved = self._manager.item_metadata(step)
-            described = {name: described(saved[name]) for name in target}
+            stored = {name: described(saved[name]) for name in target}
         except Exception as error:  # orbax and its storage have many kinds
             raise DamagedError(_first_line(error)) from error
         for name in target:
-            require_same_model(
-                self._directory / str(step), described[name], target[name]
-            )
+            require_same_model(self._directory / str(step), stored[name], target[name])
         items = {name: ocp.args.StandardRestore(a) for name, a in target.items()}
         # Not in runs from before there was any.
         has_manifest = (self._directory / str(step) / MANIFEST).is_dir()

@@ -60,14 +60,13 @@ def train(
             others.
         steps_per_call: batches that the step takes at once.
         flops_per_image: operations of a step for one example, for the report.
-        restored: called once the state to go on from is there, and nothing is changed
-            yet in workdir.
+        restored: called once the state is there, before workdir is changed.
 
     Raises:
         NonFiniteLossError: with the newest checkpoint still good.
         SaveError: if a checkpoint can't be written.
         Stopped: after saving, if a signal asked to stop.
-        Exception: whatever reading the batches raises, after saving.
+        Exception: what reading the batches raises, after saving.
     """
     goodput, last = Goodput(), settings.num_steps
     folder, retention = workdir / "checkpoints", settings.retention
@@ -88,11 +87,10 @@ def train(
                 with goodput.spent("data"), loop.saved_first(state, before):
                     rows = list(islice(stream, step - before))
                     batch = _placed(rows, mesh, several=steps_per_call > 1)
-                images = len(rows[0]["values"]) * jax.process_count()
                 state = loop.call(train_step, state, batch, before, step)
-                state = loop.look(
-                    state, before, step, evaluate, images, flops_per_image * images
-                )
+                images = len(rows[0]["values"]) * jax.process_count()
+                work = images, flops_per_image * images
+                state = loop.look(state, before, step, evaluate, *work)
         loop.finish()
     _say(f"trained {last - start:,} steps in {goodput.summary()}")
     return state
