@@ -22,7 +22,7 @@ def drawn(run: Any, workdir: Path) -> dict[str, Any]:
     """Draw the samples of an opened run, or read those that it drew before.
 
     Returns:
-        The arrays of samples.npz.
+        The arrays of samples.npz: the samples in the user's units.
     """
     import shutil
 
@@ -55,7 +55,8 @@ def drawn(run: Any, workdir: Path) -> dict[str, Any]:
         compute=lambda first: draw(run.params, first),
     )
     seconds = time.monotonic() - start
-    arrays = {"samples": arrays.pop("levels"), **arrays}
+    samples = experiment.dataset.to_units(arrays.pop("levels"))
+    arrays = {"samples": samples, **arrays}
     levels, good = arrays["samples"], arrays["success"]
     fewest, most = evals_per_call(
         experiment.model, experiment.drawing, run.params, offers

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from experiments import launch, train
-from score_sde.data import DATASETS
+from score_sde.data import DATASETS, SOURCES
 from score_sde.run import edit as edits
 from score_sde.run.build import build
 from score_sde.run.status import read_status
@@ -406,3 +406,43 @@ def test_a_workdir_that_is_a_file_is_named(tmp_path):
     path.touch()
     out = program("train", "--config=configs/digits.py", f"--workdir={path}", code=2)
     assert f"--workdir: {path}: File exists" in out
+
+
+@pytest.mark.slow
+def test_samples_and_densities_of_a_table_are_in_its_units(tmp_path):
+    """The same values with and without units: the results differ by the map alone."""
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(200, 2)) * [9.0, 0.01] + [1000.0, 0.0]
+    np.savez(tmp_path / "table.npz", x=table)
+    program("prepare_data", f"--from={tmp_path}/table.npz", f"--to={tmp_path}/own.npz")
+    with np.load(tmp_path / "own.npz") as file:
+        np.savez(tmp_path / "plain.npz", latents=file["latents"])
+    stated = ["--config.data.shape=(2,)", "--config.data.num_levels=0"]
+    found = {}
+    for name, more in (("own", []), ("plain", stated)):
+        words = [
+            f"--workdir={tmp_path / name}",
+            "--config=points",
+            "--config.data.name=files",
+            f"--config.data.path={tmp_path / name}.npz",
+            "--config.data.batch_size=64",
+            "--config.data.sigma_data=1.0",
+            "--config.train.num_steps=20",
+            "--config.sampling.num_samples=8",
+            "--config.grid.num_steps=4",
+            *more,
+        ]
+        program("train", *words)
+        program("sample", words[0])
+        program("likelihood", words[0], "--config.likelihood.num_checked=4")
+        scores = json.loads((tmp_path / name / "likelihood.json").read_text())
+        samples = np.load(tmp_path / name / "samples.npz")["samples"]
+        found[name] = samples, scores["splits"]["test"]
+    dataset = SOURCES["files"](path=str(tmp_path / "own.npz"))
+    (own, scores), (plain, plain_scores) = found["own"], found["plain"]
+    np.testing.assert_allclose(own, dataset.to_units(plain), rtol=1e-6)
+    assert abs(own[:, 0].mean() - 1000) < 30
+    off = np.log(dataset.units.scale).sum() / (2 * np.log(2))
+    for name in ("bits_per_dim", "bound"):
+        assert scores[name] - plain_scores[name] == pytest.approx(off, abs=1e-5), name
+    assert scores["errors"] == pytest.approx(plain_scores["errors"], abs=1e-5)

@@ -58,13 +58,14 @@ def features_of_split(
 
 
 def measure(
-    experiment: Experiment, levels: np.ndarray
+    experiment: Experiment, samples: np.ndarray
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Measure samples by every metric of the config.
 
     Args:
         experiment: with the data, the features and the metrics.
-        levels: the samples, as the data are stored.
+        samples: in the user's units. Points are measured as a model sees them, where
+            no column outweighs another by its unit.
 
     Returns:
         Metric -> {"samples", "floor"} -> name of a number -> the fields of its
@@ -77,7 +78,7 @@ def measure(
     against = experiment.evaluation.against
     real = features_of_split(experiment, against, extract)
     other = {"train": "test", "test": "train"}[against]
-    fake = extract(levels)
+    fake = extract(experiment.dataset.from_units(samples))
     found = {}
     for name, metric in experiment.metrics.items():
         wants = inspect.signature(metric).parameters

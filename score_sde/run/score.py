@@ -16,7 +16,9 @@ from jax.sharding import Mesh
 
 from score_sde import conditions
 from score_sde.data import Examples
+from score_sde.elbo import Bound
 from score_sde.evaluation.report import bits, summary
+from score_sde.likelihood import LogProb
 from score_sde.run.experiment import Experiment
 from score_sde.run.likelihoods import bound_examples, score_examples
 from score_sde.run.model import Params
@@ -96,24 +98,33 @@ def score_split(
     mesh: Mesh,
     folder: Path,
 ) -> tuple[Arrays, dict[str, Any]]:
-    """(per-example arrays, their summary) of the first `count` examples of a split."""
+    """(per-example arrays, their summary) of the first `count` examples of a split.
+
+    Densities are those of the data in the user's units.
+    """
     settings = experiment.likelihood
+    # The density of what a model sees becomes that of the user's units.
+    log_scale = experiment.dataset.log_scale
 
     def solved(which: Pass) -> ScoreBatch:
         tolerance = jnp.asarray(which.tolerance, jnp.float32)
-        return lambda keys, values, cond: programs.solve(
-            params,
-            _keys(keys, which.points, 0),
-            _keys(keys, which.probes, 1),
-            values,
-            cond,
-            tolerance,
-        )
 
-    def bounded(keys: Key, values: Any, cond: Any) -> Any:
-        return programs.bound(
-            params, _keys(keys, 0, 0), _keys(keys, 0, 2), values, cond
-        )
+        def score(keys: Key, values: Any, cond: Any) -> LogProb:
+            out = programs.solve(
+                params,
+                _keys(keys, which.points, 0),
+                _keys(keys, which.probes, 1),
+                values,
+                cond,
+                tolerance,
+            )
+            return out._replace(nats=out.nats - log_scale)
+
+        return score
+
+    def bounded(keys: Key, values: Any, cond: Any) -> Bound:
+        out = programs.bound(params, _keys(keys, 0, 0), _keys(keys, 0, 2), values, cond)
+        return out._replace(decoder=out.decoder + log_scale)
 
     run = partial(_run, experiment, experiment.dataset.split(split), mesh)
     repeats, checked = settings.repeats, min(settings.num_checked, count)
