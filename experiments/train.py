@@ -38,7 +38,7 @@ def main(command: launch.Command) -> None:
     from score_sde.training.loop import train
 
     experiment = build(command.config)
-    config = resolved(command.config, experiment.model.sigma_data)
+    config = resolved(command.config, experiment.dataset, experiment.model.sigma_data)
     if command.dry_run:
         print_dry_run(config, experiment)
         return

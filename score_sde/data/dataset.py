@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -79,6 +79,8 @@ class Dataset:
             that changes anything.
         sigma_data: the standard deviation of all values, where the files record it.
         identify: computes `identity` in a cheaper way than reading every example.
+        found: options of the source that it read from the data: a run keeps them, and
+            then knows its format and its units where the data are gone.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Dataset:
     identify: Callable[[Dataset], dict[str, Any]] | None = dataclasses.field(
         default=None, repr=False
     )
+    found: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def format(self) -> Format:
@@ -99,10 +102,7 @@ class Dataset:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """All that is known without the data, as options of the source `files`.
-
-        A run that keeps them knows its format and its units where the data are gone.
-        """
+        """All that is known without the data, as options of the source `files`."""
         return {
             "shape": self.shape,
             "num_levels": self.num_levels or 0,

@@ -100,9 +100,10 @@ def described_files(path: str, stated: dict[str, Any], test_path: str) -> Datase
     units = Units(tuple(facts.get("shift", ())), tuple(facts.get("scale", ())))
     if problem := units.problem(format.shape):
         raise UserError(f"{problem}.")
-    return files(
+    dataset = files(
         format, path, test_path, units=units, sigma_data=facts.get("sigma_data")
     )
+    return dataclasses.replace(dataset, found=dataset.facts)
 
 
 def _check_alike(place: Path, facts: dict[str, Any], test_place: Path) -> None:

@@ -80,7 +80,9 @@ class Maker:
             return
         self.problems += [f"data.{text}" for text in data.problems(dataset)]
         try:
-            self.given["sigma_data"] = data.sigma_data or measured_sigma_data(dataset)
+            self.given["sigma_data"] = (
+                data.sigma_data or dataset.sigma_data or measured_sigma_data(dataset)
+            )
         except UserError as error:
             self.problems.append(
                 f"data.sigma_data is None, and it can't be measured: {error}"

@@ -28,7 +28,8 @@ class Data:
         batch_size: examples of one training step, over all devices and hosts.
         random_flip: whether training mirrors each image with probability a half.
         sigma_data: the standard deviation of the scaled data, which EDM's
-            preconditioner and weight need; None to measure it on training examples.
+            preconditioner and weight need; None for what the files record of it, or
+            else to measure it on training examples.
         points: how training turns a level into a point: 'uniform', a point drawn from
             its bin; 'centres', the centre of its bin; 'variational', the point where a
             flow puts it that is trained with the network.
@@ -62,13 +63,15 @@ def measured_sigma_data(dataset: Dataset, num_examples: int = NUM_MEASURED) -> f
     return float(np.std(np.asarray(x, np.float64)))
 
 
-def resolved(config: Mapping[str, Any], sigma_data: float) -> dict[str, Any]:
+def resolved(
+    config: Mapping[str, Any], dataset: Dataset, sigma_data: float
+) -> dict[str, Any]:
     """The config as a run keeps it: what was measured is stated, folders are whole."""
     companions = {
         role: {**where, "run": str(Path(where["run"]).resolve())}
         for role, where in config.get("companions", {}).items()
     }
-    data = {**config["data"], "sigma_data": sigma_data}
+    data = {**config["data"], **dataset.found, "sigma_data": sigma_data}
     return {**config, "data": data, "companions": companions}
 
 
