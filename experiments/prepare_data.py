@@ -19,7 +19,7 @@ import sys
 
 from . import launch
 
-OPTIONS = {
+CONVERSION = {
     "from": ("PATH", str, "pictures in a folder or a .zip, an .npy, .npz or .csv file"),
     "to": ("OUT.npz", str, "the file that is written; it must not be there"),
     "size": ("N", int, "resize the central square of each image to N x N pixels"),
@@ -36,7 +36,7 @@ OPTIONS = {
 
 def options_text() -> str:
     """Describe the options of a conversion, a line each."""
-    rows = [(f"--{name}={value}", text) for name, (value, _, text) in OPTIONS.items()]
+    rows = [(f"--{name}={v}", text) for name, (v, _, text) in CONVERSION.items()]
     width = max(len(option) for option, _ in rows)
     return "\n".join(
         ["options of a conversion:", *(f"  {a:<{width}}  {text}" for a, text in rows)]
@@ -46,13 +46,13 @@ def options_text() -> str:
 def converts(words: list[str]) -> bool:
     """Whether a command line asks to convert data, not to prepare those of a config."""
     given = {word.partition("=")[0] for word in words}
-    return not given.isdisjoint(f"--{name}" for name in OPTIONS)
+    return not given.isdisjoint(f"--{name}" for name in CONVERSION)
 
 
 def convert_main(words: list[str]) -> int:
     """Convert a user's data; return the exit code."""
     parser = launch.Parser(description=__doc__)
-    for option, (value, kind, text) in OPTIONS.items():
+    for option, (value, kind, text) in CONVERSION.items():
         parser.add_argument(f"--{option}", metavar=value, type=kind, help=text)
     known, unknown = parser.parse_known_args(words)
     parser.refuse_unknown(unknown)

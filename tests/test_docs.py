@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import launch, train
+from experiments import launch, prepare_data, train
 from experiments.cli import programs
 from experiments.config_files import open_config
 from experiments.overrides import apply
@@ -123,6 +123,10 @@ def test_commands_exist_with_their_fields(where, program, words, tmp_path, regis
     assert program in programs(), f"{where}: no program {program}"
     flags = [word for word in words if word.startswith("-")]
     if not flags or program == "status" or "--help" in flags:
+        return
+    if program == "prepare_data" and prepare_data.converts(flags):
+        names = {flag.removeprefix("--").partition("=")[0] for flag in flags}
+        assert names <= set(prepare_data.CONVERSION)
         return
     if program == "sweep":  # each value of a grid is one of a field
         flags = [

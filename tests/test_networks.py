@@ -1,5 +1,6 @@
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from cases import unless
 
-from score_sde.fields import fields_of, value_problem
+from score_sde.fields import MISSING, fields_of, value_problem
 from score_sde.networks import NETWORKS, count_parameters, from_linen
 from score_sde.networks.blocks import (
     downsample,
@@ -44,8 +45,9 @@ SMALL = {
     },
 }
 SHAPES = {name: (2,) if name == "mlp" else (8, 8, 3) for name in SMALL}
-# What reads words and what is controlled have tests in test_captions, test_conditions.
-OTHERS = ("text_unet", "controlled_unet")
+# What reads words and what is controlled have tests in test_captions, test_conditions;
+# the classifier, whose output is unlike its input, in test_guidance.
+OTHERS = ("text_unet", "controlled_unet", "classifier")
 NAMES = [name for name in NETWORKS if name not in OTHERS]
 sweep = pytest.mark.parametrize("name", NAMES)
 
@@ -101,8 +103,8 @@ def moved(name):
 def test_every_option_states_its_rule_and_its_default_obeys_it(name):
     fields = fields_of(NETWORKS[name], without={"parent", "name"})
     for field in fields.values():
-        assert field.rules or field.kind is bool, field
-        if field.name != "num_words":  # which has no default
+        assert field.rules or field.kind in (bool, nn.Module), field
+        if field.default is not MISSING:
             assert value_problem(field, field.default) is None, field
 
 
@@ -113,7 +115,7 @@ def test_every_option_states_its_rule_and_its_default_obeys_it(name):
         ("unet", "multipliers", ()),
         ("unet", "multipliers", (1, -2)),
         ("ddpm", "dropout", 1.0),
-        ("controlled_unet", "input_frequencies", (float("inf"),)),
+        ("unet", "input_frequencies", (float("inf"),)),
         ("mlp", "embedding", "fourrier"),
         ("song_unet", "resample_filter", (1, 2, 1)),
         ("song_unet", "progressive_input", "skip"),

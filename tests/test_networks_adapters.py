@@ -12,7 +12,6 @@ from flax import nnx
 
 from score_sde.networks import (
     EDM2,
-    ENTRIES,
     MLP,
     Network,
     as_network,
@@ -268,7 +267,7 @@ def test_a_method_is_the_networks_only_by_its_mark(key):
 
 def test_a_stranger_that_states_nothing_is_taken_as_it_is():
     module = Stranger()
-    assert reads(module) == ENTRIES
+    assert reads(module) is None
     assert problems_of(module, (1, 2, 3, 4)) == []
     assert predicts_variance(module) is False
     assert reads(MLP()) == {"label", "vector"}

@@ -36,7 +36,7 @@ UNETS = {
     ),
     "cross_unet": CrossUNet(**SMALL, attention_resolutions=(4,), token_dims=5),
     "text_unet": TextUNet(num_words=6, text_width=8, **SMALL),
-    "controlled_unet": ControlledUNet(**SMALL, num_classes=3),
+    "controlled_unet": ControlledUNet(trunk=UNet(**SMALL, num_classes=3)),
 }
 
 
@@ -48,8 +48,9 @@ def cond_of(module, num, space):
         "words": jnp.arange(4 * num).reshape(num, 4) % 6,
         "image": jnp.ones((num, *space, 1), jnp.float32),
     }
+    told = getattr(module, "trunk", module)
     built_for = {
-        "label": getattr(module, "num_classes", 0),
+        "label": getattr(told, "num_classes", 0),
         "tokens": getattr(module, "token_dims", 0),
     }
     return {
@@ -68,7 +69,10 @@ def random_params(network):
 
 
 @pytest.mark.parametrize("rank", [1, 3])
-@pytest.mark.parametrize("name", UNETS)
+@pytest.mark.parametrize(
+    "name",
+    ["unet", *(pytest.param(n, marks=pytest.mark.slow) for n in UNETS if n != "unet")],
+)
 def test_unets_take_series_and_volumes(name, rank):
     module, shape = UNETS[name], (*SPACES[rank], 2)
     assert problems_of(module, shape) == []
@@ -108,7 +112,9 @@ def planted(params, higher):
 
 
 @pytest.mark.parametrize("rank", [1, 2])
-@pytest.mark.parametrize("name", ["unet", "cross_unet"])
+@pytest.mark.parametrize(
+    "name", ["unet", pytest.param("cross_unet", marks=pytest.mark.slow)]
+)
 def test_what_is_constant_along_an_axis_needs_no_such_axis(name, rank, key):
     """Norms and attention see copies of all positions, which changes no average."""
     module, space = UNETS[name], SPACES[rank]

@@ -127,6 +127,7 @@ def test_networks_and_objectives_of_every_kind_train(sections, tmp_path):
     assert np.isfinite(json.loads(rows[-1])["test_loss"])
 
 
+@pytest.mark.slow
 def test_series_are_data_too_and_a_scale_that_does_not_suit_is_said(tmp_path, capsys):
     config = config_with(
         data={"name": "waves", "batch_size": 4, "sigma_data": 0.5},
@@ -201,6 +202,7 @@ def test_state_of_a_batch_is_refused_by_its_name(tmp_path):
         trained(tmp_path / "run", config)
 
 
+@pytest.mark.slow
 def test_a_config_file_that_registers_is_found_again(tmp_path):
     """As the file in --config, which registers where it is loaded."""
     file = tmp_path / "mine.py"

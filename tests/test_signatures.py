@@ -23,7 +23,7 @@ PARTS = {
     **{c.__name__: (c, 0) for c in noise_levels.NoiseLevels.__subclasses__()},
 }
 ANY_TEXT = {"negative_caption", "captions"}
-OBJECTS = {"sde", "worse", "log_prob", "learned", "logits", "sigmas"}
+OBJECTS = {"classifier", "sde", "worse", "log_prob", "learned", "logits", "sigmas"}
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -14,6 +14,7 @@ MODULES = [
         "losses",
         "noise_levels",
         "elbo",
+        "divergences",
         "likelihood",
         "dequantisation",
         "oracles",
