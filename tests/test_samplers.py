@@ -389,6 +389,7 @@ def test_grids_that_are_none_are_refused(make, message):
         make()
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
