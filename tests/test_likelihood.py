@@ -123,6 +123,7 @@ SHARED = [  # One range of sigma, in the times of each SDE.
 ]
 
 
+@pytest.mark.slow
 def test_log_density_does_not_depend_on_the_coordinates():
     """One denoiser under each SDE; xt = alpha x, whose density is p(x) / alpha^dims."""
     x = MIXTURE.sample(jr.key(3), 10)

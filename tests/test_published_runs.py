@@ -163,6 +163,7 @@ def test_a_run_takes_two_steps_on_data_of_its_format(stem):
             assert 0 < metrics["gradient_norm"] < np.inf
 
 
+@pytest.mark.slow
 def test_samples_of_a_config_have_the_variances_that_the_network_predicts():
     config = config_of("digits:hybrid")
     config["network"] |= {
