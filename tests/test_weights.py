@@ -520,7 +520,8 @@ DIT = [
     "--config.network.hidden_size=48",
     "--config.network.depth=2",
     "--config.network.num_heads=3",
-    "--config.network.num_classes=5",
+    "--config.data.num_classes=5",
+    "--config.conditions.label={}",
     "--config.data.shape=(8,8,4)",
     "--config.data.num_levels=0",
     "--config.precondition.name=chain",
@@ -541,6 +542,7 @@ def test_imported_weights_are_a_run_that_samples_and_exports(made, tmp_path):
         "config.json",
         "environment.json",
         "imported.json",
+        "inputs.json",
     }
     assert "samples of heun" in program("sample", f"--workdir={workdir}")
     samples = np.load(workdir / "samples.npz")
