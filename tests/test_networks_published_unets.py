@@ -268,7 +268,7 @@ def test_a_small_network_is_the_published_one(cases, name):
     assert out.dtype == jnp.float32
     # The bound of the issue; sums in another order cost 3e-6 to 8e-6. Phases of
     # Fourier features, 2 pi 16 log(sigma), cost a hundred times that in float32.
-    # XLA orders the sums by the CPU: adm_guided was 8e-6 on one, 1.054e-5 on another.
+    # The order depends on the CPU: adm_guided costs 1.054e-5 on another one.
     bound = {"song_ncsnpp": 2e-4, "adm_guided": 1.2e-5}.get(name, 1e-5)
     assert relative_error(out, case.io["F_float64"]) < bound
 
