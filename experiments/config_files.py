@@ -213,7 +213,7 @@ def _text(error: BaseException, file: Path) -> str:
 
 
 def _no_literals(value: Any, path: str = "") -> Iterator[str]:
-    """What is in a config that no config.json can hold."""
+    """Name the fields of a config that no config.json can hold."""
     from ml_collections import ConfigDict, FieldReference
 
     if isinstance(value, (Mapping, ConfigDict)):

@@ -1,4 +1,4 @@
-"""What became of a run: python -m experiments.status --workdir=DIR."""
+"""Tell what became of a run: python -m experiments.status --workdir=DIR."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[Run], list[s
 
 
 def _changes(grid: Overrides, config: str) -> list[dict[str, str]]:
-    """What the grid, or else the config file, asks to be run.
+    """List the changes that the grid, or else the config file, asks for.
 
     Raises:
         ValueError: neither does, or a field has no values.
@@ -269,7 +269,7 @@ NOT_STARTED = "not started"
 
 
 def _status(run: Run) -> Status | None:
-    """Of a run, None before its folder describes it."""
+    """Read the status of a run; None before its folder describes it."""
     from score_sde.run.status import read_status
     from score_sde.types import UserError
 
@@ -280,7 +280,7 @@ def _status(run: Run) -> Status | None:
 
 
 def _row(run: Run, code: int) -> dict[str, Any]:
-    """What the table says of a run, and no number of one that failed."""
+    """Make the row of a run in the table; one that failed has no numbers."""
     status = _status(run)
     row: dict[str, Any] = {"run": run.workdir.name, **run.values, "state": NOT_STARTED}
     if code:

@@ -118,7 +118,7 @@ def convert(
 
 
 def _facts(like: str) -> dict[str, Any]:
-    """What a prepared file says of itself."""
+    """The facts that a prepared file states of itself."""
     place = local_path(like, "--like")
     facts = described(place).stated if place.suffix == ".npz" else {}
     if not facts:
