@@ -658,5 +658,5 @@ def test_averages_of_any_width_become_runs(tmp_path):
 def test_every_published_configuration_makes_a_config(name):
     experiment = build.build(import_weights.default_config({"network": name}))
     assert experiment.dataset.shape == PUBLISHED[name].shape
-    sigmas = np.asarray(experiment.grid())
+    sigmas = np.asarray(experiment.drawing.grid())
     assert sigmas[0] == pytest.approx(PUBLISHED[name].sigma_max)
