@@ -25,7 +25,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 
 from .config_files import open_config
-from .overrides import Overrides, apply, expand, read_overrides, resolve
+from .overrides import apply, resolve
+from .words import Overrides, expand, read_overrides
 
 EPILOG = """\
 --config.SECTION.FIELD=VALUE sets a field of the config, --config.SECTION.FIELD and

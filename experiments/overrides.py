@@ -1,10 +1,8 @@
 """Set fields of a config by the words of a command line.
 
-    --config.a.b=v    --config.a.b v    -config.a.b=v    a value
-    --config.a.b      --noconfig.a.b                     true or false
-    --config.a.b[0]=v                                    one item of a tuple or a list
-    --config.a.b=v --config.a.b=w                        a tuple or a list, item by item
-    --flagfile=FILE                                      more words, one a line
+    --config.a.b=v                   a value
+    --config.a.b[0]=v                one item of a tuple or a list
+    --config.a.b=v --config.a.b=w    a tuple or a list, item by item
 
 Fields that a config file states are set while its references live, so that whatever it
 derives from them is computed anew. Then defaults are written out, and all others set.
@@ -15,85 +13,13 @@ from __future__ import annotations
 import re
 import typing
 from collections.abc import Collection, Iterator
-from pathlib import Path
 from typing import Any
 
 from .literals import is_name, item_of, value_of
-
-Overrides = dict[str, list[str | bool]]
-"""Field -> what the command line gives it, in order; a bool where it gives no value."""
+from .words import Overrides, flag_of
 
 OPEN = ("conditions", "companions", "metrics", "extra")
 """Sections in which the command line may make new entries."""
-
-
-def expand(words: list[str], *, inside: tuple[Path, ...] = ()) -> list[str]:
-    """Replace --flagfile=FILE by the words in that file, and single dashes by double.
-
-    Raises:
-        ValueError: a file is missing, or contains itself.
-    """
-    expanded: list[str] = []
-    rest = iter(words)
-    for word in rest:
-        if re.match(r"-[A-Za-z]\w", word) and _is_flag(word):
-            word = f"-{word}"
-        name, equals, text = word.partition("=")
-        if name != "--flagfile":
-            expanded.append(word)
-            continue
-        file = Path(text if equals else next(rest, "")).expanduser()
-        if file in inside:
-            raise ValueError(f"--flagfile: {str(file)!r} contains itself.")
-        if not file.is_file():
-            raise ValueError(f"--flagfile: no file {str(file)!r}.")
-        lines = [line.strip() for line in file.read_text().splitlines()]
-        lines = [line for line in lines if line and not line.startswith(("#", "//"))]
-        expanded += expand(lines, inside=(*inside, file))
-    return expanded
-
-
-def read_overrides(
-    words: list[str], prefix: str = "config"
-) -> tuple[Overrides, list[str]]:
-    """Take the fields with a prefix out of a command line.
-
-    Args:
-        words: the command line, as `expand` gives it.
-        prefix: the word before the field, as in --config.a.b.
-
-    Returns:
-        What each field is given, in the order of their last words; all other words.
-
-    Raises:
-        ValueError: --no with a value.
-    """
-    overrides: Overrides = {}
-    others = []
-    rest = list(reversed(words))
-    while rest:
-        word = rest.pop()
-        match = re.match(rf"--(no)?{prefix}\.([^=]*)(=?)(.*)", word, re.DOTALL)
-        if match is None:
-            others.append(word)
-            continue
-        no, field, equals, text = match.groups()
-        given: str | bool = text if equals else not no
-        if no and equals:
-            raise ValueError(f"{word}: --no takes no value.")
-        if not no and not equals and rest and not _is_flag(rest[-1]):
-            given = rest.pop()
-        overrides[field] = [*overrides.pop(field, []), given]
-    return overrides, others
-
-
-def words_of(overrides: Overrides, prefix: str = "config") -> list[str]:
-    """The command line that gives these overrides."""
-    return [
-        _word(field, value, prefix)
-        for field, given in overrides.items()
-        for value in given
-    ]
 
 
 def apply(config: Any, overrides: Overrides) -> dict[str, Any]:
@@ -164,21 +90,6 @@ def resolve(config: Any, given: Collection[str] = ()) -> dict[str, Any]:
     return config.to_dict()
 
 
-def _is_flag(word: str) -> bool:
-    """Whether a word is a flag: a dash and a letter, but no number such as -inf."""
-    try:
-        float(word)
-    except ValueError:
-        return re.match(r"--?[A-Za-z]", word) is not None
-    return False
-
-
-def _word(field: str, value: str | bool, prefix: str = "config") -> str:
-    if isinstance(value, bool):
-        return f"--{'' if value else 'no'}{prefix}.{field}"
-    return f"--{prefix}.{field}={value}"
-
-
 def _check_order(overrides: Overrides) -> None:
     """Refuse a field that is set, and then undone by setting all that it is in."""
     fields = list(overrides)
@@ -186,7 +97,7 @@ def _check_order(overrides: Overrides) -> None:
         for inner in fields[:i]:
             if inner.startswith(f"{outer}."):
                 raise ValueError(
-                    f"{_word(outer, overrides[outer][-1])} comes after "
+                    f"{flag_of(outer, overrides[outer][-1])} comes after "
                     f"--config.{inner}, and would undo it."
                 )
 
@@ -283,7 +194,7 @@ def _set(config: Any, field: str, given: list[str | bool]) -> None:
     from score_sde.run.sections import field_at
     from score_sde.types import choices_text
 
-    word, parts = _word(field, given[-1]), field.split(".")
+    word, parts = flag_of(field, given[-1]), field.split(".")
     signature = field_at(_plain(config), field)
     holder: Any = None
     value: Any = config

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from . import launch
 from .config_files import sweep_of
 from .literals import word_of
-from .overrides import Overrides, expand, read_overrides, words_of
+from .words import Overrides, expand, read_overrides, words_of
 
 if TYPE_CHECKING:
     from score_sde.run.status import Status

@@ -12,7 +12,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments import config_files
-from experiments.overrides import apply, expand, read_overrides, words_of
+from experiments.overrides import apply
+from experiments.words import expand, read_overrides, words_of
 
 ROOT = Path(__file__).parents[1]
 FIELDS = """
