@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import jax
 import numpy as np
 from sklearn.svm import SVC
 
+from benchmarks.turns import in_turns
 from score_sde import conditions, guidance
 from score_sde.conditions import captions
 from score_sde.data import Dataset
@@ -115,13 +115,10 @@ def overhead(experiment: Any, params: Any, batch: int = 100) -> dict[str, float]
         return sample("euler", denoise, sigmas[0] * x, sigmas, cond=cond).x
 
     compiled = {n: jax.jit(partial(fold, d)) for n, d in makers.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in compiled}
-    for turn in range(16):
-        for name, run in compiled.items():
-            start = time.perf_counter()
-            jax.block_until_ready(run(x))
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
+    seconds = in_turns(
+        {n: lambda run=run: run(x).block_until_ready() for n, run in compiled.items()},
+        repeat=15,
+    )
     best = {name: min(times) for name, times in seconds.items()}
     evals = guidance.network_evals(makers["interval"], sigmas[:-1]).sum()
     ratios = {f"{n}_over_plain": best[n] / best["plain"] for n in best if n != "plain"}

@@ -21,8 +21,8 @@ import argparse
 import importlib.util
 import json
 import math
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ import numpy as np
 from scipy.integrate import solve_ivp
 
 import score_sde as ss
+from benchmarks.turns import in_turns
 from score_sde.arrays import example_keys
 from score_sde.types import Array
 
@@ -220,15 +221,13 @@ def main() -> None:
         other = in_torch(weights)
         check_equal(score, other, x)
         sides["torchdiffeq"] = torchdiffeq(other, x, v, given.tolerance)
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
     bits, evals = {}, {}
-    for turn in range(given.repeat + 1):
-        for name, run in sides.items():
-            start = time.perf_counter()
-            nats, evals[name] = run()
-            bits[name] = np.asarray(ss.bits_per_dim(nats, math.prod(x.shape[1:])))
-            if turn:  # the first one compiles
-                seconds[name].append(time.perf_counter() - start)
+
+    def scored(name: str) -> None:
+        nats, evals[name] = sides[name]()
+        bits[name] = np.asarray(ss.bits_per_dim(nats, math.prod(x.shape[1:])))
+
+    seconds = in_turns({name: partial(scored, name) for name in sides}, given.repeat)
     medians = {name: float(np.median(s)) for name, s in seconds.items()}
     result = {
         "seconds": medians,

@@ -43,6 +43,7 @@ import torch
 
 import score_sde as ss
 from benchmarks.torch_unet import TorchSongUNet
+from benchmarks.turns import in_turns
 from score_sde.losses import denoising_loss, edm
 from score_sde.networks import Network, SongUNet, from_linen
 from score_sde.networks.flops import forward_flops
@@ -274,16 +275,8 @@ def torch_sampling(
 
 
 def measured(sides: dict[str, Run], repeat: int) -> dict[str, list[float]]:
-    """Seconds of each, in turns; the first turn compiles."""
-    clock = time.perf_counter if ON_GPU else time.process_time
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(repeat + 1):
-        for name, run in sides.items():
-            start = clock()
-            run()
-            if turn:
-                seconds[name].append(clock() - start)
-    return seconds
+    """Seconds of each: of the processor, or of the clock where a GPU computes."""
+    return in_turns(sides, repeat, time.perf_counter if ON_GPU else time.process_time)
 
 
 def matrix_rate() -> float:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ import jax.random as jr
 import numpy as np
 
 import score_sde as ss
+from benchmarks.turns import in_turns
 from score_sde.arrays import example_keys, per_example
 from score_sde.samplers import SAMPLERS, Sampler
 
@@ -173,24 +173,13 @@ def diffusers(name: str, batch: int, num_steps: int) -> Run:
     return draw
 
 
-def measured(sides: dict[str, Run], repeat: int) -> dict[str, float]:
-    """Median seconds of each, in turns; the first turn compiles."""
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(repeat + 1):
-        for name, run in sides.items():
-            start = time.perf_counter()
-            run()
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: float(np.median(s)) for name, s in seconds.items()}
-
-
 def compared(batch: int, num_steps: int, repeat: int) -> list[dict[str, Any]]:
     """Rows of a table: microseconds a step of each side, and theirs over ours."""
     rows = []
 
     def row(name: str, sides: dict[str, Run]) -> None:
-        medians = measured(sides, repeat)
+        seconds = in_turns(sides, repeat)
+        medians = {name: float(np.median(s)) for name, s in seconds.items()}
         mine = medians.pop("ours")
         for peer, theirs in medians.items():
             rows.append(

@@ -1,0 +1,29 @@
+"""Time several programs in turns, so that what the machine does meets all alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def in_turns(
+    sides: Mapping[str, Callable[[], Any]],
+    repeat: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Seconds of each call of each side, after a first turn that compiles.
+
+    Args:
+        sides: name -> what is timed, which returns when its work is done.
+        repeat: number of turns that count.
+        clock: wall-clock seconds, or the processor's.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(repeat + 1):
+        for name, run in sides.items():
+            began = clock()
+            run()
+            if turn:
+                seconds[name].append(clock() - began)
+    return seconds
