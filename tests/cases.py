@@ -27,8 +27,9 @@ def unless(is_quick, cases):
     ]
 
 
+ONE_SDE = unless(lambda sde: name_of(sde) == "EDM", ALL_SDES)
 SOME_SDES = unless(lambda sde: name_of(sde) in ("VP", "EDM"), ALL_SDES)
-"""All of them among the slow tests, two by default."""
+"""All of them among the slow tests, one or two by default."""
 
 
 def golden(group):

@@ -9,9 +9,10 @@ import jaxtyping
 import pytest
 import typecheck
 
-# Most of the time of these tests is compilation: a quarter less of it all.
+# Most of the time of these tests is compilation: less than half of it this way.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
     " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    " --xla_cpu_use_fusion_emitters=false"
 )
 jax.config.update("jax_num_cpu_devices", 4)
 # See `training.mesh.start_devices`: collectives hang if threads are few.

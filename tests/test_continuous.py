@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from cases import GAUSSIAN, SOME_SDES, name_of
+from cases import GAUSSIAN, ONE_SDE, SOME_SDES, name_of
 
 import score_sde as ss
 from score_sde.integrate import evals
 
 sweep = pytest.mark.parametrize("sde", SOME_SDES, ids=name_of)
+sweep_one = pytest.mark.parametrize("sde", ONE_SDE, ids=name_of)
 
 
 def score_of(sde):
@@ -38,7 +39,7 @@ def test_the_adaptive_flow_is_the_exact_one(sde, key):
     np.testing.assert_allclose(out.x, expected, rtol=1e-5, atol=1e-7)
 
 
-@sweep
+@sweep_one
 @pytest.mark.parametrize(
     ("solver", "order"),
     [(diffrax.Euler(), 1), (diffrax.Heun(), 2), (diffrax.Bosh3(), 3)],
@@ -125,7 +126,7 @@ def has_moments_of_the_data(x, bias):
     return mean_is_right.all() and (np.abs(np.cov(x.T) - covariance) < bound).all()
 
 
-@sweep
+@sweep_one
 def test_the_reverse_sde_has_the_moments_of_the_data(sde, key):
     """Euler-Maruyama, 400 steps; its bias of first order is 2 % here (measured)."""
     x = ss.prior_sample(key, (10_000, 4), sde=sde)
@@ -137,6 +138,7 @@ def test_the_reverse_sde_has_the_moments_of_the_data(sde, key):
     assert has_moments_of_the_data(out.x / sde.alpha(sde.t_min), bias=0.03)
 
 
+@pytest.mark.slow
 def test_a_higher_order_sde_solver_needs_fewer_steps(key):
     sde = ss.VP()
     x = ss.prior_sample(key, (10_000, 4), sde=sde)
@@ -164,6 +166,7 @@ def test_the_adaptive_sde_reports_its_steps(key):
     assert len(set(out.num_accepted.tolist())) > 1  # steps are each example's own
 
 
+@pytest.mark.slow
 def test_solves_do_not_depend_on_the_batch(key):
     sde = ss.VP()
     x = ss.prior_sample(key, (6, 4), sde=sde)

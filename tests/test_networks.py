@@ -50,6 +50,9 @@ SHAPES = {name: (2,) if name == "mlp" else (8, 8, 3) for name in SMALL}
 OTHERS = ("text_unet", "controlled_unet", "classifier")
 NAMES = [name for name in NETWORKS if name not in OTHERS]
 sweep = pytest.mark.parametrize("name", NAMES)
+sweep_few = pytest.mark.parametrize(
+    "name", unless(("unet", "mlp", "dit").__contains__, NAMES)
+)
 
 
 def sweep_with(field):
@@ -226,7 +229,7 @@ def test_attention_sees_all_pixels(key):
     assert reach({"attention_resolutions": (8,)}) > 1e-6
 
 
-@sweep
+@sweep_few
 def test_networks_are_differentiable_forwards(name, standard_promotion):
     """The likelihood needs forward mode; it equals the difference quotient."""
     network, _, params = moved(name)

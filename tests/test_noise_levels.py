@@ -154,6 +154,7 @@ def test_a_learned_schedule_has_exact_ends_and_rises_whatever_its_parameters(key
         assert (np.diff(sigma) >= 0).all()
 
 
+@pytest.mark.slow
 def test_a_learned_schedule_finds_the_one_of_least_variance():
     """Of f(log sigma) the second moment of f / q is least for q as sqrt(E f^2)."""
     levels = Learned(ss.EDM(t_min=0.01, t_max=10.0), num_bins=8)

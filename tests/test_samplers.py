@@ -46,18 +46,21 @@ OWN_STEPS = {"adaptive_sde"}
 OTHER_LAW = {"langevin", "predictor_corrector"}
 
 
-def over(left_out):
-    """Every registered sampler by default, the other variants among the slow tests."""
+def over(left_out, by_default):
+    """Some samplers by default, the others and all variants among the slow tests."""
     chosen = [name for name in VARIANTS if name not in left_out]
     cases = [
-        pytest.param(VARIANTS[n], marks=() if n in SAMPLERS else pytest.mark.slow)
+        pytest.param(VARIANTS[n], marks=() if n in by_default else pytest.mark.slow)
         for n in chosen
     ]
     return pytest.mark.parametrize("sampler", cases, ids=chosen)
 
 
-sweep = over(OWN_STEPS)
-sweep_laws = over(OWN_STEPS | OTHER_LAW)
+# One of each family.
+FEW = ("heun", "dpmpp_2m", "euler_ancestral", "ddim", "dpm_adaptive")
+sweep = over(OWN_STEPS, SAMPLERS)
+sweep_few = over(OWN_STEPS, FEW)
+sweep_laws = over(OWN_STEPS | OTHER_LAW, FEW)
 
 # Those that choose their steps themselves.
 ADAPTIVE = (SAMPLERS["dpm_adaptive"],)
@@ -204,7 +207,7 @@ def test_the_path_leads_from_start_to_sample(sampler, key):
         np.testing.assert_allclose(out.path[3], draw(sigmas[:4]).x, rtol=1e-12)
 
 
-@sweep
+@sweep_few
 def test_samplers_work_under_grad_and_vmap_and_keep_float32(sampler, key):
     sigmas = KARRAS(5)
     x = start(key, sigmas, num=2)

@@ -19,8 +19,8 @@ PARTS = {
     **{f"precondition {k}": (v, 1) for k, v in precondition.PRECONDITIONERS.items()},
     **{f"guidance {k}": (v, 1) for k, v in guidance.GUIDANCES.items()},
     **{f"threshold {k}": (v, 1) for k, v in guidance.THRESHOLDS.items()},
-    **{c.__name__: (c, 0) for c in sde.SDE.__subclasses__()},
-    **{c.__name__: (c, 0) for c in noise_levels.NoiseLevels.__subclasses__()},
+    **{f"sde {k}": (v, 0) for k, v in sde.SDES.items()},
+    **{f"levels {k}": (v, 0) for k, v in noise_levels.NOISE_LEVELS.items()},
 }
 ANY_TEXT = {"negative_caption", "captions"}
 OBJECTS = {"classifier", "sde", "worse", "log_prob", "learned", "logits", "sigmas"}
