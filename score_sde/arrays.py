@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,9 +20,40 @@ def as_float(a: Any) -> Array:
     """Make an array of floats: their type stays, whole numbers get the default one.
 
     NumPy's float64 become float32 without a warning where JAX holds no float64.
+
+    Raises: ValueError for complex numbers.
     """
     a = jnp.asarray(a)
+    if jnp.issubdtype(a.dtype, jnp.complexfloating):
+        raise ValueError(f"numbers must be real, got {a.dtype}.")
     return a if jnp.issubdtype(a.dtype, jnp.floating) else a.astype(float)
+
+
+def as_data(x: Any, name: str = "x") -> Array:
+    """Make an array of examples, [batch, *dims], of what is scaled data already.
+
+    An array of whole numbers most often holds the levels of an image, 0 to 255, which
+    would be taken for data far outside [-1, 1]. Lists of numbers become floats.
+
+    Raises: ValueError for an array of whole, complex or truth values, and for one
+        number.
+    """
+    dtype = getattr(x, "dtype", None)
+    if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(
+            f"{name} is an array of {dtype}; it must be floats, scaled as the model's "
+            f"data are: score_sde.data.centres scales levels of images, and "
+            f"{name}.astype(float) takes the numbers as they are."
+        )
+    x = as_float(x)
+    if x.ndim < 1:
+        raise ValueError(f"{name} is one number; it must be [batch, *dims].")
+    return x
+
+
+def wide(dtype: Any) -> Any:
+    """dtype for levels, sums and norms of arrays of this dtype: float32 at least."""
+    return dtype if jnp.dtype(dtype).itemsize > 4 else jnp.dtype(jnp.float32)
 
 
 def is_traced(values: Any) -> bool:
@@ -45,14 +77,19 @@ def expand_like(a: Scalar, x: Array) -> Array:
     return a.reshape(a.shape + (1,) * (x.ndim - 1))
 
 
+def flat(x: Array) -> Array:
+    """Make each example a row, [batch, *dims] -> [batch, size], of no examples too."""
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))
+
+
 def mean_over_data(x: Array) -> Array:
     """Mean over all axes but the first: [batch, *dims] -> [batch]."""
-    return x.reshape(x.shape[0], -1).mean(axis=1)
+    return flat(x).mean(axis=1)
 
 
 def sum_over_data(x: Array) -> Array:
     """Sum over all axes but the first: [batch, *dims] -> [batch]."""
-    return x.reshape(x.shape[0], -1).sum(axis=1)
+    return flat(x).sum(axis=1)
 
 
 def where_example(mask: Array, x: Array, other: Array | float) -> Array:
@@ -159,6 +196,23 @@ def unbatched(function: Callable[..., Array]) -> Callable[..., Array]:
         return function(x[None], t, jax.tree.map(lambda c: c[None], cond))[0]
 
     return one
+
+
+def as_labels(labels: Any, num_classes: int) -> Array:
+    """Make labels of a type that holds every class and -1, which stands for none.
+
+    Args:
+        labels: whole numbers of any type, [batch].
+        num_classes: the number of classes.
+
+    Raises: ValueError for labels that are no class, unless they are traced, and for
+        numbers that are not whole.
+    """
+    check_labels(labels, num_classes)
+    labels = jnp.asarray(labels)
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(f"labels must be integers, got {labels.dtype}.")
+    return labels.astype(jnp.int32)
 
 
 def check_labels(labels: Any, num_classes: int) -> None:

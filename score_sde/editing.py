@@ -215,7 +215,8 @@ def _residual(x0: Array, measurement: Measurement, y: Array) -> Array:
             f"y has shape {y.shape}; data of shape {x0.shape} are measured as shape "
             f"{predicted.shape}."
         )
-    return y - predicted
+    # What A never gives, such as values under a mask, was not measured.
+    return measurement.project(y) - predicted
 
 
 def conjugate_gradients(matrix: Linear, b: Array, num_iterations: int) -> Array:

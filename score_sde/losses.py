@@ -23,7 +23,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from score_sde.arrays import (
-    as_float,
+    as_data,
+    as_labels,
     check_alike,
     example_keys,
     expand_like,
@@ -82,7 +83,7 @@ def denoising_loss(
         The loss, [batch].
     """
     key_sigma, key_eps = jr.split(key)
-    x0 = as_float(x0)
+    x0 = as_data(x0, "x0")
     batch = x0.shape[0]
     sigma = noise_levels.draw(key_sigma, batch).astype(x0.dtype)
     eps = per_example(jr.normal, example_keys(key_eps, batch), x0)
@@ -118,10 +119,11 @@ def classification_loss(
         noise_levels: where sigma is drawn from.
     """
     key_sigma, key_eps = jr.split(key)
-    x0 = as_float(x0)
+    x0 = as_data(x0, "x0")
     sigma = noise_levels.draw(key_sigma, len(x0)).astype(x0.dtype)
     eps = per_example(jr.normal, example_keys(key_eps, len(x0)), x0)
     log_probs = jax.nn.log_softmax(logits(x0 + expand_like(sigma, x0) * eps, sigma))
+    label = as_labels(label, log_probs.shape[-1])
     return -jnp.take_along_axis(log_probs, label[:, None], axis=1)[:, 0]
 
 

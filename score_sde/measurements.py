@@ -46,6 +46,10 @@ class Measurement:
         """Find the smallest x with A x = y."""
         return self.transpose(self.solve(y, 1.0, 0.0))
 
+    def project(self, y: Array) -> Array:
+        """Keep of y what A x can be: 0 under a mask, whatever y says there."""
+        return self(self.pseudo_inverse(y))
+
 
 @pytree
 class Mask(Measurement):
@@ -66,6 +70,9 @@ class Mask(Measurement):
 
     def solve(self, y: Array, scale: Scalar, shift: Scalar) -> Array:
         return _divided(y, self._fitted(y), scale, shift)
+
+    def project(self, y: Array) -> Array:
+        return jnp.where(self._fitted(y) > 0, y, 0.0)
 
     def _fitted(self, x: Array) -> Array:
         mask = jnp.asarray(self.mask).astype(bool).astype(x.dtype)
@@ -102,6 +109,9 @@ class Downsample(Measurement):
         gram = jnp.full((1,) * y.ndim, 1 / self.factor**2, y.dtype)
         return _divided(y, gram, scale, shift)
 
+    def project(self, y: Array) -> Array:
+        return y
+
 
 @pytree
 class Grey(Measurement):
@@ -127,6 +137,9 @@ class Grey(Measurement):
         gram = jnp.full((1,) * y.ndim, 1 / self.channels, y.dtype)
         return _divided(y, gram, scale, shift)
 
+    def project(self, y: Array) -> Array:
+        return y
+
 
 @pytree
 class Blur(Measurement):
@@ -148,10 +161,13 @@ class Blur(Measurement):
     def solve(self, y: Array, scale: Scalar, shift: Scalar) -> Array:
         def inverse(gain: Array) -> Array:
             power = jnp.abs(gain) ** 2
-            power = jnp.where(power > NEGLIGIBLE * power.max(), power, 0.0)
+            power = jnp.where(_measured(power), power, 0.0)
             return _divided(jnp.ones_like(power), power, scale, shift, like=y)
 
         return self._filtered(y, inverse)
+
+    def project(self, y: Array) -> Array:
+        return self._filtered(y, lambda gain: _measured(jnp.abs(gain) ** 2))
 
     def _filtered(self, x: Array, gain: Any) -> Array:
         height, width = self.kernel.shape
@@ -203,8 +219,18 @@ class Matrix(Measurement):
     def solve(self, y: Array, scale: Scalar, shift: Scalar) -> Array:
         matrix = jnp.asarray(self.matrix, y.dtype)
         gram, vectors = jnp.linalg.eigh(matrix @ matrix.T)
-        gram = jnp.where(gram > NEGLIGIBLE * gram.max(), gram, 0.0)
+        gram = jnp.where(_measured(gram), gram, 0.0)
         return _divided(y @ vectors, gram[None], scale, shift) @ vectors.T
+
+    def project(self, y: Array) -> Array:
+        matrix = jnp.asarray(self.matrix, y.dtype)
+        gram, vectors = jnp.linalg.eigh(matrix @ matrix.T)
+        return (y @ vectors) * _measured(gram) @ vectors.T
+
+
+def _measured(gram: Array) -> Array:
+    """Which eigenvalues of A A' count, and are not 0 but for rounding."""
+    return gram > NEGLIGIBLE * gram.max()
 
 
 def _divided(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +23,7 @@ from score_sde.arrays import example_keys, place_in_batch
 from score_sde.fields import pytree, require, static
 from score_sde.rules import Finite, Positive, at_least
 from score_sde.sde import SDE
-from score_sde.types import Array, Key, Scalar
-
-Params = Any
-"""Parameters of a distribution: a pytree of arrays."""
+from score_sde.types import Array, Key, Params, Scalar
 
 
 @pytree

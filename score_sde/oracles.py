@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Float
 
-from score_sde.arrays import as_float, expand_like
+from score_sde.arrays import as_float, as_labels, expand_like
 from score_sde.fields import pytree
 from score_sde.sde import SDE
 from score_sde.types import NO_LABEL, Array, Key, Level, Points
@@ -232,6 +232,7 @@ class LabelledMixture(GaussianMixture):
 
     def _log_class(self, label: Array, dtype: Any) -> Array:
         """log p(label given component), [batch, components]; 0 without a label."""
+        label = as_labels(label, len(self.classes))
         known = jnp.log(jnp.asarray(self.classes, dtype))[jnp.maximum(label, 0)]
         return jnp.where((label == NO_LABEL)[:, None], jnp.zeros_like(known), known)
 

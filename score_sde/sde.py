@@ -26,6 +26,7 @@ import jax.random as jr
 from jaxtyping import Float
 
 from score_sde.arrays import (
+    as_data,
     as_float,
     check_alike,
     example_keys,
@@ -66,9 +67,22 @@ class SDE:
         """Invert `sigma`: the time at which the noise level is this, any shape.
 
         Here by bisecting log t, clipped to [t_min, t_max]; the SDEs below give closed
-        forms instead.
+        forms instead. Derivatives, of the parameters of the SDE too, are right up to
+        the third.
         """
         sigma = as_float(sigma)
+        found = jax.lax.stop_gradient(self._bisected(sigma))
+        # Newton's step leaves the root where it is, and has its derivative; of a second
+        # one, the next two are right too.
+        t = found
+        for _ in range(2):
+            t = t - (self.sigma(t) - sigma) / _derivative(self.sigma, t)
+        ends = jnp.asarray(self.t_min, t.dtype), jnp.asarray(self.t_max, t.dtype)
+        lowest, highest = map(self.sigma, ends)
+        return jnp.where((sigma < lowest) | (sigma > highest), found, t)
+
+    def _bisected(self, sigma: Array) -> Array:
+        """The time of this noise level to rounding, without derivatives."""
         low = jnp.full_like(sigma, jnp.log(self.t_min))
         high = jnp.full_like(sigma, jnp.log(self.t_max))
 
@@ -250,14 +264,14 @@ def perturb(
     """Noise clean data: xt = alpha(t) x0 + std(t) eps.
 
     Args:
-        x0: clean data, [batch, *dims]. Whole numbers become floats.
+        x0: clean data, [batch, *dims].
         eps: standard normal noise, shaped like x0.
         t: a scalar or [batch].
         sde: the forward process.
 
-    Raises: ValueError for eps of another shape, and t of neither.
+    Raises: ValueError for whole numbers, eps of another shape, and t of neither.
     """
-    x0, eps = as_float(x0), as_float(eps)
+    x0, eps = as_data(x0, "x0"), as_data(eps, "eps")
     check_alike("eps", eps, x0)
     return expand_like(sde.alpha(t), x0) * x0 + expand_like(sde.std(t), x0) * eps
 
@@ -316,7 +330,7 @@ def prior_sample(
 
 def prior_log_prob(x: Points, *, sde: SDE) -> Float[Array, " batch"]:
     """Log-density of N(0, std(t_max)^2) in nats: [batch, *dims] -> [batch]."""
-    x = as_float(x)
+    x = as_data(x)
     log_std = jnp.log(jnp.asarray(sde.std(sde.t_max), x.dtype))
     z = x * jnp.exp(-log_std)
     return sum_over_data(-0.5 * z**2 - 0.5 * math.log(2 * math.pi) - log_std)

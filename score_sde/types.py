@@ -46,6 +46,9 @@ else:
     Grid = Num[_Any, " levels"] | list | tuple
     """A row of noise levels or times."""
 
+Params = Any
+"""Parameters of a network, or of another part that learns: a pytree of arrays."""
+
 NO_LABEL = -1
 """The label of an example whose class is not told."""
 

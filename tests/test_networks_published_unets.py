@@ -16,7 +16,6 @@ import score_sde as ss
 from score_sde import weights
 from score_sde.networks import (
     ADM,
-    DDPM,
     NETWORKS,
     ADMClassifier,
     SongUNet,
@@ -66,7 +65,7 @@ NCSNPP = {
     "progressive_input": "residual",
 }
 SMALL = {
-    "song_ddpm": DDPM(channels=32, **SIDES),
+    "song_ddpm": DDPMUNet(channels=32, **SIDES),
     "song_ncsnpp": SongUNet(channels=16, **SIDES, **NCSNPP),
     "edm_ddpmpp": SongUNet(channels=16, **SIDES, **CONDITIONS),
     "edm_adm": ADM(channels=16, channels_per_head=16, **SIDES, **CONDITIONS),

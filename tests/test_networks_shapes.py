@@ -9,7 +9,6 @@ from cases import unless
 
 from score_sde.networks import (
     ADM,
-    DDPM,
     EDM2,
     MLP,
     ControlledUNet,
@@ -186,9 +185,9 @@ PROBLEMS = [
         "num_heads is 3; it must divide the 128 channels of a level with attention",
     ),
     (TextUNet(num_words=3, text_width=6), (8, 8, 1), "text_width is 6; it must be a"),
-    (DDPM(), (2,), IMAGES),
+    (DDPMUNet(), (2,), IMAGES),
     (
-        DDPM(channels=48),
+        DDPMUNet(channels=48),
         (32, 32, 3),
         "channels: 48 channels can't be normalised in 32 groups; make the widths of",
     ),
@@ -224,7 +223,7 @@ def test_a_network_states_why_it_does_not_take_some_data(module, shape, text):
     [
         (UNet(multipliers=(1, 1, 1, 1)), (12, 12, 3)),
         (UNet(attention_resolutions=(4,), num_heads=3), (8, 8, 1)),
-        (DDPM(channels=48), (32, 32, 3)),
+        (DDPMUNet(channels=48), (32, 32, 3)),
         (DiT(patch_size=3), (8, 8, 4)),
         (DiT(hidden_size=18, num_heads=4), (8, 8, 4)),
     ],
@@ -236,7 +235,7 @@ def test_what_is_stated_to_be_wrong_does_not_compute(module, shape):
 
 
 @pytest.mark.parametrize(
-    "module", [UNet(), DDPM(), SongUNet(), ADM(), EDM2(), DiT(), MLP()]
+    "module", [UNet(), DDPMUNet(), SongUNet(), ADM(), EDM2(), DiT(), MLP()]
 )
 def test_default_options_take_small_images(module):
     assert problems_of(module, (64, 64, 3)) == []
@@ -246,4 +245,4 @@ def test_networks_state_whether_they_predict_variances():
     assert predicts_variance(DiT())
     assert not predicts_variance(DiT(learn_sigma=False))
     assert predicts_variance(ADM(learn_sigma=True))
-    assert not any(map(predicts_variance, (ADM(), UNet(), MLP(), DDPM(), EDM2())))
+    assert not any(map(predicts_variance, (ADM(), UNet(), MLP(), DDPMUNet(), EDM2())))

@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 
 from experiments import import_weights, launch, train
 from score_sde import weights
-from score_sde.networks import DDPM, NETWORKS, SongUNet, dit, edm2, from_linen
+from score_sde.networks import NETWORKS, DDPMUNet, SongUNet, dit, edm2, from_linen
 from score_sde.run import build
 from score_sde.types import UserError
 from score_sde.weights import records
@@ -178,7 +178,7 @@ DDPMPP = SongUNet(
     channels=16, multipliers=(1, 2), blocks_per_level=1, attention_resolutions=(8,)
 )
 SONG = {
-    "ddpm": DDPM(channels=32, multipliers=(1, 2), blocks_per_level=1),
+    "ddpm": DDPMUNet(channels=32, multipliers=(1, 2), blocks_per_level=1),
     "song_unet": SongUNet(
         channels=16,
         multipliers=(1, 2),

@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Float, Int, Num
 
 from score_sde.arrays import (
-    as_float,
+    as_data,
     example_keys,
     expand_like,
     mean_over_data,
@@ -197,7 +197,7 @@ def chain_bound(
 
     Raises: ValueError if there is neither a key nor noise.
     """
-    x0 = as_float(x0)
+    x0 = as_data(x0, "x0")
     sigmas = jnp.asarray(sigmas, x0.dtype)
 
     def drawn(index: Array) -> Array:
@@ -253,7 +253,7 @@ def hybrid_loss(
     Raises: ValueError for a bound_weight that is not > 0.
     """
     key_index, key_eps = jr.split(key)
-    x0 = as_float(x0)
+    x0 = as_data(x0, "x0")
     keys = example_keys(key_index, x0.shape[0])
     index = jax.vmap(lambda k: jr.randint(k, (), 0, len(sigmas)))(keys)
     eps = per_example(jr.normal, example_keys(key_eps, x0.shape[0]), x0)

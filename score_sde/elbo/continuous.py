@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from score_sde.arrays import (
-    as_float,
+    as_data,
     example_keys,
     expand_like,
     mean_over_data,
@@ -63,7 +63,7 @@ def continuous_bound(
 
     Raises: ValueError for num_draws below 1.
     """
-    x0, key = as_float(x0), typed_key(key)
+    x0, key = as_data(x0, "x0"), typed_key(key)
     low = jnp.log(jnp.asarray(sigma_min, x0.dtype))
     high = jnp.log(jnp.asarray(sigma_max, x0.dtype))
     step = (high - low) / num_draws

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from score_sde.arrays import example_keys, expand_like, where_example
+from score_sde.arrays import as_labels, example_keys, expand_like, where_example
 from score_sde.fields import checks_rules
 from score_sde.guidance.guided import (
     Guided,
@@ -116,7 +116,11 @@ def classifier_free(
         if rescale == 0:
             return mixed
         axes = tuple(range(1, mixed.ndim))
-        ratio = target.std(axes, keepdims=True) / mixed.std(axes, keepdims=True)
+        wanted, has = (a.var(axes, keepdims=True) for a in (target, mixed))
+        # Where nothing varies, as in an example of one pixel, there is no contrast.
+        varies = (wanted > 0) & (has > 0)
+        wanted, has = (jnp.where(varies, a, 1.0) for a in (wanted, has))
+        ratio = jnp.sqrt(wanted / has)
         return mixed * (1 - rescale + rescale * ratio)
 
     cost = lambda sigma: network_evals(denoise, sigma)  # noqa: E731
@@ -208,8 +212,8 @@ def from_logits(logits: Callable[[Array, Scalar], Array]) -> LabelLogProb:
     """Make log p(label given x) of logits(x, sigma), [batch, classes]; else 0."""
 
     def log_prob(x: Array, sigma: Scalar, cond: Any) -> Array:
-        label = cond["label"]
         every = jax.nn.log_softmax(logits(x, sigma))
+        label = as_labels(cond["label"], every.shape[-1])
         picked = jnp.take_along_axis(every, label[:, None], axis=1)[:, 0]
         return jnp.where(label == NO_LABEL, jnp.zeros_like(picked), picked)
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import jax.numpy as jnp
 
-from score_sde.arrays import expand_like
+from score_sde.arrays import expand_like, flat
 from score_sde.fields import checks_rules
 from score_sde.guidance.guided import Guided, network_evals
 from score_sde.rules import Finite, Positive, Rule
@@ -50,7 +50,7 @@ def dynamic_threshold(
     """
 
     def threshold(x0: Array) -> Array:
-        size = jnp.abs(x0).reshape(len(x0), -1)
+        size = jnp.abs(flat(x0))
         s = jnp.quantile(size, jnp.asarray(percentile / 100, x0.dtype), axis=1)
         s = expand_like(jnp.maximum(s, limit), x0)
         return jnp.clip(x0, -s, s) * (limit / s)

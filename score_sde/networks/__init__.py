@@ -9,7 +9,7 @@ from score_sde.networks.classifier import Classifier as Classifier
 from score_sde.networks.cond import with_image as with_image
 from score_sde.networks.controlled_unet import ControlledUNet as ControlledUNet
 from score_sde.networks.cross_unet import CrossUNet as CrossUNet
-from score_sde.networks.ddpm import DDPM as DDPM
+from score_sde.networks.ddpm import DDPMUNet as DDPMUNet
 from score_sde.networks.dequantiser import Dequantiser as Dequantiser
 from score_sde.networks.dit import TENSOR_AXES as TENSOR_AXES
 from score_sde.networks.dit import DiT as DiT
@@ -34,7 +34,7 @@ from score_sde.networks.unet import UNet as UNet
 NETWORKS: dict[str, Callable[..., Any]] = {
     "unet": UNet,
     "mlp": MLP,
-    "ddpm": DDPM,
+    "ddpm": DDPMUNet,
     "song_unet": SongUNet,
     "adm": ADM,
     "edm2": EDM2,

@@ -21,7 +21,7 @@ from score_sde.networks.unet_blocks import (
     conv_resample,
     norm_problems,
 )
-from score_sde.networks.unet_plan import Plan, PlannedUNet, Step, follow
+from score_sde.networks.unet_plan import Plan, PlannedBlock, PlannedUNet, follow
 from score_sde.types import Array
 
 
@@ -76,7 +76,7 @@ class ADM(PlannedUNet):
         embedding = self._embedding(noise, cond)
         block = checkpointed(self.remat)
 
-        def apply(h: Array, step: Step, name: str) -> Array:
+        def apply(h: Array, step: PlannedBlock, name: str) -> Array:
             if step.resample and not self.resblock_updown:
                 return conv_resample(layers, h, step, name, padding=((1, 1), (1, 1)))
             heads = self.heads(step.width) if step.attends else 0

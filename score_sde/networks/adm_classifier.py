@@ -12,7 +12,7 @@ from score_sde.networks.attention import attend, split_heads
 from score_sde.networks.blocks import positional_embedding
 from score_sde.networks.options import Sides, Size, Widths
 from score_sde.networks.unet_blocks import Block, Layers
-from score_sde.networks.unet_plan import Step
+from score_sde.networks.unet_plan import PlannedBlock
 from score_sde.types import Array
 
 
@@ -92,7 +92,7 @@ class ADMClassifier(nn.Module):
         )
 
     @nn.nowrap
-    def steps(self, height: int) -> dict[str, Step]:
+    def steps(self, height: int) -> dict[str, PlannedBlock]:
         """The blocks for images of this height, by their names here."""
         plan = self.adm.plan(height)
         encoder = {f"enc_{step.name}": step for step in plan.encoder}

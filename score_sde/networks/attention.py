@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from score_sde.arrays import wide
 from score_sde.types import Array
 
 IMPLEMENTATIONS = ("xla", "cudnn")
@@ -76,11 +76,6 @@ def split_heads(
     parts = qkv.reshape(batch, length, *split)
     q, k, v = jnp.moveaxis(parts, 3 if by_head else 2, 0)
     return q, k, v
-
-
-def wide(dtype: Any) -> Any:
-    """dtype for norms and softmaxes of arrays of this dtype: float32 at least."""
-    return dtype if jnp.dtype(dtype).itemsize > 4 else jnp.dtype(jnp.float32)
 
 
 def fits_cudnn(q: Array, backend: str | None = None) -> bool:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from score_sde.arrays import check_labels, example_keys, per_example
+from score_sde.arrays import as_labels, example_keys, per_example
 from score_sde.networks.attention import attend_to_self
 from score_sde.networks.cond import refuse_condition, require_condition
 from score_sde.networks.layers import Dense, GroupNorm
@@ -56,8 +56,8 @@ class NoiseAndCondition(nn.Module):
         h = nn.Dense(self.size)(nn.silu(nn.Dense(self.size)(h)))
         if self.num_classes:
             require_condition(cond, "label")
-            check_labels(cond["label"], self.num_classes)
-            h += _embedded(cond["label"], nn.Embed(self.num_classes, self.size))
+            label = as_labels(cond["label"], self.num_classes)
+            h += _embedded(label, nn.Embed(self.num_classes, self.size))
         else:
             refuse_condition(cond, "label", "num_classes")
         if self.vector_dims:

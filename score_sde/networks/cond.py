@@ -6,8 +6,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from score_sde.networks.network import Network, Params
-from score_sde.types import Array, Key
+from score_sde.networks.network import Network
+from score_sde.types import Array, Key, Params
 
 
 def with_image(network: Network) -> Network:

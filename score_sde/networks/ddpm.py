@@ -16,11 +16,11 @@ from score_sde.networks.unet_blocks import (
     conv_resample,
     norm_problems,
 )
-from score_sde.networks.unet_plan import Plan, PlannedUNet, Step, follow
+from score_sde.networks.unet_plan import Plan, PlannedBlock, PlannedUNet, follow
 from score_sde.types import Array
 
 
-class DDPM(PlannedUNet):
+class DDPMUNet(PlannedUNet):
     """F(x, noise) for images in [-1, 1], [batch, height, width, channels].
 
     The noise is the step of a chain of 1,000, or 999 t. Arguments are those of
@@ -41,7 +41,7 @@ class DDPM(PlannedUNet):
         embedding = self._embedding(noise, cond)
         block = checkpointed(self.remat)
 
-        def apply(h: Array, step: Step, name: str) -> Array:
+        def apply(h: Array, step: PlannedBlock, name: str) -> Array:
             if step.resample:
                 return conv_resample(layers, h, step, name, padding="SAME")
             made = block(style, step.width, 1 if step.attends else 0, name=name)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from score_sde.arrays import as_labels
 from score_sde.networks.attention import attend_to_self
 from score_sde.networks.blocks import positional_embedding
 from score_sde.networks.cond import require_condition
@@ -160,9 +161,8 @@ class DiT(nn.Module):
             table = nn.Embed(
                 rows, self.hidden_size, embedding_init=SMALL, name="y_embedder"
             )
-            label = jnp.where(
-                cond["label"] == NO_LABEL, self.num_classes, cond["label"]
-            )
+            label = as_labels(cond["label"], self.num_classes)
+            label = jnp.where(label == NO_LABEL, self.num_classes, label)
             h += table(label).astype(h.dtype)
         return nn.silu(h)
 

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from score_sde.arrays import as_labels
 from score_sde.networks.attention import attend
 from score_sde.networks.blocks import Dropout
 from score_sde.networks.cond import require_condition
@@ -32,7 +33,7 @@ from score_sde.networks.options import (
     Widths,
 )
 from score_sde.networks.resampling import filter_down, filter_up
-from score_sde.networks.unet_plan import Plan, PlannedUNet, Step, follow
+from score_sde.networks.unet_plan import Plan, PlannedBlock, PlannedUNet, follow
 from score_sde.rules import Positive
 from score_sde.types import Array
 
@@ -142,7 +143,7 @@ class EDM2(PlannedUNet):
         embedding = self._embedding(noise, cond)
         height = x.shape[1]
 
-        def apply(h: Array, step: Step, name: str) -> Array:
+        def apply(h: Array, step: PlannedBlock, name: str) -> Array:
             return self._block(step, name)(h, embedding, deterministic)
 
         def join(h: Array, skip: Array) -> Array:
@@ -161,14 +162,15 @@ class EDM2(PlannedUNet):
         h = MPConv(size, name="emb_noise")(features)
         if self.num_classes:
             require_condition(cond, "label")
-            classes = jax.nn.one_hot(cond["label"], self.num_classes, dtype=h.dtype)
+            labels = as_labels(cond["label"], self.num_classes)
+            classes = jax.nn.one_hot(labels, self.num_classes, dtype=h.dtype)
             label = MPConv(size, name="emb_label")(
                 classes * math.sqrt(self.num_classes)
             )
             h = mp_sum(h, label, self.label_balance)
         return mp_silu(h)
 
-    def _block(self, step: Step, name: str) -> Block:
+    def _block(self, step: PlannedBlock, name: str) -> Block:
         make = nn.remat(Block, static_argnums=(3,)) if self.remat else Block
         return make(
             step.width,

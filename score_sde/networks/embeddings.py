@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from score_sde.arrays import as_labels
 from score_sde.networks.cond import require_condition
 from score_sde.types import Array
 
@@ -55,7 +56,8 @@ def conditions(
     parts = {}
     if num_classes:
         require_condition(cond, "label")
-        parts["label"] = jax.nn.one_hot(cond["label"], num_classes, dtype=like.dtype)
+        labels = as_labels(cond["label"], num_classes)
+        parts["label"] = jax.nn.one_hot(labels, num_classes, dtype=like.dtype)
     if vector_dims:
         require_condition(cond, "vector")
         parts["vector"] = cond["vector"].astype(like.dtype)

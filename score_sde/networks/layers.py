@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from score_sde.networks.attention import wide
+from score_sde.arrays import wide
 from score_sde.types import Array
 
 

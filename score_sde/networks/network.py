@@ -16,9 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from score_sde.networks.calling import call_options, reject_state
-from score_sde.types import Array, Key, UserError
-
-Params = Any
+from score_sde.types import Array, Key, Params, UserError
 
 FROZEN = ("freqs", "phases", "pos_embed")
 """Names of parameters that are never trained, wherever they are."""

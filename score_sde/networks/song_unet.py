@@ -12,7 +12,7 @@ from score_sde.networks.embeddings import FourierFeatures, conditions, sine_embe
 from score_sde.networks.options import Count, Embedding, FilterTaps
 from score_sde.networks.resampling import filter_down, filter_for_strides, filter_up
 from score_sde.networks.unet_blocks import Layers, Style, checkpointed, norm_problems
-from score_sde.networks.unet_plan import Plan, PlannedUNet, Step
+from score_sde.networks.unet_plan import Plan, PlannedBlock, PlannedUNet
 from score_sde.rules import one_of
 from score_sde.types import Array
 
@@ -62,7 +62,7 @@ class SongUNet(PlannedUNet):
         style, steps = self.style, self.plan(x.shape[1])
         block = checkpointed(self.remat)
 
-        def apply(h: Array, step: Step, name: str) -> Array:
+        def apply(h: Array, step: PlannedBlock, name: str) -> Array:
             heads = 1 if step.attends else 0
             made = block(style, step.width, heads, step.resample, name=name)
             return made(h, embedding, deterministic)
@@ -164,7 +164,7 @@ class SongUNet(PlannedUNet):
         return self.planned(height, self.channels)
 
     @nn.nowrap
-    def ends_level(self, step: Step) -> bool:
+    def ends_level(self, step: PlannedBlock) -> bool:
         """Whether a block is the last of its level on the way up."""
         return step.name.endswith(f"_block{self.blocks_per_level}")
 

@@ -18,7 +18,7 @@ from score_sde.networks.attention import attend_to_self
 from score_sde.networks.blocks import Dropout, upsample
 from score_sde.networks.layers import Dense, GroupNorm
 from score_sde.networks.resampling import filter_down, filter_up
-from score_sde.networks.unet_plan import Plan, Step
+from score_sde.networks.unet_plan import Plan, PlannedBlock
 from score_sde.types import Array, Key
 
 
@@ -213,7 +213,7 @@ def norm_problems(layers: Layers, steps: Plan) -> list[str]:
 
 
 def conv_resample(
-    layers: Layers, h: Array, step: Step, name: str, *, padding: Any
+    layers: Layers, h: Array, step: PlannedBlock, name: str, *, padding: Any
 ) -> Array:
     """Halve by a 3x3 convolution of stride 2, or double and convolve."""
     if step.resample == "down":

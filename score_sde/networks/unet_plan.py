@@ -23,7 +23,7 @@ from score_sde.networks.options import (
 from score_sde.types import Array
 
 
-class Step(NamedTuple):
+class PlannedBlock(NamedTuple):
     """One block of a U-Net, under the name that EDM gave it."""
 
     name: str
@@ -40,8 +40,8 @@ class Step(NamedTuple):
 class Plan(NamedTuple):
     """The blocks of a U-Net, after the first convolution."""
 
-    encoder: list[Step]
-    decoder: list[Step]
+    encoder: list[PlannedBlock]
+    decoder: list[PlannedBlock]
 
     @property
     def attending_widths(self) -> set[int]:
@@ -78,10 +78,10 @@ def plan(
     for level, (side, new) in enumerate(zip(sides, widths, strict=True)):
         at, attends = f"{side}x{side}", side in attention_resolutions
         if level:
-            encoder.append(Step(f"{at}_down", width, width, resample="down"))
+            encoder.append(PlannedBlock(f"{at}_down", width, width, resample="down"))
             skips.append(width)
         for i in range(blocks_per_level):
-            encoder.append(Step(f"{at}_block{i}", width, new, attends))
+            encoder.append(PlannedBlock(f"{at}_block{i}", width, new, attends))
             skips.append(new)
             width = new
     for level, (side, new) in reversed(
@@ -89,14 +89,14 @@ def plan(
     ):
         at, attends = f"{side}x{side}", side in attention_resolutions
         if level == last:
-            decoder.append(Step(f"{at}_in0", width, width, True))
-            decoder.append(Step(f"{at}_in1", width, width))
+            decoder.append(PlannedBlock(f"{at}_in0", width, width, True))
+            decoder.append(PlannedBlock(f"{at}_in1", width, width))
         else:
-            decoder.append(Step(f"{at}_up", width, width, resample="up"))
+            decoder.append(PlannedBlock(f"{at}_up", width, width, resample="up"))
         for i in range(blocks_per_level + 1):
             here = attends and (attend_in_every_block or i == blocks_per_level)
             reads = width + skips.pop()
-            decoder.append(Step(f"{at}_block{i}", reads, new, here, joins=True))
+            decoder.append(PlannedBlock(f"{at}_block{i}", reads, new, here, joins=True))
             width = new
     return Plan(encoder, decoder)
 
@@ -109,7 +109,7 @@ def concatenate(h: Array, skip: Array) -> Array:
 def follow(
     h: Array,
     steps: Plan,
-    block: Callable[[Array, Step, str], Array],
+    block: Callable[[Array, PlannedBlock, str], Array],
     join: Callable[[Array, Array], Array] = concatenate,
 ) -> Array:
     """Go through all blocks of a plan; block(h, step, name) is one of them."""

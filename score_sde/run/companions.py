@@ -11,13 +11,13 @@ import jax
 from score_sde import conditions
 from score_sde.run.build import build
 from score_sde.run.experiment import Experiment
-from score_sde.run.model import Params, with_companions
+from score_sde.run.model import with_companions
 from score_sde.run.sections import complete
 from score_sde.run.settings import Companion
 from score_sde.run.train import initial_params
 from score_sde.runtime.folder import read_config
 from score_sde.training.restore import restored_average
-from score_sde.types import UserError
+from score_sde.types import Params, UserError
 
 
 class Loaded(NamedTuple):

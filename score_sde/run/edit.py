@@ -23,7 +23,7 @@ from score_sde.measurements import (
     gaussian_kernel,
 )
 from score_sde.run.experiment import Experiment
-from score_sde.run.model import Model, Params
+from score_sde.run.model import Model
 from score_sde.run.sample import (
     NO_OFFERS,
     Offers,
@@ -33,7 +33,7 @@ from score_sde.run.sample import (
 )
 from score_sde.run.settings import Editing
 from score_sde.samplers import sample
-from score_sde.types import Array, Denoise, Key, UserError
+from score_sde.types import Array, Denoise, Key, Params, UserError
 
 Shape = tuple[int, ...]
 

@@ -15,14 +15,13 @@ from score_sde.likelihood import DIVERGENCES, LogProb, exact, log_prob
 from score_sde.precondition import make_score
 from score_sde.run.model import (
     Model,
-    Params,
     decoder,
     denoiser,
     reverse_chain,
     scoring_points,
 )
 from score_sde.run.settings import Scoring
-from score_sde.types import Array, Key
+from score_sde.types import Array, Key, Params
 
 
 def score_examples(

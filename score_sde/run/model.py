@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import jax.random as jr
@@ -25,9 +25,8 @@ from score_sde.precondition import (
     make_denoiser_with_variance,
 )
 from score_sde.sde import SDE
-from score_sde.types import Array, Denoise, Key
+from score_sde.types import Array, Denoise, Key, Params
 
-Params = Any
 COMPANIONS = "companions"
 """Where parameters have those of other runs, by role."""
 

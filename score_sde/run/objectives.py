@@ -31,13 +31,12 @@ from score_sde.precondition import make_classifier
 from score_sde.rules import Positive
 from score_sde.run.model import (
     Model,
-    Params,
     decoder,
     denoiser,
     network_fn,
     reverse_chain,
 )
-from score_sde.types import Array, Denoise, Key
+from score_sde.types import Array, Denoise, Key, Params
 
 
 class Batch(NamedTuple):

@@ -18,7 +18,7 @@ from score_sde.run.build import build, check_grid
 from score_sde.run.companions import Loaded
 from score_sde.run.experiment import Experiment
 from score_sde.run.likelihoods import score_examples
-from score_sde.run.model import Params, denoiser, with_companions
+from score_sde.run.model import denoiser, with_companions
 from score_sde.run.paths import differences, without
 from score_sde.run.sample import Samples, draw_samples, guided_denoiser, sample_keys
 from score_sde.run.sections import CHAIN_FIELDS, complete
@@ -28,7 +28,7 @@ from score_sde.runtime.mesh import start_devices
 from score_sde.samplers import Sampler
 from score_sde.sde import SDE
 from score_sde.training.restore import restored_average
-from score_sde.types import Array, Denoise, UserError
+from score_sde.types import Array, Denoise, Params, UserError
 
 
 class Run(NamedTuple):

@@ -19,7 +19,6 @@ from score_sde.run.experiment import Drawing, Experiment
 from score_sde.run.model import (
     COMPANIONS,
     Model,
-    Params,
     denoiser,
     denoiser_with_variance,
 )
@@ -27,7 +26,7 @@ from score_sde.runtime.folder import Arrays
 from score_sde.runtime.jobs import BY_EXAMPLE, EVERYWHERE, map_examples
 from score_sde.runtime.mesh import divisible
 from score_sde.samplers import Sampler, sample
-from score_sde.types import Array, Denoise, Key
+from score_sde.types import Array, Denoise, Key, Params
 
 Offers = Mapping[str, Callable[[Params], Any]]
 """Role of a companion -> what it offers as a function of its parameters."""

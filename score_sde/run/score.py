@@ -21,7 +21,6 @@ from score_sde.evaluation.report import bits, summary
 from score_sde.likelihood import LogProb
 from score_sde.run.experiment import Experiment
 from score_sde.run.likelihoods import bound_examples, score_examples
-from score_sde.run.model import Params
 from score_sde.run.sample import sample_keys
 from score_sde.runtime.folder import Arrays
 from score_sde.runtime.jobs import (
@@ -31,7 +30,7 @@ from score_sde.runtime.jobs import (
     map_examples,
 )
 from score_sde.runtime.mesh import divisible
-from score_sde.types import Key, UserError
+from score_sde.types import Key, Params, UserError
 
 ScoreBatch = Callable[[Key, Any, Any], Any]
 """(keys, values, cond) -> a named tuple of arrays [batch, ...]."""

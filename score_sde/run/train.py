@@ -20,7 +20,6 @@ from score_sde.networks.flops import flops_of
 from score_sde.run.experiment import Experiment
 from score_sde.run.model import (
     COMPANIONS,
-    Params,
     init_params,
     training_points,
     with_companions,
@@ -31,7 +30,7 @@ from score_sde.run.settings import measured_sigma_data
 from score_sde.runtime.jobs import BY_EXAMPLE, EVERYWHERE, map_examples
 from score_sde.runtime.mesh import divisible, is_main_host, local_mesh, to_host
 from score_sde.training.step import NO_COMPANIONS, LossFn, StepContext, TrainState
-from score_sde.types import Array, Key
+from score_sde.types import Array, Key, Params
 
 EVALUATED, NUM_LEVELS = 128, 12
 """Held-out examples whose loss is followed in training, at how many noise levels."""

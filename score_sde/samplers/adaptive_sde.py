@@ -86,6 +86,9 @@ class AdaptiveSDE(Sampler):
     def num_draws(self) -> int:
         return self.max_steps
 
+    def draws_needed(self, num_steps: int, *, to_zero: bool) -> None:
+        del num_steps, to_zero
+
     def run(
         self,
         denoise: Model,

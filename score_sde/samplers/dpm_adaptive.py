@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from score_sde.arrays import expand_like, mean_over_data, where_example
+from score_sde.arrays import expand_like, flat, mean_over_data, where_example
 from score_sde.fields import pytree, static
 from score_sde.integrate import MAX_STEPS
 from score_sde.rules import Finite, NonNegative, Positive, within
@@ -100,6 +100,9 @@ class DPMAdaptive(Noised):
             "reports them."
         )
 
+    def draws_needed(self, num_steps: int, *, to_zero: bool) -> None:
+        del num_steps, to_zero
+
     def run(
         self,
         denoise: Model,
@@ -135,13 +138,14 @@ class DPMAdaptive(Noised):
             rejected=jnp.zeros(batch, jnp.int32),
         )
         last = jax.lax.while_loop(lambda now: unfinished(now).any(), attempt, start)
-        finite = jnp.isfinite(last.x.reshape(*batch, -1)).all(1)
+        finite = jnp.isfinite(flat(last.x)).all(1)
+        success = finite & (last.log_sigma <= end + self.margin)
         return SampleResult(
-            last.x,
+            where_example(success, last.x, jnp.nan),
             num_evals=self.order * (last.accepted + last.rejected),
             num_accepted=last.accepted,
             num_rejected=last.rejected,
-            success=finite & (last.log_sigma <= end + self.margin),
+            success=success,
         )
 
     def attempted(

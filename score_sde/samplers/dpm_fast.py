@@ -37,6 +37,10 @@ class DPMFast(Noised):
 
     eta: Annotated[float, NonNegative] = 0.0
 
+    def draws_needed(self, num_steps: int, *, to_zero: bool) -> int:
+        del to_zero
+        return len(orders_for(num_steps)) - 1  # the last step draws none
+
     def run(
         self,
         denoise: Model,

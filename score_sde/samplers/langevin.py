@@ -146,6 +146,10 @@ class Langevin(Sampler):
     def num_draws(self) -> int:
         return self.n_steps
 
+    @property
+    def follows_path(self) -> bool:
+        return False
+
     def step(
         self, denoise: Model, x: Array, at: Interval, draw: Draw, state: Any
     ) -> Step:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Num
 
-from score_sde.arrays import as_float, check_alike, is_traced
+from score_sde.arrays import as_data, as_float, check_alike, is_traced, wide
 from score_sde.samplers.adaptive_sde import AdaptiveSDE
 from score_sde.samplers.ancestral import EulerAncestral
 from score_sde.samplers.ddim import DDIM
@@ -29,7 +29,7 @@ from score_sde.samplers.plms import PLMS
 from score_sde.samplers.predictor_corrector import PredictorCorrector
 from score_sde.samplers.progress import Report, report_end, reporting
 from score_sde.samplers.repaint import RePaint
-from score_sde.samplers.steps import Draw, Sampler, SampleResult
+from score_sde.samplers.steps import Draw, Model, Sampler, SampleResult
 from score_sde.samplers.unipc import UniPC
 from score_sde.types import Array, Denoise, Grid, Key, Points, Scalar
 
@@ -100,25 +100,30 @@ def sample(
         progress: called on the host as progress(levels passed, levels);
             `progress_bar` draws a bar.
 
-    Raises: ValueError for an unknown name, a grid that does not decrease or begins
-        above the Brownian path, noise or a denoiser's result of another shape than x,
-        and a stochastic sampler without key or noise.
+    Raises: ValueError for an unknown name, x of whole numbers, a grid that does not
+        decrease or begins above the Brownian path, noise or a denoiser's result of
+        another shape than x, too few draws of noise, a path for a sampler that passes a
+        level twice, and a stochastic sampler without key or noise.
     """
-    sampler, x = _named(sampler), as_float(x)
+    sampler, given = _named(sampler), as_data(x)
+    # Levels and states of half precision would lose what steps add.
+    x = given.astype(wide(given.dtype))
     sigmas = _checked_grid(sigmas, x)
     if sampler.stochastic and key is None and noise is None:
         raise ValueError(f"{sampler} adds noise: give it a key, or the noise itself.")
 
-    def model(x: Array, sigma: Scalar) -> Array:
-        return check_alike("the denoised data", denoise(x, sigma, cond), x)
+    def evaluate(x: Array, sigma: Scalar) -> Array:
+        denoised = as_float(denoise(x.astype(given.dtype), sigma, cond))
+        return check_alike("the denoised data", denoised, x).astype(x.dtype)
 
     draw = _draws(sampler, key, noise, x, sigmas)
-    if progress is None:
-        return sampler.run(model, x, sigmas, draw, return_path=return_path)
-    observed = reporting(model, sigmas, progress)
-    result = sampler.run(observed, x, sigmas, draw, return_path=return_path)
-    report_end(result, sigmas, progress)
-    return result
+    model: Model = evaluate
+    if progress is not None:
+        model = reporting(model, sigmas, progress)
+    result = sampler.run(model, x, sigmas, draw, return_path=return_path)
+    if progress is not None:
+        report_end(result, sigmas, progress)
+    return result.of_type(given.dtype)
 
 
 def _named(sampler: str | Sampler) -> Sampler:
@@ -141,9 +146,30 @@ def _draws(
     if noise is None and key is not None and sampler.needs_path:
         noise = BrownianPath(key, sigma_max=sigmas[0])
     if isinstance(noise, BrownianPath):
+        if sampler.stochastic and not sampler.follows_path:
+            raise ValueError(
+                f"{sampler} passes levels more than once, where a Brownian path has no "
+                "more noise: give it a key."
+            )
         _check_reach(noise, sigmas)
         return noise.like(x)
-    return from_key(key, x) if noise is None else from_bank(noise, x)
+    if noise is None:
+        return from_key(key, x)
+    draw = from_bank(noise, x)
+    if sampler.stochastic:
+        _check_number(sampler, len(noise), sigmas)
+    return draw
+
+
+def _check_number(sampler: Sampler, num: int, sigmas: Array) -> None:
+    # Of a traced grid the last level may be 0.
+    to_zero = is_traced(sigmas) or float(sigmas[-1]) == 0
+    needed = sampler.draws_needed(len(sigmas) - 1, to_zero=to_zero)
+    if needed is not None and num < needed:
+        raise ValueError(
+            f"{sampler} takes {needed} draws of noise over {len(sigmas) - 1} steps, "
+            f"got {num}."
+        )
 
 
 def _checked_grid(sigmas: Grid, x: Array) -> Array:

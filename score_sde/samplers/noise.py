@@ -8,7 +8,13 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from score_sde.arrays import example_keys, expand_like, per_example
+from score_sde.arrays import (
+    as_data,
+    example_keys,
+    expand_like,
+    per_example,
+    where_example,
+)
 from score_sde.fields import pytree, static
 from score_sde.rules import Positive, at_least
 from score_sde.samplers.steps import Draw
@@ -40,21 +46,28 @@ def from_key(key: Key | None, x: Array) -> Draw:
 def from_bank(bank: Any, x: Array) -> Draw:
     """Make draws of given noise, [draws, batch, *dims]: the k-th is its k-th entry.
 
-    Past the end the last one is repeated: the last step of a scan asks for a draw only
-    to multiply it by zero.
+    Past the end they are NaN, but 0 for a step to sigma = 0: there a draw is asked for
+    only to be multiplied by zero.
 
     Raises: ValueError for noise of another shape.
     """
-    bank = jnp.asarray(bank)
-    if bank.shape[1:] != x.shape:
-        raise ValueError(f"noise must be [draws, {x.shape}], got shape {bank.shape}.")
+    bank = as_data(bank, "noise")
+    if bank.ndim != x.ndim + 1 or bank.shape[1:] != x.shape or not len(bank):
+        raise ValueError(
+            f"noise must be draws like x, [draws, {', '.join(map(str, x.shape))}], got "
+            f"shape {bank.shape}."
+        )
     examples = jnp.arange(x.shape[0])
 
     def draw(
         k: Scalar, sigma: Scalar, sigma_next: Scalar, via: Scalar | None = None
     ) -> Array:
-        del sigma, sigma_next, via
-        return bank[jnp.minimum(k, len(bank) - 1), examples].astype(x.dtype)
+        del sigma, via
+        given = bank[jnp.minimum(k, len(bank) - 1), examples].astype(x.dtype)
+        beyond = jnp.broadcast_to(jnp.asarray(k) >= len(bank), x.shape[:1])
+        absent = jnp.where(jnp.asarray(sigma_next) > 0, jnp.nan, 0.0).astype(x.dtype)
+        absent = jnp.broadcast_to(expand_like(absent, x), x.shape)
+        return where_example(beyond, absent, given)
 
     return draw
 

@@ -119,6 +119,14 @@ class PredictorCorrector(Sampler):
         return self._num_corrections + 1
 
     @property
+    def follows_path(self) -> bool:
+        return self.corrector == "none"
+
+    def draws_needed(self, num_steps: int, *, to_zero: bool) -> int:
+        # The corrector draws at the last level too.
+        return self.num_draws * num_steps - (to_zero and self.denoise)
+
+    @property
     def _num_corrections(self) -> int:
         return 0 if self.corrector == "none" else self.n_steps
 

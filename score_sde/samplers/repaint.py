@@ -41,6 +41,14 @@ class RePaint(Sampler):
     def num_draws(self) -> int:
         return 2 * self.repeats
 
+    @property
+    def follows_path(self) -> bool:
+        return False
+
+    def draws_needed(self, num_steps: int, *, to_zero: bool) -> int:
+        # Up and down at every step, but not up before the first.
+        return 2 * self.repeats * num_steps - 1 - to_zero
+
     def run(
         self,
         denoise: Model,

@@ -86,7 +86,16 @@ class SampleResult(NamedTuple):
     num_rejected: Array | None = None
     """Steps that it took back, [batch]."""
     success: Array | None = None
-    """False where an adaptive sampler gave up or x is not finite, [batch]."""
+    """False where an adaptive sampler gave up, so that x is NaN, [batch]."""
+
+    def of_type(self, dtype: Any) -> SampleResult:
+        """The result with data of this type."""
+
+        def typed(a: Array | None) -> Array | None:
+            return None if a is None else a.astype(dtype)
+
+        path, denoised = typed(self.path), typed(self.denoised)
+        return self._replace(x=self.x.astype(dtype), path=path, denoised=denoised)
 
 
 @pytree
@@ -123,6 +132,23 @@ class Sampler:
     def stochastic(self) -> bool:
         """True if any step draws noise."""
         return self.num_draws > 0
+
+    @property
+    def follows_path(self) -> bool:
+        """True if a run passes every level once, so that a Brownian path is its noise.
+
+        Along one path a second draw for the same levels would be the first one again.
+        """
+        return True
+
+    def draws_needed(self, num_steps: int, *, to_zero: bool) -> int | None:
+        """Count the draws of a run, or None where the run itself decides it.
+
+        Args:
+            num_steps: the number of steps of the grid.
+            to_zero: whether the last level is 0: the step there takes no noise.
+        """
+        return self.num_draws * (num_steps - to_zero)
 
     def init(self, x: Array) -> Any:
         """The state before the first step, of the shapes that `step` returns."""

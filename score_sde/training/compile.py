@@ -35,9 +35,7 @@ from score_sde.training.step import (
     mean_over_axis,
     whole_batch_gradient,
 )
-from score_sde.types import Array, Key
-
-Params = Any
+from score_sde.types import Array, Key, Params
 
 
 def gradient_on(devices: Devices, mesh: Mesh, loss: LossFn) -> Gradient:

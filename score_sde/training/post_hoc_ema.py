@@ -14,17 +14,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from score_sde.runtime.folder import save_arrays
-from score_sde.types import Array, UserError
+from score_sde.types import Array, Params, UserError
 from score_sde.weights.published.tensors import own_tensors
-
-Params = Any
 
 
 class Profile(NamedTuple):

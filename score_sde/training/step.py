@@ -14,9 +14,8 @@ import optax
 from score_sde.arrays import part_of_batch, place_in_batch
 from score_sde.networks.network import is_frozen
 from score_sde.training.post_hoc_ema import power_rate
-from score_sde.types import Array, Key
+from score_sde.types import Array, Key, Params
 
-Params = Any
 Batch = Any
 Metrics = dict[str, Array]
 NO_COMPANIONS: Mapping[str, Params] = MappingProxyType({})

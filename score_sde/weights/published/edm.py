@@ -9,7 +9,7 @@ import numpy as np
 from score_sde.networks import ADM, SongUNet
 from score_sde.networks.resampling import Taps, normalised
 from score_sde.networks.unet_blocks import Style
-from score_sde.networks.unet_plan import Step
+from score_sde.networks.unet_plan import PlannedBlock
 from score_sde.schedules import iddpm_levels
 from score_sde.weights.published.publication import (
     COSINE_CHAIN_LEVELS,
@@ -198,7 +198,7 @@ def adm_tensors(module: ADM, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
 
 
 def block(
-    there: str, here: str, step: Step, style: Style, num_heads: int
+    there: str, here: str, step: PlannedBlock, style: Style, num_heads: int
 ) -> list[Tensor]:
     """Entries of a block of NVlabs/edm, attention included."""
     filters = [style.resample_filter] if step.resample else []

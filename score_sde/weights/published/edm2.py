@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from score_sde.networks import EDM2
-from score_sde.networks.unet_plan import Step
+from score_sde.networks.unet_plan import PlannedBlock
 from score_sde.weights.published.publication import Published
 from score_sde.weights.published.tensors import CONV, LINEAR, POINTWISE, Tensor
 
@@ -62,7 +62,7 @@ def tensors(module: EDM2, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
     return tuple(entries)
 
 
-def _block_tensors(part: str, step: Step) -> list[Tensor]:
+def _block_tensors(part: str, step: PlannedBlock) -> list[Tensor]:
     """Entries of a block of the encoder or the decoder."""
     there, here = f"unet.{part}.{step.name}", f"{part}_{step.name}"
     layers = {"conv_res0": CONV, "emb_linear": LINEAR, "conv_res1": CONV}

@@ -9,7 +9,7 @@ from typing import Any
 
 from score_sde.networks import ADM, ADMClassifier
 from score_sde.networks.unet_blocks import Style
-from score_sde.networks.unet_plan import Step
+from score_sde.networks.unet_plan import PlannedBlock
 from score_sde.weights.published.publication import (
     COSINE_CHAIN_LEVELS,
     LINEAR_CHAIN_LEVELS,
@@ -128,7 +128,9 @@ def adm_tensors(module: ADM, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
         entries.append(Tensor("label_emb.weight", ("map_label", "kernel")))
     entries += linear("input_blocks.0.0", "in_conv", layout=CONV)
 
-    def block(there: str, part: str, step: Step, place: int = 0) -> list[Tensor]:
+    def block(
+        there: str, part: str, step: PlannedBlock, place: int = 0
+    ) -> list[Tensor]:
         """The layers of a step, which are numbered from `place` on."""
         here = f"{part}_{step.name}"
         if step.resample and not module.resblock_updown:
@@ -179,7 +181,7 @@ def classifier_tensors(
     )
 
 
-def _block(there: str, here: str, step: Step, style: Style) -> list[Tensor]:
+def _block(there: str, here: str, step: PlannedBlock, style: Style) -> list[Tensor]:
     """Entries of a block of openai/guided-diffusion, without its attention."""
     entries = [
         *norm(f"{there}.in_layers.0", here, "norm0"),

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import groupby
 
-from score_sde.networks import DDPM, SongUNet
+from score_sde.networks import DDPMUNet, SongUNet
 from score_sde.weights.published import score_sde_pytorch
 from score_sde.weights.published.tensors import (
     AS_IS,
@@ -20,7 +20,7 @@ POINTWISE_HERE = Layout(lambda a: a[0, 0], lambda a: a[None, None])
 """1x1 convolution as Flax stores it there, and a linear map here."""
 
 
-def ddpm_tensors(module: DDPM, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
+def ddpm_tensors(module: DDPMUNet, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
     """Entries of a checkpoint of score_sde's `ddpm`; none if it can't have any."""
     ported = score_sde_pytorch.ddpm_tensors(module, shape)
     return flax_tensors(ported, block="ResnetBlockDDPM")

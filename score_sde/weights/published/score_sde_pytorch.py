@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from score_sde.networks import DDPM, SongUNet
+from score_sde.networks import DDPMUNet, SongUNet
 from score_sde.networks.unet_blocks import Style
-from score_sde.networks.unet_plan import Step
+from score_sde.networks.unet_plan import PlannedBlock
 from score_sde.weights.published.publication import (
     LINEAR_CHAIN_LEVELS,
     SUBVP_LEVELS,
@@ -97,7 +97,7 @@ def _large() -> dict[str, Published]:
     }
 
 
-def ddpm_tensors(module: DDPM, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
+def ddpm_tensors(module: DDPMUNet, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
     """Entries of score_sde's `ddpm`; () for a network with conditions."""
     if module.num_classes or module.vector_dims:
         return ()
@@ -184,7 +184,7 @@ def _levels(shape: tuple[int, ...]) -> Tensor:
 
 
 def _block(
-    there: str, here: str, step: Step, style: Style, *, shortcut: str
+    there: str, here: str, step: PlannedBlock, style: Style, *, shortcut: str
 ) -> list[Tensor]:
     """Entries of a block whose shortcut has this name, without its attention."""
     entries = [
