@@ -225,7 +225,8 @@ class Matrix(Measurement):
     def project(self, y: Array) -> Array:
         matrix = jnp.asarray(self.matrix, y.dtype)
         gram, vectors = jnp.linalg.eigh(matrix @ matrix.T)
-        return (y @ vectors) * _measured(gram) @ vectors.T
+        kept = vectors * _measured(gram)[None].astype(y.dtype)
+        return y @ kept @ vectors.T
 
 
 def _measured(gram: Array) -> Array:

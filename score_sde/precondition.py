@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float
 
 from score_sde import schedules
-from score_sde.arrays import as_data, as_float, check_alike, expand_like, wide
+from score_sde.arrays import as_float, check_alike, expand_like, wide
 from score_sde.fields import checks_rules
 from score_sde.rules import Positive, at_least, one_of
 from score_sde.sde import SDE, VP, SubVP
@@ -286,7 +286,7 @@ def _coefficients(
     precondition: Precondition, x: Points, sigma: Level
 ) -> tuple[Array, Preconditioner]:
     """Return x as floats, and the coefficients at the level of each example."""
-    x = as_data(x)
+    x = as_float(x)
     sigma = jnp.asarray(sigma, wide(x.dtype))
     expand_like(sigma, x)  # refuses what is neither a scalar nor [batch]
     c = precondition(jnp.broadcast_to(sigma, x.shape[:1]))

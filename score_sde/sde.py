@@ -271,7 +271,7 @@ def perturb(
 
     Raises: ValueError for whole numbers, eps of another shape, and t of neither.
     """
-    x0, eps = as_data(x0, "x0"), as_data(eps, "eps")
+    x0, eps = as_data(x0, "x0"), as_float(eps)
     check_alike("eps", eps, x0)
     return expand_like(sde.alpha(t), x0) * x0 + expand_like(sde.std(t), x0) * eps
 
@@ -330,7 +330,7 @@ def prior_sample(
 
 def prior_log_prob(x: Points, *, sde: SDE) -> Float[Array, " batch"]:
     """Log-density of N(0, std(t_max)^2) in nats: [batch, *dims] -> [batch]."""
-    x = as_data(x)
+    x = as_float(x)
     log_std = jnp.log(jnp.asarray(sde.std(sde.t_max), x.dtype))
     z = x * jnp.exp(-log_std)
     return sum_over_data(-0.5 * z**2 - 0.5 * math.log(2 * math.pi) - log_std)

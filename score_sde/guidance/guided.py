@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from score_sde.arrays import as_data, expand_like, is_traced
+from score_sde.arrays import as_float, expand_like, is_traced
 from score_sde.types import Array, Denoise, Level, Points, Scalar, Times
 
 Schedule = Callable[[Array], Array]
@@ -39,7 +39,7 @@ class Guided:
     def __call__(
         self, x: Points, sigma: Level, cond: Any = None
     ) -> Float[Array, "batch *dims"]:
-        return self.function(as_data(x), sigma, cond)
+        return self.function(as_float(x), sigma, cond)
 
 
 def network_evals(denoise: Denoise, sigma: Times) -> Int[Array, "*times"]:

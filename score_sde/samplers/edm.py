@@ -46,6 +46,10 @@ class Churn(Sampler):
 
     num_draws: ClassVar[int] = 1
 
+    def draws_needed(self, num_steps: int, *, to_zero: bool) -> int:
+        del to_zero  # noise is added before a step, the last one too
+        return num_steps
+
     def __post_init__(self) -> None:
         require(self, ("s_tmin <= s_tmax", lambda c: c.s_tmin <= c.s_tmax))
 

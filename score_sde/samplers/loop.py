@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Num
 
-from score_sde.arrays import as_data, as_float, check_alike, is_traced, wide
+from score_sde.arrays import as_float, check_alike, is_traced, wide
 from score_sde.samplers.adaptive_sde import AdaptiveSDE
 from score_sde.samplers.ancestral import EulerAncestral
 from score_sde.samplers.ddim import DDIM
@@ -100,12 +100,12 @@ def sample(
         progress: called on the host as progress(levels passed, levels);
             `progress_bar` draws a bar.
 
-    Raises: ValueError for an unknown name, x of whole numbers, a grid that does not
-        decrease or begins above the Brownian path, noise or a denoiser's result of
-        another shape than x, too few draws of noise, a path for a sampler that passes a
-        level twice, and a stochastic sampler without key or noise.
+    Raises: ValueError for an unknown name, a grid that does not decrease or begins
+        above the Brownian path, noise or a denoiser's result of another shape than x,
+        too few draws of noise, a path for a sampler that passes a level twice, and a
+        stochastic sampler without key or noise.
     """
-    sampler, given = _named(sampler), as_data(x)
+    sampler, given = _named(sampler), as_float(x)
     # Levels and states of half precision would lose what steps add.
     x = given.astype(wide(given.dtype))
     sigmas = _checked_grid(sigmas, x)

@@ -52,7 +52,7 @@ def from_bank(bank: Any, x: Array) -> Draw:
     Raises: ValueError for noise of another shape.
     """
     bank = as_data(bank, "noise")
-    if bank.ndim != x.ndim + 1 or bank.shape[1:] != x.shape or not len(bank):
+    if bank.ndim != x.ndim + 1 or bank.shape[1:] != x.shape:
         raise ValueError(
             f"noise must be draws like x, [draws, {', '.join(map(str, x.shape))}], got "
             f"shape {bank.shape}."
