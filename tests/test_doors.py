@@ -110,6 +110,23 @@ def test_a_bank_of_noise_holds_all_draws_or_is_refused(name):
             run(noise=bank[:-1])
 
 
+def test_checks_hold_inside_of_jit():
+    """A grid that is known there is checked there."""
+    x = jnp.ones((2, 3))
+    for sigmas in (np.asarray([2.0, 1.0, 0.5]), jnp.asarray([2.0, 1.0, 0.5])):
+
+        def draw(x, noise, sigmas=sigmas):
+            return ss.sample("euler_ancestral", smooth, x, sigmas, noise=noise).x
+
+        with pytest.raises(ValueError, match="takes 2 draws"):
+            jax.jit(draw)(x, jnp.ones((1, 2, 3)))
+        path = BrownianPath(jr.key(0), sigma_max=1.0)
+        with pytest.raises(ValueError, match="begins at sigma_max 1.0, below"):
+            jax.jit(partial(draw, noise=path))(x)
+        with pytest.raises(ValueError, match="finite and decrease"):
+            jax.jit(partial(draw, noise=path, sigmas=sigmas[::-1]))(x)
+
+
 def test_what_a_traced_grid_lacks_of_noise_is_nan():
     """Whether it ends at 0, where a step takes no noise, is not known before."""
     x, bank = jnp.ones((2, 3)), jr.normal(jr.key(0), (1, 2, 3))

@@ -18,6 +18,7 @@ from score_sde.networks import (
     ADM,
     NETWORKS,
     ADMClassifier,
+    DDPMUNet,
     SongUNet,
     count_parameters,
     from_linen,

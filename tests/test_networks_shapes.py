@@ -13,6 +13,7 @@ from score_sde.networks import (
     MLP,
     ControlledUNet,
     CrossUNet,
+    DDPMUNet,
     DiT,
     SongUNet,
     TextUNet,

@@ -108,7 +108,7 @@ def sample(
     sampler, given = _named(sampler), as_float(x)
     # Levels and states of half precision would lose what steps add.
     x = given.astype(wide(given.dtype))
-    sigmas = _checked_grid(sigmas, x)
+    _check_grid(sigmas)
     if sampler.stochastic and key is None and noise is None:
         raise ValueError(f"{sampler} adds noise: give it a key, or the noise itself.")
 
@@ -116,6 +116,8 @@ def sample(
         denoised = as_float(denoise(x.astype(given.dtype), sigma, cond))
         return check_alike("the denoised data", denoised, x).astype(x.dtype)
 
+    _check_noise(sampler, noise, sigmas)
+    sigmas = jnp.asarray(sigmas, x.dtype)
     draw = _draws(sampler, key, noise, x, sigmas)
     model: Model = evaluate
     if progress is not None:
@@ -146,52 +148,53 @@ def _draws(
     if noise is None and key is not None and sampler.needs_path:
         noise = BrownianPath(key, sigma_max=sigmas[0])
     if isinstance(noise, BrownianPath):
-        if sampler.stochastic and not sampler.follows_path:
+        return noise.like(x)
+    return from_key(key, x) if noise is None else from_bank(noise, x)
+
+
+# The checks read what is given: inside of `jit` whatever JAX computes is traced.
+
+
+def _check_grid(sigmas: Grid) -> None:
+    shape = jnp.shape(sigmas)
+    if len(shape) != 1 or shape[0] < 2:
+        raise ValueError(f"sigmas must be one row of at least two, got shape {shape}.")
+    if is_traced(sigmas):
+        return
+    values = np.asarray(sigmas, np.float64)
+    if not (np.isfinite(values).all() and (np.diff(values) < 0).all()):
+        raise ValueError(f"sigmas must be finite and decrease, got {values}.")
+    if values[-1] < 0:
+        raise ValueError(f"sigmas must not be negative, got {values[-1]}.")
+
+
+def _check_noise(sampler: Sampler, noise: Any, sigmas: Grid) -> None:
+    if noise is None or not sampler.stochastic:
+        return
+    if isinstance(noise, BrownianPath):
+        if not sampler.follows_path:
             raise ValueError(
                 f"{sampler} passes levels more than once, where a Brownian path has no "
                 "more noise: give it a key."
             )
-        _check_reach(noise, sigmas)
-        return noise.like(x)
-    if noise is None:
-        return from_key(key, x)
-    draw = from_bank(noise, x)
-    if sampler.stochastic:
-        _check_number(sampler, len(noise), sigmas)
-    return draw
-
-
-def _check_number(sampler: Sampler, num: int, sigmas: Array) -> None:
+        _check_reach(noise.sigma_max, sigmas)
+        return
     # Of a traced grid the last level may be 0.
-    to_zero = is_traced(sigmas) or float(sigmas[-1]) == 0
-    needed = sampler.draws_needed(len(sigmas) - 1, to_zero=to_zero)
-    if needed is not None and num < needed:
+    to_zero = is_traced(sigmas) or np.asarray(sigmas)[-1] == 0
+    num_steps = len(sigmas) - 1
+    needed = sampler.draws_needed(num_steps, to_zero=bool(to_zero))
+    if needed is not None and len(noise) < needed:
         raise ValueError(
-            f"{sampler} takes {needed} draws of noise over {len(sigmas) - 1} steps, "
-            f"got {num}."
+            f"{sampler} takes {needed} draws of noise over {num_steps} steps, got "
+            f"{len(noise)}."
         )
 
 
-def _checked_grid(sigmas: Grid, x: Array) -> Array:
-    if not is_traced(sigmas):
-        values = np.asarray(sigmas, np.float64)
-        if values.ndim != 1 or len(values) < 2:
-            raise ValueError(
-                f"sigmas must be one row of at least two, got shape {values.shape}."
-            )
-        if not (np.isfinite(values).all() and (np.diff(values) < 0).all()):
-            raise ValueError(f"sigmas must be finite and decrease, got {values}.")
-        if values[-1] < 0:
-            raise ValueError(f"sigmas must not be negative, got {values[-1]}.")
-    return jnp.asarray(sigmas, x.dtype)
-
-
-def _check_reach(path: BrownianPath, sigmas: Array) -> None:
-    ends = (path.sigma_max, sigmas[0])
-    if is_traced(ends):
+def _check_reach(sigma_max: Scalar, sigmas: Grid) -> None:
+    if is_traced((sigma_max, sigmas)):
         return
-    sigma_max, first = (float(a) for a in ends)
-    if first > sigma_max:
+    first = float(np.asarray(sigmas)[0])
+    if first > float(sigma_max):
         raise ValueError(
             f"the Brownian path begins at sigma_max {sigma_max}, below the first level "
             f"{first}."
