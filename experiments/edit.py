@@ -11,7 +11,7 @@ from . import launch
 
 
 def main(command: launch.Command) -> None:
-    """Write edited.png, the picture given and then the results, and edited.npz."""
+    """Write edited.png, what is given and then the results, edited.npz, edited.json."""
     import jax.numpy as jnp
     import numpy as np
 
@@ -20,7 +20,8 @@ def main(command: launch.Command) -> None:
     from score_sde.run.build import build
     from score_sde.run.describe import opened
     from score_sde.run.edit import edit, read
-    from score_sde.runtime.folder import save_arrays
+    from score_sde.run.provenance import circumstances, digest_of, file_digest, made_by
+    from score_sde.runtime.folder import save_arrays, write_json
 
     given = read(build(command.config))  # the files before any device work
     run = opened(command)
@@ -36,9 +37,13 @@ def main(command: launch.Command) -> None:
         np.asarray(to_levels(jnp.asarray(shown), num_levels=levels)),
         num_levels=levels,
     )
-    arrays = {"given": given.y, "edited": x}
-    save_arrays(command.workdir / "edited.npz", arrays, compress=True)
     settings = experiment.editing
+    files = {"image": settings.image, "mask": settings.mask}
+    causes = made_by("edits", run) | {n: file_digest(f) for n, f in files.items()}
+    arrays = {"given": given.y, "edited": x, "made_by": np.asarray(digest_of(causes))}
+    save_arrays(command.workdir / "edited.npz", arrays, compress=True)
+    made = {"made_by": causes, "made": circumstances()}
+    write_json(command.workdir / "edited.json", made)
     print(f"{picture}: {settings.image}, then {len(x)} results of {settings.task}")
 
 

@@ -14,6 +14,7 @@ from score_sde.run import parts, provenance
 from score_sde.run.build import build
 from score_sde.run.paths import covers, flat
 from score_sde.run.provenance import CANNOT_MATTER, digest_of, is_done, made_by
+from score_sde.run.same_run import FREE
 from score_sde.run.sections import SECTIONS, complete
 from score_sde.runtime.folder import write_json
 
@@ -144,3 +145,9 @@ def test_a_report_is_reused_by_exactly_its_causes(tmp_path):
     for text in ("[]", '{"made_by": ', json.dumps({"numbers": 1})):
         report.write_text(text)
         assert not is_done(report, BASE["samples"])
+
+
+def test_the_page_of_checks_names_every_field_that_can_not_matter():
+    page = (Path(__file__).parents[1] / "docs" / "checks.md").read_text()
+    fields = {field for kind in CANNOT_MATTER.values() for field in kind} | set(FREE)
+    assert not [field for field in sorted(fields) if f"`{field}`" not in page]

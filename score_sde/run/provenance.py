@@ -63,6 +63,15 @@ CANNOT_MATTER: dict[str, dict[str, str]] = {
         "likelihood": ANOTHER_PROGRAM,
         "objective": GIVEN_PARAMETERS,
     },
+    "edits": {
+        **{field: why for field, why in NEVER.items() if field != "editing"},
+        **OF_METRICS,
+        "likelihood": ANOTHER_PROGRAM,
+        "objective": GIVEN_PARAMETERS,
+        "sampling": "editing.num_samples says how many",
+        "editing.image": "the picture is known by its content",
+        "editing.mask": "the mask is known by its content",
+    },
 }
 """Kind of result -> section, or section.field, that can't change it -> why."""
 
@@ -88,7 +97,7 @@ def made_by(kind: str, run: Run) -> dict[str, Any]:
 def reads_data(kind: str, run: Run) -> bool:
     """Whether a result depends on the data: samples may be told of held-out ones."""
     told = run.experiment.model.conditions
-    return kind != "samples" or any(not (c.samples or c.every) for c in told)
+    return kind not in ("samples", "edits") or any(not (c.samples or c.every) for c in told)
 
 
 @functools.cache
@@ -101,6 +110,13 @@ def code_digest() -> str:
         digest.update(path.relative_to(root).as_posix().encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def file_digest(path: str | Path | None) -> str | None:
+    """A digest of what a file holds, None for no file."""
+    if not path:
+        return None
+    return hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()[:16]
 
 
 def digest_of(causes: Mapping[str, Any]) -> str:
