@@ -302,3 +302,57 @@ def test_an_interrupted_run_ends_like_an_undisturbed_one(tmp_path, number, times
     assert rows == expected_rows
     for got, want in zip(arrays, expected, strict=True):
         np.testing.assert_array_equal(got, want)
+
+
+KILLED = """
+import json, os, random, signal, sys, time
+from pathlib import Path
+import numpy as np
+from score_sde.runtime.folder import read_json, save_arrays, write_json
+
+folder = Path(sys.argv[1])
+
+def write(number):
+    write_json(folder / "config.json", {"number": number, "more": [number] * 5_000})
+    save_arrays(folder / "samples.npz", {"x": np.full(50_000, number)}, compress=True)
+    write_json(folder / "results.json", {"number": number, "more": [number] * 5_000})
+
+def read():
+    numbers = []
+    for name in ("config.json", "results.json"):
+        content = read_json(folder / name)
+        assert content["more"] == [content["number"]] * 5_000, name
+        numbers.append(content["number"])
+    with np.load(folder / "samples.npz") as file:
+        assert (file["x"] == file["x"][0]).all() and len(file["x"]) == 50_000
+        numbers.append(int(file["x"][0]))
+    return numbers
+
+write(0)
+random.seed(0)
+seen = set()
+for _ in range(int(sys.argv[2])):
+    child = os.fork()
+    if child == 0:
+        for number in range(max(read()) + 1, 10**9):
+            write(number)
+    time.sleep(random.uniform(0.001, 0.04))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    seen.add(tuple(read()))
+print(len(seen), max(read()))
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_moment_leaves_each_file_old_or_new_but_whole(tmp_path):
+    """300 kills while config, arrays and results are replaced over and over."""
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path), "300"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    different, written = map(int, done.stdout.split())
+    assert different > 100  # the kills met many states
+    assert written > 100

@@ -97,7 +97,9 @@ def made_by(kind: str, run: Run) -> dict[str, Any]:
 def reads_data(kind: str, run: Run) -> bool:
     """Whether a result depends on the data: samples may be told of held-out ones."""
     told = run.experiment.model.conditions
-    return kind not in ("samples", "edits") or any(not (c.samples or c.every) for c in told)
+    return kind not in ("samples", "edits") or any(
+        not (c.samples or c.every) for c in told
+    )
 
 
 @functools.cache
