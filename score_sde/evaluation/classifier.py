@@ -13,6 +13,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -215,11 +216,11 @@ def _write(path: Path, params: Any, cause: Mapping[str, Any]) -> None:
 def _read(path: Path, like: Any) -> Any:
     """Read parameters that were kept; None if there are none, or damaged ones."""
     try:
-        with np.load(path) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             kept = dict(file)
         word = str(kept.pop("checksum"))
         leaves = [kept[name] for name, _ in _by_path(like)]
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     params = jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(like), leaves)
     return params if _checksum(params) == word else None

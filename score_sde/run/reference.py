@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -163,9 +164,9 @@ def write_reference(
 def _dims_if_done(path: Path, origin: Mapping[str, Any]) -> int | None:
     """The number of features in a file that was made of exactly this; None if none."""
     try:
-        with np.load(path) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             made, dims = json.loads(str(file["origin"])), len(file["mu"])
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     known = json.loads(json.dumps(origin))
     return dims if {k: v for k, v in made.items() if k != "made"} == known else None
