@@ -27,13 +27,14 @@ from score_sde.data.identity import digest_of_json, identity
 from score_sde.data.local import whole_file
 from score_sde.evaluation.estimate import checks_options
 from score_sde.evaluation.extractor import Extractor, extractor_of
-from score_sde.rules import NonNegative, Positive, at_least, one_of
+from score_sde.rules import NonNegative, Positive, Rule, at_least, one_of
 from score_sde.types import UserError
 
 VERSION = 1
 """Counted up whenever the same settings would train another classifier."""
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 """Packages another version of which may train other parameters."""
+Labelled = Rule("data with labels", lambda dataset: dataset.num_classes > 0)
 BLOCK = 4096
 """How many examples are read at once."""
 
@@ -51,8 +52,8 @@ class Settings(NamedTuple):
 
 @checks_options
 def make_classifier(
+    dataset: Annotated[Dataset, Labelled],
     *,
-    dataset: Dataset,
     output: Annotated[str, one_of(("features", "logits"))] = "features",
     width: Annotated[int, at_least(2)] = 64,
     num_steps: Annotated[int, at_least(1)] = 1_000,
@@ -78,7 +79,7 @@ def make_classifier(
     """
     from score_sde.networks.features.small import SmallClassifier
 
-    if not dataset.num_classes:
+    if not Labelled.holds(dataset):
         raise UserError(
             f"features.name is 'classifier'; {dataset.name} has no labels to train one "
             "on: choose features.name 'values' or 'efficientnet_lite0'."
