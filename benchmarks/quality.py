@@ -34,9 +34,7 @@ TOLERANCES = (1.0, 0.1)
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "score_sde")
 
 
-def circumstances(
-    given: argparse.Namespace, identity: dict[str, Any]
-) -> dict[str, Any]:
+def made_by(given: argparse.Namespace, identity: dict[str, Any]) -> dict[str, Any]:
     """Machine, versions, date and features."""
     return {
         "command": f"python -m benchmarks.quality --workdir={given.workdir.name} "
