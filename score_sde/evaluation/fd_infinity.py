@@ -45,8 +45,7 @@ def fd_infinity(
     """The Frechet distance at infinitely many generated images, with an interval.
 
     Args:
-        real: features [examples, dims], all of which each distance uses; or moments of
-            them, which are taken as they are.
+        real: features [examples, dims], all of them for each distance; or moments.
         fake: features of generated images.
         sizes: how many of `fake` each distance takes; None for `num_sizes` numbers from
             a tenth of them, or 5,000 if that is more, to all.

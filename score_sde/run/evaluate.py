@@ -117,21 +117,22 @@ def measure(
             skipped[name] = rows
         else:
             found[name] = rows
-    neighbours, shown = None, min(experiment.evaluation.num_shown, len(stored))
-    if shown:
-        train = other("train")
-        count = min(NUM_NEIGHBOURS, len(train))
-        some = fake["features"][:shown]
-        neighbours = nearest_neighbours(some, train, k=count)[1]
+    shown = fake["features"][: experiment.evaluation.num_shown]
     return Measured(
         found,
         skipped,
         extraction.identity,
         reference.record,
         str(reference),
-        neighbours,
+        _neighbours(shown, other("train")) if len(shown) else None,
         _curve(reference, fake["features"]),
     )
+
+
+def _neighbours(features: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """Numbers of the training examples that are nearest to each of some samples."""
+    count = min(NUM_NEIGHBOURS, len(train))
+    return nearest_neighbours(features, train, k=count)[1]
 
 
 def _split_features(
