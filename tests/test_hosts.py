@@ -148,8 +148,10 @@ def test_hosts_and_devices_measure_one_number(alone):
     finish(start("sample", alone, hosts=1, devices=4))
     results = []
     for hosts, devices in ((1, 1), (1, 8), (2, 2)):
+        layout = {"hosts": hosts, "devices": devices}
         for program in ("evaluate", "reference_stats"):
-            finish(start(program, alone, hosts=hosts, devices=devices))
+            few = ["--config.evaluation.num_real=2100"]  # three parts
+            finish(start(program, alone, **layout, options=few))
         report = json.loads((alone / "evaluation.json").read_text())
         numbers = [
             [row[key] for key in ("value", "low", "high")]
