@@ -7,14 +7,21 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import AxisType
+from PIL import Image
 
 from configs import digits, points
 from experiments import reference_stats
 from experiments.launch import Command
 from score_sde.data import DATASETS
-from score_sde.evaluation import FEATURES, classifier, frechet_distance
+from score_sde.evaluation import (
+    FEATURES,
+    classifier,
+    frechet_by_number,
+    frechet_distance,
+)
 from score_sde.evaluation.classifier import full_range
 from score_sde.evaluation.extractor import BATCH
+from score_sde.evaluation.plots import save_evaluation
 from score_sde.run import extraction
 from score_sde.run.build import build
 from score_sde.run.compare import comparison
@@ -252,6 +259,39 @@ def test_parts_of_two_hosts_make_the_features_of_one(experiment, tmp_path, monke
     both = in_parts(tmp_path / "some", 360, values, opened, logits=True)
     for name in ("features", "logits"):
         np.testing.assert_array_equal(both[name], alone[name])
+
+
+# The picture
+
+
+def picture_of(path, neighbours, curve):
+    values = DATASETS["digits"]().train.values
+    save_evaluation(
+        path,
+        samples=values[:3],
+        neighbours=None if neighbours is None else values[neighbours],
+        num_levels=17,
+        curve=curve,
+        floor=0.1,
+        caption="a caption",
+    )
+    if not path.exists():
+        return None
+    with Image.open(path) as picture:
+        return picture.size
+
+
+def test_the_picture_has_a_panel_for_neighbours_and_one_for_numbers(tmp_path):
+    rng = np.random.default_rng(0)
+    curve = frechet_by_number(
+        rng.standard_normal((90, 2)), rng.standard_normal((60, 2))
+    )
+    near = np.arange(9).reshape(3, 3)
+    wide = picture_of(tmp_path / "both.png", near, curve)
+    for name, given in {"near": (near, None), "curve": (None, curve)}.items():
+        one = picture_of(tmp_path / f"{name}.png", *given)
+        assert (2 * one[0], one[1]) == wide
+    assert picture_of(tmp_path / "none.png", None, None) is None
 
 
 # Comparing two runs

@@ -159,10 +159,10 @@ def _distance_by_number(
     line = np.linspace(number.min(), number.max(), 200)
     axes.plot(number, curve["distance"], "o", color="C0", label="of n samples")
     axes.plot(line, limit + curve["slope"] / line, color="C0", lw=1, label="a + b / n")
-    axes.axhline(limit, color="C0", ls=":", label=f"n without end: {limit:.3g}")
+    axes.axhline(limit, color="C0", ls=":", label=f"n to infinity: {limit:.3g}")
     if floor is not None:
         axes.axhline(
-            floor, color="C7", ls="--", label=f"two halves of data: {floor:.3g}"
+            floor, color="C7", ls="--", label=f"floor, two halves: {floor:.3g}"
         )
     axes.set(xlabel="number of samples", ylabel="Frechet distance")
     axes.set_ylim(bottom=min(0.0, limit) - 0.05 * float(curve["distance"].max()))
