@@ -1,4 +1,4 @@
-# make digits   train on handwritten digits, sample, score: minutes, from nothing
+# make digits   train on handwritten digits, sample, score, measure: minutes, from nothing
 # make test     the default test suite
 # make lint     ruff and mypy
 # make wheel    dist/score_sde-*.whl, which installs score_sde and score-sde
@@ -16,6 +16,7 @@ digits: $(VENV)/core.stamp
 	@$(VENV)/bin/score-sde train --config=digits --workdir=$(WORKDIR)
 	@$(VENV)/bin/score-sde sample --workdir=$(WORKDIR)
 	@$(VENV)/bin/score-sde likelihood --workdir=$(WORKDIR)
+	@$(VENV)/bin/score-sde evaluate --workdir=$(WORKDIR)
 
 test: $(VENV)/dev.stamp
 	$(RUN) -m pytest -n auto

@@ -1,23 +1,32 @@
 """Measure a model's samples: python -m experiments.evaluate --workdir=DIR.
 
---config.features.name=NAME    what is compared: values, efficientnet_lite0, ...
---config.metrics.NAME={}       one metric more, such as density_coverage
+--config.features.name=NAME      what is compared: classifier, efficientnet_lite0, ...
+--config.metrics.NAME={}         one metric more, such as density_coverage
+--config.evaluation.reference=F  a file of statistics to compare with
+
+Writes evaluation.json, and evaluation.png with samples beside their nearest training
+examples and the Frechet distance by the number of samples.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 from . import launch
 from .sample import drawn
 
 
 def main(command: launch.Command) -> None:
-    """Draw samples if they are not there; write evaluation.json; print the table."""
+    """Draw samples if they are not there; measure them; print the table."""
     import json
+    import shutil
 
     from score_sde.run.describe import opened
     from score_sde.run.evaluate import measure, table
     from score_sde.run.provenance import circumstances, is_done, made_by
     from score_sde.runtime.folder import write_json
+    from score_sde.runtime.jobs import parts_folder
     from score_sde.runtime.mesh import is_main_host
 
     run = opened(command)
@@ -25,18 +34,44 @@ def main(command: launch.Command) -> None:
         return
     causes, report = made_by("evaluation", run), command.workdir / "evaluation.json"
     if is_done(report, causes):
-        found = json.loads(report.read_text())["metrics"]
+        found = json.loads(report.read_text())
     else:
         samples = drawn(run, command.workdir)
-        found = measure(run.experiment, samples["samples"][samples["success"]])
+        good = samples["samples"][samples["success"]]
+        parts = parts_folder(command.workdir / "evaluation_parts", causes)
+        measured = measure(run.experiment, run.config, good, parts)
+        found = measured.report()
         if is_main_host():
-            write_json(
-                report, {"made_by": causes, "made": circumstances(), "metrics": found}
-            )
-    config = run.config
+            _draw(run, good, measured, command.workdir / "evaluation.png")
+            write_json(report, {"made_by": causes, "made": circumstances(), **found})
+            shutil.rmtree(parts)
     print(
-        f"{report}: samples beside the {config['evaluation']['against']} data, by "
-        f"their {config['features']['name']}\n{table(found)}"
+        f"{report}: samples beside {found['against']}, by features "
+        f"{found['features']['name']!r}\n{table(found['metrics'])}"
+    )
+    for name, why in found.get("skipped", {}).items():
+        print(f"{name}: not measured: {why}")
+
+
+def _draw(run: Any, samples: Any, measured: Any, path: Path) -> None:
+    """Draw evaluation.png."""
+    from score_sde.evaluation.plots import save_evaluation
+
+    examples = None
+    if measured.neighbours is not None:
+        count, k = measured.neighbours.shape
+        rows = run.dataset.train[measured.neighbours.reshape(-1)]["values"]
+        examples = rows.reshape(count, k, *rows.shape[1:])
+        samples = samples[:count]
+    floor = measured.metrics.get("frechet_distance", {}).get("floor", {})
+    save_evaluation(
+        path,
+        samples=samples,
+        neighbours=examples,
+        num_levels=run.experiment.model.num_levels,
+        curve=measured.curve,
+        floor=floor.get("value", {}).get("value"),
+        caption=f"features: {measured.features['name']}; reference: {measured.text}",
     )
 
 

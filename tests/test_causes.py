@@ -134,6 +134,16 @@ def test_code_and_modules_and_packages_are_causes(tmp_path, monkeypatch):
     assert made_by("samples", opened()) != BASE["samples"]
 
 
+def test_the_content_of_files_that_evaluation_reads_is_a_cause(tmp_path):
+    file = tmp_path / "reference.npz"
+    file.write_bytes(b"one")
+    config = CONFIG | {"evaluation": {"reference": str(file)}}
+    first = made_by("evaluation", opened(config))
+    assert first == made_by("evaluation", opened(config))
+    file.write_bytes(b"two")
+    assert made_by("evaluation", opened(config)) != first
+
+
 def test_a_report_is_reused_by_exactly_its_causes(tmp_path):
     report = tmp_path / "samples.json"
     assert not is_done(report, BASE["samples"])

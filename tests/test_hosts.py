@@ -143,6 +143,33 @@ def test_hosts_sample_and_score_like_one(tmp_path, alone):
     np.testing.assert_allclose(nats_of_two, nats, atol=1e-4)
 
 
+def test_hosts_and_devices_measure_one_number(alone):
+    """Metrics of the same samples, and the statistics of the data, to 1e-9."""
+    finish(start("sample", alone, hosts=1, devices=4))
+    results = []
+    for hosts, devices in ((1, 1), (1, 8), (2, 2)):
+        layout = {"hosts": hosts, "devices": devices}
+        for program in ("evaluate", "reference_stats"):
+            few = ["--config.evaluation.num_real=2100"]  # three parts
+            finish(start(program, alone, **layout, options=few))
+        report = json.loads((alone / "evaluation.json").read_text())
+        numbers = [
+            [row[key] for key in ("value", "low", "high")]
+            for rows in report["metrics"].values()
+            for part in ("samples", "floor")
+            for row in rows[part].values()
+        ]
+        with np.load(alone / "reference.npz") as file:
+            assert file["number"] == report["reference"]["number"]
+            results.append((numbers, file["mu"], file["sigma"]))
+        for name in ("evaluation.json", "reference.npz"):
+            (alone / name).unlink()
+        assert not list(alone.glob("*_parts"))
+    for other in results[1:]:
+        for found, expected in zip(other, results[0], strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
 def test_a_signal_to_one_host_stops_all_at_one_step(tmp_path, alone):
     hosts = start("train", tmp_path, hosts=2, devices=2, options=POINTS)
     wait_for_step(tmp_path, 20)

@@ -4,6 +4,7 @@ from score_sde.evaluation.estimate import Estimate as Estimate
 from score_sde.evaluation.estimate import estimates_of as estimates_of
 from score_sde.evaluation.extractor import Extractor as Extractor
 from score_sde.evaluation.fd_infinity import fd_infinity as fd_infinity
+from score_sde.evaluation.fd_infinity import frechet_by_number as frechet_by_number
 from score_sde.evaluation.features import FEATURES as FEATURES
 from score_sde.evaluation.frechet import frechet_distance as frechet_distance
 from score_sde.evaluation.frechet import (
@@ -32,4 +33,8 @@ from score_sde.evaluation.moments import moments_of as moments_of
 from score_sde.evaluation.pairs import psnr as psnr
 from score_sde.evaluation.pairs import ssim as ssim
 from score_sde.evaluation.perceptual import lpips as lpips
+from score_sde.evaluation.reading import reads as reads
+from score_sde.evaluation.statistics import Statistics as Statistics
+from score_sde.evaluation.statistics import read_statistics as read_statistics
+from score_sde.evaluation.statistics import write_statistics as write_statistics
 from score_sde.evaluation.vendi import vendi_score as vendi_score

@@ -15,17 +15,23 @@ from score_sde.evaluation.estimate import (
     Estimate,
     Level,
     checks_options,
-    feature_arrays,
     interval,
-    set_counts,
 )
-from score_sde.evaluation.frechet import Root, frechet_spread, root_of, transport_of
+from score_sde.evaluation.frechet import (
+    Root,
+    comparable_sides,
+    frechet_spread,
+    root_of,
+    transport_of,
+)
+from score_sde.evaluation.reading import reads
 from score_sde.rules import NonNegative, at_least, each
 
 SMALLEST = 5000
 """The least subset, where there are more than ten times as many images (dgm-eval)."""
 
 
+@reads("features", "moments")
 @checks_options
 def fd_infinity(
     real: Any,
@@ -39,7 +45,7 @@ def fd_infinity(
     """The Frechet distance at infinitely many generated images, with an interval.
 
     Args:
-        real: features [examples, dims], all of which each distance uses.
+        real: features [examples, dims], all of them for each distance; or moments.
         fake: features of generated images.
         sizes: how many of `fake` each distance takes; None for `num_sizes` numbers from
             a tenth of them, or 5,000 if that is more, to all.
@@ -49,9 +55,9 @@ def fd_infinity(
     Returns: the estimate. `parts` has the line's slope, and FD at the largest size.
     Raises: ValueError for what is not comparable, or sizes beyond the images.
     """
-    first, second = feature_arrays(("real", "fake"), real, fake)
+    first, second, counts = comparable_sides(("real", "fake"), real, fake)
     chosen = _sizes(len(second), sizes, num_sizes)
-    root = root_of(first)
+    root = root_of(real if first is None else first)
     rng = None if seed is None else np.random.default_rng(seed)
     weights = _intercept_weights(1 / np.asarray(chosen))
     distances, shares = [], np.zeros(len(second))
@@ -78,7 +84,7 @@ def fd_infinity(
         level,
         "infinitesimal jackknife over images of both sets, and the scatter about the "
         "line; the bias of the real set removed",
-        set_counts(first, second),
+        counts,
         {"sizes": tuple(chosen), "seed": seed},
         {
             "slope": float(slope),
@@ -89,8 +95,40 @@ def fd_infinity(
     )
 
 
+def frechet_by_number(
+    real: Any, fake: Any, *, num_sizes: int = 6, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Frechet distances of random parts of samples, which show how it depends on n.
+
+    Args:
+        real: features [examples, dims] of the data, or moments of them.
+        fake: features of samples, 10 or more.
+        num_sizes: how many parts, from a fifth of the samples to all.
+        seed: that of the parts.
+
+    Returns:
+        "number" of samples, "distance", and the line through these in 1 / number:
+        "limit", its value at infinitely many, and "slope".
+
+    Raises:
+        ValueError: for what is not comparable.
+    """
+    first, second, _ = comparable_sides(("real", "fake"), real, fake)
+    sizes = np.unique(np.linspace(len(second) / 5, len(second), num_sizes).astype(int))
+    root = root_of(real if first is None else first)
+    order = np.random.default_rng(seed).permutation(len(second))
+    distances = [transport_of(root, root_of(second[order[:n]])).value for n in sizes]
+    slope, limit = np.polyfit(1 / sizes, distances, 1)
+    return {
+        "number": sizes,
+        "distance": np.array(distances),
+        "limit": np.asarray(limit),
+        "slope": np.asarray(slope),
+    }
+
+
 def _error_and_bias(
-    first: np.ndarray, second: np.ndarray, root: Root, shares: np.ndarray
+    first: np.ndarray | None, second: np.ndarray, root: Root, shares: np.ndarray
 ) -> tuple[float, float]:
     """First-order error of the line's value at 0, and the bias of the first set.
 
@@ -103,8 +141,9 @@ def _error_and_bias(
     whole = root_of(second)
     spread = frechet_spread(first, second, root, whole, transport_of(root, whole))
     real_side, fake_side = spread.influences
-    variance = float(real_side.var(ddof=1)) / len(first)
-    variance += float(np.sum((shares * fake_side) ** 2))
+    variance = float(np.sum((shares * fake_side) ** 2))
+    if first is not None:
+        variance += float(real_side.var(ddof=1)) / len(first)
     return math.sqrt(variance), spread.biases[0]
 
 

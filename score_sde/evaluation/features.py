@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from score_sde.evaluation.classifier import make_classifier
 from score_sde.evaluation.estimate import checks_options
 from score_sde.evaluation.extractor import Extractor, network_extractor
 from score_sde.evaluation.resizing import RESIZES
@@ -75,6 +76,7 @@ def make_inception(
         weights=[Path(weights)],
         tables=own_tables,
         identity={"resize": resize},
+        logits="logits_unbiased",
     )
 
 
@@ -105,6 +107,7 @@ def make_efficientnet_lite0(
         weights=[Path(weights) if weights else _lite0_file()],
         tables=own_tables,
         identity={"resize": resize},
+        logits="logits",
     )
 
 
@@ -192,6 +195,7 @@ DINOV2 |= {"g14": (1536, 40, 24)}
 FEATURES: dict[str, Callable[..., Callable[[Any], np.ndarray]]] = {
     "values": make_values,
     "pixels": make_pixels,
+    "classifier": make_classifier,
     "efficientnet_lite0": make_efficientnet_lite0,
     "inception": make_inception,
     "lpips_vgg": make_lpips_vgg,

@@ -18,12 +18,15 @@ from score_sde.evaluation.estimate import (
     Estimate,
     Level,
     checks_options,
+    feature_array,
     feature_arrays,
     interval,
     set_counts,
 )
 from score_sde.evaluation.frechet_spread import Spread, spread_of
 from score_sde.evaluation.moments import Moments, moments_of
+from score_sde.evaluation.reading import reads
+from score_sde.evaluation.statistics import Statistics
 
 QR_WORK = 2e10
 """Up to so many examples * dims^2 the centred features themselves are decomposed, which
@@ -61,6 +64,7 @@ class Transport(NamedTuple):
     """R1^T U, [dims, len(singular)], with U the left singular vectors."""
 
 
+@reads("features", "moments")
 @checks_options
 def frechet_distance(
     features: Any, other: Any, *, level: Annotated[float | None, Level] = 0.95
@@ -74,19 +78,20 @@ def frechet_distance(
     bias of higher order. It always holds the value.
 
     Args:
-        features: [examples, dims], floats.
+        features: [examples, dims], floats; or `Moments`, or `Statistics` of a file.
+            Then the interval is one for the distance of the law of `other` to exactly
+            these.
         other: the other set, with the same dims.
         level: that of the interval; None for no interval, which takes less time.
     Returns: the estimate. `parts` has `standard_error` and `bias`; `warnings` says so
         where a set has no more examples than features.
     Raises: ValueError for what is not comparable.
     """
-    first, second = feature_arrays(("features", "other"), features, other)
-    counts = set_counts(first, second)
+    first, second, counts = comparable_sides(("features", "other"), features, other)
     warnings = _few_examples(counts)
-    if first.shape == second.shape and np.array_equal(first, second):
+    if first is not None and np.array_equal(first, second):
         return Estimate(0.0, 0.0, 0.0, level, "the two sets are the same", counts)
-    roots = root_of(first), root_of(second)
+    roots = root_of(features if first is None else first), root_of(second)
     transport = transport_of(*roots)
     value = transport.value
     if level is None:
@@ -96,7 +101,8 @@ def frechet_distance(
     low, high = interval(
         value, spread.standard_error, level, bias=spread.bias, lowest=0.0
     )
-    few, rank = min(len(first), len(second)), len(transport.singular)
+    few = len(second) if first is None else min(len(first), len(second))
+    rank = len(transport.singular)
     further = spread.bias * rank / few if few > counts["dims"] else np.inf
     low = max(0.0, low - FURTHER_BIAS * further)
     return Estimate(
@@ -105,11 +111,41 @@ def frechet_distance(
         high,
         level,
         "infinitesimal jackknife over images of both sets, bias removed; for the "
-        "distance of the laws",
+        "distance of the laws"
+        if first is not None
+        else "infinitesimal jackknife over images of samples, bias removed; for the "
+        "distance of their law to the fixed reference",
         counts,
         parts={"standard_error": spread.standard_error, "bias": spread.bias},
         warnings=warnings,
     )
+
+
+def comparable_sides(
+    names: tuple[str, str], reference: Any, other: Any
+) -> tuple[np.ndarray | None, np.ndarray, dict[str, int]]:
+    """The features of both sides, checked, and their counts.
+
+    Args:
+        names: what errors call the arguments.
+        reference: features [examples, dims], or moments of some.
+        other: features.
+    Returns: (features of the reference, None where it is moments; features; counts).
+    Raises: ValueError for what is not comparable.
+    """
+    if not isinstance(reference, (Moments, Statistics)):
+        first, second = feature_arrays(names, reference, other)
+        return first, second, set_counts(first, second)
+    second = feature_array(names[1], other)
+    if second.shape[1] != len(reference.mean):
+        raise ValueError(
+            f"{names[1]} has {second.shape[1]} features; it must have "
+            f"{len(reference.mean)}, like {names[0]}: features of two extractors are "
+            "not comparable."
+        )
+    counts = {"num_fake": len(second), "dims": second.shape[1]}
+    known = {} if reference.number is None else {"num_real": reference.number}
+    return None, second, known | counts
 
 
 def frechet_distance_of_moments(first: Moments, second: Moments) -> Estimate:
@@ -146,13 +182,16 @@ def frechet_distance_of_moments(first: Moments, second: Moments) -> Estimate:
 
 
 def frechet_spread(
-    first: np.ndarray,
+    first: np.ndarray | None,
     second: np.ndarray,
     first_root: Root,
     second_root: Root,
     transport: Transport,
 ) -> Spread:
-    """Bias and standard error of the distance of two sets of features."""
+    """Bias and standard error of the distance of two sets of features.
+
+    The first is None where its moments are taken as they are.
+    """
     s, onto_second = transport.singular, transport.directions
     onto_first = second_root.matrix.T @ (second_root.matrix @ onto_second) / s
     return spread_of(
@@ -162,8 +201,10 @@ def frechet_spread(
     )
 
 
-def root_of(features: np.ndarray) -> Root:
+def root_of(features: np.ndarray | Moments | Statistics) -> Root:
     """The mean and the root of the covariance of features, in float64."""
+    if isinstance(features, (Moments, Statistics)):
+        return _root_of_moments(features)
     number, dims = features.shape
     if number * dims * dims > QR_WORK:
         return _root_of_moments(moments_of(features))
@@ -173,7 +214,7 @@ def root_of(features: np.ndarray) -> Root:
     return Root(mean, factor / np.sqrt(number - 1))
 
 
-def _root_of_moments(moments: Moments) -> Root:
+def _root_of_moments(moments: Moments | Statistics) -> Root:
     covariance = moments.covariance
     try:
         return Root(moments.mean, np.linalg.cholesky(covariance).T)
@@ -204,7 +245,7 @@ def transport_of(first: Root, second: Root) -> Transport:
 
 
 def _few_examples(counts: dict[str, int]) -> tuple[str, ...]:
-    few = min(counts["num_real"], counts["num_fake"])
+    few = min(counts.get("num_real", counts["num_fake"]), counts["num_fake"])
     if few > counts["dims"]:
         return ()
     return (

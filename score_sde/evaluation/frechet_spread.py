@@ -46,8 +46,9 @@ class Spread(NamedTuple):
         return sum(self.biases)
 
 
-Side = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Features of a set, their mean, and the matrix A of z = x A."""
+Side = tuple[np.ndarray | None, np.ndarray, np.ndarray]
+"""Features of a set, their mean, and the matrix A of z = x A. Without features the mean
+and the covariance are taken as they are, and add neither bias nor error."""
 
 
 def spread_of(first: Side, second: Side, singular: np.ndarray) -> Spread:
@@ -61,11 +62,16 @@ def spread_of(first: Side, second: Side, singular: np.ndarray) -> Spread:
     step = first[1] - second[1]
     influences, biases, squares = [], [], []
     for (features, mean, matrix), direction in ((first, step), (second, -step)):
+        if features is None:
+            influences.append(np.empty(0))
+            biases.append(0.0)
+            squares.append(0.0)
+            continue
         influences.append(_influences(features, mean, matrix, singular, direction))
         bias, square = _second_order(features, mean, matrix, singular)
         biases.append(bias / len(features))
         squares.append(square / len(features) ** 2)
-    linear = sum(float(f.var(ddof=1)) / len(f) for f in influences)
+    linear = sum(float(f.var(ddof=1)) / len(f) for f in influences if len(f))
     # Sums over pairs within each set, and one across whose kernel theirs bound.
     quadratic = 2 * sum(squares) + 4 * math.sqrt(squares[0] * squares[1])
     # Influences found from the same examples hold twice the second order's variance.

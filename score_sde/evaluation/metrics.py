@@ -1,21 +1,34 @@
 """The registry of metrics, and the floor beside each number.
 
 A metric is a function `(real, fake, *, options) -> Estimate`, or a NamedTuple of some.
-The options' rules stand in its signature (`Annotated[int, Positive]`). A user's own is
-registered by assignment: `METRICS["mine"] = mine`.
+The options' rules stand in its signature (`Annotated[int, Positive]`). One that reads
+anything but features says so by `reads`. A user's own is registered by assignment:
+`METRICS["mine"] = mine`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from score_sde.evaluation.estimate import feature_array
+from score_sde.evaluation.estimate import (
+    Estimate,
+    Level,
+    checks_options,
+    feature_array,
+    feature_arrays,
+    set_counts,
+)
 from score_sde.evaluation.fd_infinity import fd_infinity
 from score_sde.evaluation.frechet import frechet_distance
-from score_sde.evaluation.inception_score import class_statistics, inception_score
+from score_sde.evaluation.inception_score import (
+    ClassStatistics,
+    class_statistics,
+    inception_score,
+)
 from score_sde.evaluation.kernel import (
     cmmd,
     kernel_distance,
@@ -24,9 +37,65 @@ from score_sde.evaluation.kernel import (
 from score_sde.evaluation.manifold import density_coverage, precision_recall
 from score_sde.evaluation.memorisation import authenticity, memorisation
 from score_sde.evaluation.pairs import psnr, ssim
+from score_sde.evaluation.reading import reads
 from score_sde.evaluation.vendi import vendi_score
+from score_sde.rules import NonNegative, Positive, Share
 
 Metric = Callable[..., Any]
+
+
+@reads("logits")
+@checks_options
+def classes_of_samples(
+    real: Any,
+    fake: Any,
+    *,
+    threshold: Annotated[float, Share] = 0.9,
+    level: Annotated[float | None, Level] = 0.95,
+) -> ClassStatistics:
+    """The share of samples that a classifier is sure of, and their counts by class.
+
+    Args:
+        real: logits [examples, classes] of the data, whose own share is the floor.
+        fake: logits of samples, of the same classifier.
+        threshold: the probability of the likeliest class at which it is sure.
+        level: that of the interval; None for none.
+    Raises: ValueError for what are no logits of one classifier.
+    """
+    data, logits = feature_arrays(("real", "fake"), real, fake, at_least=1)
+    found = class_statistics(logits, threshold=threshold, level=level)
+    return found._replace(sure=_counted(found.sure, data, logits))
+
+
+@reads("logits")
+@checks_options
+def inception_score_of_samples(
+    real: Any,
+    fake: Any,
+    *,
+    splits: Annotated[int, Positive] = 1,
+    seed: Annotated[int | None, NonNegative] = None,
+    level: Annotated[float | None, Level] = 0.95,
+) -> Estimate:
+    """The inception score of samples; that of the data is its floor.
+
+    Args:
+        real: logits [examples, classes] of the data.
+        fake: logits of samples, of the same classifier.
+        splits: of how many equal parts the mean is taken; papers take 10.
+        seed: that of the shuffle before; None for the order of the samples.
+        level: that of the interval; None for none.
+    Raises: ValueError for what are no logits of one classifier.
+    """
+    data, logits = feature_arrays(("real", "fake"), real, fake, at_least=1)
+    found = inception_score(logits, splits=splits, seed=seed, level=level)
+    return _counted(found, data, logits)
+
+
+def _counted(found: Estimate, real: np.ndarray, fake: np.ndarray) -> Estimate:
+    """The estimate with the counts of both sides."""
+    return dataclasses.replace(found, counts={**found.counts, **set_counts(real, fake)})
+
 
 METRICS: dict[str, Metric] = {
     "frechet_distance": frechet_distance,
@@ -38,10 +107,13 @@ METRICS: dict[str, Metric] = {
     "density_coverage": density_coverage,
     "authenticity": authenticity,
     "memorisation": memorisation,
+    "class_statistics": classes_of_samples,
+    "inception_score": inception_score_of_samples,
 }
 """Metrics of features [examples, dims] of the data and of samples: (real, fake).
 
-`memorisation` also needs `held_out`, which whoever has the data gives."""
+Some read logits instead, see `reads`. `memorisation` also needs `held_out`, which
+whoever has the data gives."""
 
 SAMPLE_METRICS: dict[str, Metric] = {
     "vendi_score": vendi_score,

@@ -28,12 +28,7 @@ def save_samples(path: Path, samples: np.ndarray, *, num_levels: int | None) -> 
     """
     with replaced(path) as partial:
         if samples.ndim >= 4:
-            middle = [n // 2 for n in samples.shape[1:-3]]
-            slices = samples[(slice(None), *middle)]
-            shown = slices[..., : 3 if slices.shape[-1] >= 3 else 1]
-            if num_levels is None:
-                shown = np.clip(shown / (2 * LATENT_RANGE) + 0.5, 0, 1)
-            _grid(partial, shown, num_levels or 2)
+            _grid(partial, _as_shown(samples, num_levels))
         elif samples.ndim == 3:
             _series(partial, samples)
         else:
@@ -94,6 +89,86 @@ def save_metrics(path: Path, rows: Sequence[Mapping[str, float | None]]) -> None
         figure.savefig(partial, format="png", dpi=110)
 
 
+def save_evaluation(
+    path: Path,
+    *,
+    samples: np.ndarray,
+    neighbours: np.ndarray | None,
+    num_levels: int | None,
+    curve: Mapping[str, np.ndarray] | None,
+    floor: float | None,
+    caption: str,
+) -> None:
+    """Draw samples beside their nearest training examples, and FD against n.
+
+    Args:
+        path: of the picture.
+        samples: images or volumes [n, ..., channels] as they are stored, shown in the
+            top row; of others no neighbours are drawn.
+        neighbours: training examples [n, k, ...], the nearest first; None for none.
+        num_levels: grey levels of the images; None for latents.
+        curve: the distance by the number of samples; None for none.
+        floor: the distance between two halves of the data.
+        caption: what was measured, and against what.
+    """
+    has_images = neighbours is not None and samples.ndim >= 4 and len(samples)
+    panels = int(bool(has_images)) + int(curve is not None)
+    if not panels:
+        return
+    figure = _figure(6.5 * panels, 3.8)
+    figure.suptitle(caption, fontsize=9)
+    axes = list(figure.subplots(1, panels, squeeze=False)[0])
+    if has_images and neighbours is not None:
+        _neighbours(axes.pop(0), samples, neighbours, num_levels)
+    if curve is not None:
+        _distance_by_number(axes.pop(0), curve, floor)
+    with replaced(path) as partial:
+        figure.savefig(partial, format="png", dpi=120)
+
+
+def _neighbours(
+    axes: Any, samples: np.ndarray, neighbours: np.ndarray, num_levels: int | None
+) -> None:
+    """Draw a row of samples, and below each its nearest training examples."""
+    rows = [samples, *np.moveaxis(neighbours, 1, 0)]
+    images = _as_shown(np.concatenate(rows), num_levels)
+    sheet = _sheet(images, len(samples))
+    axes.imshow(
+        sheet[..., 0] if sheet.shape[-1] == 1 else sheet,
+        cmap="gray",
+        vmin=0,
+        vmax=1,
+        interpolation="nearest",
+    )
+    step = samples.shape[-3] + 1
+    ordinals = ("nearest", "second", "third")[: len(rows) - 1]
+    axes.set_yticks(
+        [step * (i + 0.5) for i in range(len(rows))], ["samples", *ordinals]
+    )
+    axes.set_xticks([])
+    axes.set_title("samples, and the nearest training examples", fontsize=9)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _distance_by_number(
+    axes: Any, curve: Mapping[str, np.ndarray], floor: float | None
+) -> None:
+    """Draw the Frechet distance against the number of samples, and its limit."""
+    number, limit = curve["number"], float(curve["limit"])
+    line = np.linspace(number.min(), number.max(), 200)
+    axes.plot(number, curve["distance"], "o", color="C0", label="of n samples")
+    axes.plot(line, limit + curve["slope"] / line, color="C0", lw=1, label="a + b / n")
+    axes.axhline(limit, color="C0", ls=":", label=f"n to infinity: {limit:.3g}")
+    if floor is not None:
+        axes.axhline(
+            floor, color="C7", ls="--", label=f"floor, two halves: {floor:.3g}"
+        )
+    axes.set(xlabel="number of samples", ylabel="Frechet distance")
+    axes.set_ylim(bottom=min(0.0, limit) - 0.05 * float(curve["distance"].max()))
+    axes.legend(fontsize=8)
+
+
 def _figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure
 
@@ -116,22 +191,36 @@ def _curves(
         figure.savefig(partial, format="png", dpi=120)
 
 
-def _grid(path: Path, levels: np.ndarray, num_levels: int) -> None:
+def _as_shown(samples: np.ndarray, num_levels: int | None) -> np.ndarray:
+    """Images, volumes or latents [n, ..., channels] as images from 0 to 1."""
+    middle = [n // 2 for n in samples.shape[1:-3]]
+    slices = samples[(slice(None), *middle)]
+    shown = slices[..., : 3 if slices.shape[-1] >= 3 else 1]
+    if num_levels is None:
+        return np.clip(shown / (2 * LATENT_RANGE) + 0.5, 0, 1)
+    return shown / (num_levels - 1)
+
+
+def _grid(path: Path, images: np.ndarray) -> None:
     from PIL import Image
 
-    count, height, width, channels = levels.shape
-    columns = math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    # Margins of one pixel, and small images enlarged so that a person can see them.
-    sheet = np.zeros((rows * (height + 1) + 1, columns * (width + 1) + 1, channels))
-    for i, image in enumerate(levels):
-        top, left = (i // columns) * (height + 1) + 1, (i % columns) * (width + 1) + 1
-        sheet[top : top + height, left : left + width] = image / (num_levels - 1)
+    sheet = _sheet(images, math.ceil(math.sqrt(len(images))))
     pixels = np.round(255 * sheet).astype(np.uint8)
-    picture = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+    picture = Image.fromarray(pixels[..., 0] if sheet.shape[-1] == 1 else pixels)
     enlarge = max(1, 640 // max(picture.size))
     size = (picture.width * enlarge, picture.height * enlarge)
     picture.resize(size, Image.Resampling.NEAREST).save(path, format="PNG")
+
+
+def _sheet(images: np.ndarray, columns: int) -> np.ndarray:
+    """Images from 0 to 1 in rows, with margins of one pixel between them."""
+    count, height, width, channels = images.shape
+    rows = math.ceil(count / columns)
+    sheet = np.zeros((rows * (height + 1) + 1, columns * (width + 1) + 1, channels))
+    for i, image in enumerate(images):
+        top, left = (i // columns) * (height + 1) + 1, (i % columns) * (width + 1) + 1
+        sheet[top : top + height, left : left + width] = image
+    return sheet
 
 
 def _points(path: Path, points: np.ndarray) -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from score_sde.evaluation.statistics import difference
 from score_sde.run.paths import flat
 from score_sde.run.provenance import digest_of
 from score_sde.runtime.folder import read_config, read_json
@@ -141,25 +142,38 @@ def _standard_error(values: np.ndarray) -> float:
 
 
 def _metrics(a: Side, b: Side) -> Iterator[str]:
-    """Each metric with its interval, if both are of the same data and features."""
+    """Each metric with its interval, if both are of the same features and reference."""
     reports = [side.results["evaluation"] for side in (a, b)]
-    settings = [
-        (r["made_by"]["data"], _of(r, "features"), _of(r, "evaluation"))
-        for r in reports
-    ]
-    if settings[0] != settings[1]:
-        yield "metrics: of other data or features, so they can't be compared"
+    names = (str(a.folder), str(b.folder))
+    features, references = (
+        [report.get(key, {}) for report in reports] for key in ("features", "reference")
+    )
+    text = difference(features[0], features[1], names=names)
+    if text is not None:
+        yield f"metrics {text}"
+        return
+    if references[0] != references[1]:
+        against = [
+            f"{name} was measured against {report.get('against')}"
+            for name, report in zip(names, reports, strict=True)
+        ]
+        yield f"metrics can't be compared: {'; '.join(against)}."
         return
     one, two = (report["metrics"] for report in reports)
     for name in one.keys() & two.keys():
+        settings = [_options(report, name) for report in reports]
+        if settings[0] != settings[1]:
+            yield f"{name} can't be compared: {settings[0]} | {settings[1]}"
+            continue
         for part in one[name]["samples"]:
             texts = [_between(m[name]["samples"][part]) for m in (one, two)]
             yield f"{name}{'' if part == 'value' else '.' + part}: {' | '.join(texts)}"
 
 
-def _of(report: Mapping[str, Any], section: str) -> dict[str, Any]:
-    config = report["made_by"]["config"]
-    return {k: v for k, v in config.items() if k.split(".")[0] == section}
+def _options(report: Mapping[str, Any], metric: str) -> dict[str, Any]:
+    """The options of a metric, as the config of a report states them."""
+    config, start = report["made_by"]["config"], f"metrics.{metric}."
+    return {k.removeprefix(start): v for k, v in config.items() if k.startswith(start)}
 
 
 def _between(row: Mapping[str, Any]) -> str:

@@ -6,94 +6,187 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from score_sde.evaluation import estimates_of
+from score_sde.evaluation import estimates_of, nearest_neighbours
+from score_sde.evaluation.fd_infinity import frechet_by_number
 from score_sde.evaluation.metrics import split_half_floor
+from score_sde.evaluation.reading import reads_of
 from score_sde.run.experiment import Experiment
+from score_sde.run.extraction import (
+    Extraction,
+    count_of,
+    in_parts,
+    open_features,
+    values_of,
+)
+from score_sde.run.reference import Reference, open_reference
+from score_sde.runtime.folder import Arrays
 from score_sde.types import UserError
 
-BATCH = 1024
-"""Examples that are read at once."""
+NUM_NEIGHBOURS = 3
+"""How many training examples the picture shows beside each sample."""
+SMALLEST_CURVE = 50
+"""Fewest samples of which the distance is drawn against their number."""
 
 
-def as_features(experiment: Experiment) -> Callable[[np.ndarray], np.ndarray]:
-    """Make the function from stored values, [n, *shape], to features [n, dims].
+class Measured(NamedTuple):
+    """What was measured of samples, and what of."""
 
-    Levels are brought to uint8 of the full range; points and latents stay floats.
+    metrics: dict[str, dict[str, Any]]
+    """Metric -> {"samples", "floor"} -> name of a number -> fields of its `Estimate`;
+    and "arrays" -> {"samples", "floor"} -> name -> list, where a metric returns some.
+    The floor is what it says of two halves of the data."""
+    skipped: dict[str, str]
+    """Metric -> why it could not be measured."""
+    features: dict[str, Any]
+    """What the features depend on."""
+    reference: dict[str, Any]
+    """What the samples were held against."""
+    text: str
+    """That in a few words."""
+    neighbours: np.ndarray | None
+    """Numbers of the training examples that are nearest to the first samples."""
+    curve: dict[str, np.ndarray] | None
+    """The Frechet distance by the number of samples; see `frechet_by_number`."""
 
-    Raises:
-        UserError: by the function, for data that the features are not of.
-    """
-    levels, extract = experiment.model.num_levels, experiment.features()
-
-    def features(values: np.ndarray) -> np.ndarray:
-        if levels is not None:
-            full = np.round(np.float64(values) * (255 / (levels - 1)))
-            values = np.asarray(full, np.uint8)
-        try:
-            return extract(values)
-        except ValueError as error:
-            raise UserError(f"features: {error}") from None
-
-    return features
-
-
-def features_of_split(
-    experiment: Experiment, split: str, extract: Callable[[np.ndarray], np.ndarray]
-) -> np.ndarray:
-    """The features of the examples of a split, as many as the config wants."""
-    examples = experiment.dataset.split(split)
-    count = len(examples)
-    wanted = experiment.evaluation.num_real
-    if wanted:
-        count = min(count, wanted)
-    parts = [
-        extract(examples[np.arange(first, min(first + BATCH, count))]["values"])
-        for first in range(0, count, BATCH)
-    ]
-    return np.concatenate(parts)
+    def report(self) -> dict[str, Any]:
+        """What evaluation.json says of it."""
+        report = {
+            "features": self.features,
+            "reference": self.reference,
+            "against": self.text,
+            "metrics": self.metrics,
+        }
+        if self.skipped:
+            report["skipped"] = self.skipped
+        if self.curve is not None:
+            report["curve"] = {k: v.tolist() for k, v in self.curve.items()}
+        return report
 
 
 def measure(
-    experiment: Experiment, samples: np.ndarray
-) -> dict[str, dict[str, dict[str, Any]]]:
+    experiment: Experiment,
+    config: Mapping[str, Any],
+    samples: np.ndarray,
+    folder: Path | None = None,
+) -> Measured:
     """Measure samples by every metric of the config.
 
     Args:
         experiment: with the data, the features and the metrics.
+        config: the complete config.
         samples: in the user's units. Points are measured as a model sees them, where
             no column outweighs another by its unit.
-
-    Returns:
-        Metric -> {"samples", "floor"} -> name of a number -> the fields of its
-        `Estimate`. The floor is what the metric says of two halves of the data.
+        folder: for the features of parts, so that a job that was interrupted goes on;
+            None to keep none.
 
     Raises:
-        UserError: for what a metric refuses, with its name.
+        UserError: for what a metric refuses, with its name; for a reference of other
+            features.
     """
-    extract = as_features(experiment)
-    against = experiment.evaluation.against
-    real = features_of_split(experiment, against, extract)
-    other = {"train": "test", "test": "train"}[against]
-    fake = extract(experiment.dataset.from_units(samples))
-    found = {}
+    extraction = open_features(experiment, config)
+    logits = any("logits" in reads_of(m) for m in experiment.metrics.values())
+    stored = experiment.dataset.from_units(samples)
+    fake = in_parts(
+        folder and folder / "samples",
+        len(stored),
+        lambda index: stored[index],
+        extraction,
+        logits=logits,
+    )
+    reference = open_reference(
+        experiment,
+        config,
+        extraction,
+        dims=fake["features"].shape[1],
+        logits=logits,
+        folder=folder,
+    )
+    other = partial(_split_features, experiment, extraction, reference, folder)
+    found, skipped = {}, {}
     for name, metric in experiment.metrics.items():
-        wants = inspect.signature(metric).parameters
-        more: dict[str, Any] = {}
-        if "held_out" in wants:
-            more["held_out"] = features_of_split(experiment, other, extract)
         try:
-            rows = {
-                "samples": _fields(metric(real, fake, **more)),
-                "floor": _fields(split_half_floor(partial(metric, **more), real)),
-            }
+            rows = _rows(metric, reference, fake, other)
         except ValueError as error:
             raise UserError(f"metrics.{name}: {error}") from None
-        found[name] = rows
-    return found
+        if isinstance(rows, str):
+            skipped[name] = rows
+        else:
+            found[name] = rows
+    shown = fake["features"][: experiment.evaluation.num_shown]
+    return Measured(
+        found,
+        skipped,
+        extraction.identity,
+        reference.record,
+        str(reference),
+        _neighbours(shown, other("train")) if len(shown) else None,
+        _curve(reference, fake["features"]),
+    )
+
+
+def _neighbours(features: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """Numbers of the training examples that are nearest to each of some samples."""
+    count = min(NUM_NEIGHBOURS, len(train))
+    return nearest_neighbours(features, train, k=count)[1]
+
+
+def _split_features(
+    experiment: Experiment,
+    extraction: Extraction,
+    reference: Reference,
+    folder: Path | None,
+    split: str,
+) -> np.ndarray:
+    """Features of a split of the data, those of the reference if it is that one."""
+    if reference.arrays and reference.record.get("split") == split:
+        return reference.arrays["features"]
+    count = count_of(experiment, split)
+    values = values_of(experiment.dataset.split(split))
+    path = folder and folder / split
+    return in_parts(path, count, values, extraction, logits=False)["features"]
+
+
+def _rows(
+    metric: Callable[..., Any],
+    reference: Reference,
+    fake: Arrays,
+    other: Callable[[str], np.ndarray],
+) -> dict[str, Any] | str:
+    """The numbers of a metric, of samples and of two halves of the data.
+
+    Args:
+        metric: with its options bound.
+        reference: what samples are held against.
+        fake: features of samples, and their logits if a metric reads them.
+        other: split -> features of the data of that split.
+
+    Returns:
+        The rows of a report, or why there are none.
+    """
+    reads = reads_of(metric)
+    kind = "logits" if "logits" in reads else "features"
+    if not reference.arrays and "moments" not in reads:
+        return f"it needs the examples; {reference.record['file']} has moments alone"
+    more: dict[str, Any] = {}
+    if "held_out" in inspect.signature(metric).parameters:
+        against = reference.record.get("split", "train")
+        more["held_out"] = other({"train": "test", "test": "train"}[against])
+    use_moments = reference.statistics is not None and "moments" in reads
+    real = reference.statistics if use_moments else reference.arrays[kind]
+    result = metric(real, fake[kind], **more)
+    rows: dict[str, Any] = {"samples": _fields(result)}
+    arrays = {"samples": _lists(result)}
+    if reference.arrays:
+        halves = split_half_floor(partial(metric, **more), reference.arrays[kind])
+        rows["floor"], arrays["floor"] = _fields(halves), _lists(halves)
+    if arrays["samples"]:
+        rows["arrays"] = arrays
+    return rows
 
 
 def _fields(result: Any) -> dict[str, dict[str, Any]]:
@@ -107,16 +200,43 @@ def _fields(result: Any) -> dict[str, dict[str, Any]]:
     }
 
 
-def table(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    """A line for each number: its value, its interval, and the floor."""
+def _lists(result: Any) -> dict[str, list[Any]]:
+    """The arrays in a metric's result, such as counts by class, as lists."""
+    named = result._asdict() if hasattr(result, "_asdict") else {}
+    return {k: v.tolist() for k, v in named.items() if isinstance(v, np.ndarray)}
+
+
+def _curve(reference: Reference, fake: np.ndarray) -> dict[str, np.ndarray] | None:
+    """The Frechet distance by the number of samples, if there are enough of them."""
+    if len(fake) < SMALLEST_CURVE:
+        return None
+    statistics = reference.statistics
+    real = reference.arrays["features"] if statistics is None else statistics
+    return frechet_by_number(real, fake)
+
+
+def table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """A line for each number: its value, its interval, and the floor.
+
+    Args:
+        found: the `metrics` of a report.
+    """
     lines = []
     for name, rows in found.items():
         for part, row in rows["samples"].items():
-            floor = rows["floor"][part]["value"]
             label = name if part == "value" else f"{name}.{part}"
             between = f"[{row['low']:.4g}, {row['high']:.4g}]"
-            lines.append(
-                f"{label:<28} {row['value']:>10.4g}  {between:<22} floor {floor:.4g}"
-            )
-            lines += [f"  WARNING: {text}" for text in row["warnings"]]
+            line = f"{label:<28} {row['value']:>10.4g}  {between:<22}"
+            if "floor" in rows:
+                line += f" floor {rows['floor'][part]['value']:.4g}"
+            lines += [line.rstrip(), *(f"  WARNING: {w}" for w in row["warnings"])]
+        for part, values in rows.get("arrays", {}).get("samples", {}).items():
+            lines.append(f"{f'{name}.{part}':<28} {_counts(values)}")
     return "\n".join(lines)
+
+
+def _counts(values: list[Any]) -> str:
+    """The numbers of a list, or, of a long one, the range of them."""
+    if len(values) <= 20:
+        return " ".join(map(str, values))
+    return f"{len(values)} numbers from {min(values)} to {max(values)}"

@@ -91,7 +91,22 @@ def made_by(kind: str, run: Run) -> dict[str, Any]:
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "config": without(run.config, CANNOT_MATTER[kind]),
     }
+    if kind == "evaluation":
+        causes["files"] = _files(run.config)
     return json.loads(json.dumps(causes))
+
+
+def _files(config: Mapping[str, Any]) -> dict[str, str]:
+    """Field -> SHA-256 of the file that it names: a result depends on the content."""
+    found = {}
+    for section in ("features", "evaluation"):
+        for name, value in config.get(section, {}).items():
+            is_path = isinstance(value, str) and value and name != "name"
+            if is_path and (path := Path(value).expanduser()).is_file():
+                with path.open("rb") as stream:
+                    digest = hashlib.file_digest(stream, "sha256")
+                found[f"{section}.{name}"] = digest.hexdigest()
+    return found
 
 
 def reads_data(kind: str, run: Run) -> bool:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from score_sde.data import Dataset, centres
+from score_sde.data.local import OnThisMachine
 from score_sde.dequantisation import DEQUANTISATIONS
 from score_sde.fields import require, settings
 from score_sde.likelihood import DIVERGENCES
@@ -172,10 +173,16 @@ class Evaluation:
     Attributes:
         against: the split of the data; two halves of it give the floor of a metric.
         num_real: how many of its examples; 0 for all.
+        reference: a file of statistics instead of the examples: of `reference-stats`,
+            EDM, EDM2 or guided-diffusion; "" for the examples.
+        num_shown: how many samples the picture shows beside their nearest training
+            examples; 0 for none, which spares reading these.
     """
 
     against: Annotated[str, one_of(SPLITS)] = "train"
     num_real: Annotated[int, NonNegative] = 0
+    reference: Annotated[str, OnThisMachine] = ""
+    num_shown: Annotated[int, NonNegative] = 12
 
 
 @settings

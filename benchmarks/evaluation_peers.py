@@ -1,0 +1,98 @@
+"""The side of torch-fidelity and clean-fid, which `benchmarks.evaluation` starts.
+
+It needs neither JAX nor this library. Each line that it reads is a command in JSON, a
+name and arguments; each line that it writes is what came of it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+from cleanfid import fid
+from torch_fidelity import feature_extractor_inceptionv3 as inception
+from torch_fidelity import metric_fid
+
+PACKAGES = ("torch", "torch-fidelity", "clean-fid", "numpy", "scipy")
+held: dict[str, Any] = {}
+
+
+def versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def read(path: str) -> None:
+    """Read both sets of features."""
+    with np.load(path) as file:
+        held["real"], held["fake"] = file["real"], file["fake"]
+
+
+def torch_fidelity() -> float:
+    sides = [
+        metric_fid.fid_features_to_statistics(torch.from_numpy(held[name]))
+        for name in ("real", "fake")
+    ]
+    made = metric_fid.fid_statistics_to_metric(*sides, verbose=False)
+    return float(made[metric_fid.KEY_METRIC_FID])
+
+
+def clean_fid() -> float:
+    return float(fid.fid_from_feats(held["real"], held["fake"]))
+
+
+def make_weights(names: str, path: str) -> None:
+    """Write a state dict of random weights of these names and shapes."""
+    make = torch.Generator().manual_seed(0)
+    with open(names) as file:
+        shapes = json.load(file)
+    state = {}
+    for name, shape in shapes:
+        scale = 0.05 if len(shape) > 1 else 0.1
+        value = scale * torch.randn(shape, generator=make)
+        if name.endswith(("running_var", "bn.weight")):
+            value = 1 + value.abs()
+        if name.endswith("num_batches_tracked"):
+            value = torch.tensor(0)
+        state[name] = value
+    torch.save(state, path)
+
+
+def open_inception(weights: str, images: str) -> None:
+    held["network"] = inception.FeatureExtractorInceptionV3(
+        "inception-v3-compat", ["2048"], feature_extractor_weights_path=weights
+    ).eval()
+    pictures = np.load(images).transpose(0, 3, 1, 2)
+    held["images"] = torch.from_numpy(np.ascontiguousarray(pictures))
+
+
+def features() -> list[float]:
+    """Compute features of all images; a few numbers of them are returned."""
+    with torch.no_grad():
+        (found,) = held["network"](held["images"])
+    return [float(v) for v in found[:2, :3].reshape(-1)]
+
+
+COMMANDS = {
+    f.__name__: f
+    for f in (
+        versions,
+        read,
+        torch_fidelity,
+        clean_fid,
+        make_weights,
+        open_inception,
+        features,
+    )
+}
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    answers = sys.stdout
+    sys.stdout = sys.stderr  # what programs print is no answer
+    for line in sys.stdin:
+        name, *arguments = json.loads(line)
+        print(json.dumps(COMMANDS[name](*arguments)), file=answers, flush=True)

@@ -1,0 +1,33 @@
+"""What a metric is given of each side: features, moments of the data, or logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+Kind = Literal["features", "moments", "logits"]
+
+
+def reads(*kinds: Kind) -> Callable[[F], F]:
+    """Say what a metric (real, fake, ...) reads. Without it, that is features alone.
+
+    Args:
+        kinds: "features" [examples, dims] of both sides; "moments" beside them, if
+            `real` may be `Statistics` or `Moments` instead; "logits" [examples,
+            classes] of both sides, in place of features.
+    """
+
+    def marked(metric: F) -> F:
+        metric.__dict__["reads"] = kinds
+        return metric
+
+    return marked
+
+
+def reads_of(metric: Callable[..., Any]) -> tuple[Kind, ...]:
+    """What a metric reads, also one whose options are bound."""
+    while isinstance(metric, partial):
+        metric = metric.func
+    return getattr(metric, "reads", ("features",))

@@ -1,0 +1,338 @@
+"""What a run is measured by: trained classifiers, references, devices, comparisons."""
+
+import copy
+import json
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from PIL import Image
+
+from configs import digits, points
+from experiments import reference_stats
+from experiments.launch import Command
+from score_sde.data import DATASETS
+from score_sde.evaluation import (
+    FEATURES,
+    classifier,
+    frechet_by_number,
+    frechet_distance,
+)
+from score_sde.evaluation.classifier import full_range
+from score_sde.evaluation.extractor import BATCH
+from score_sde.evaluation.plots import save_evaluation
+from score_sde.run import extraction
+from score_sde.run.build import build
+from score_sde.run.compare import comparison
+from score_sde.run.evaluate import measure, table
+from score_sde.run.extraction import in_parts, open_features, values_of
+from score_sde.run.sections import complete
+from score_sde.types import UserError
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+OPTIONS = {"num_steps": 300, "width": 16, "learning_rate": 0.01}
+FEW_STEPS = {"name": "classifier", **OPTIONS}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """A cache of this module's own, where classifiers are kept."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
+
+
+def config_of(**sections):
+    """The config of digits with these sections, complete."""
+    config = copy.deepcopy(digits.get_config().to_dict())
+    metrics = {"frechet_distance": {}, "class_statistics": {}}
+    config |= {"features": FEW_STEPS, "metrics": metrics, **sections}
+    return complete(config)
+
+
+@pytest.fixture(scope="module")
+def experiment(cache):
+    return build(config_of())
+
+
+@pytest.fixture(scope="module")
+def extract(cache):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        return FEATURES["classifier"](dataset=DATASETS["digits"](), **OPTIONS)
+
+
+def test_a_classifier_is_trained_once_and_knows_held_out_digits(extract, monkeypatch):
+    data = DATASETS["digits"]()
+    test = full_range(data.test.values, data.num_levels)
+    logits = extract.logits(test)
+    assert logits.shape == (360, 10)
+    assert np.mean(logits.argmax(1) == data.test.labels) > 0.9
+    features = extract(test)
+    assert features.shape == (360, 16)
+    assert features.dtype == np.float32
+    assert len(extract.identity["weights"]) == 64
+    monkeypatch.setattr(classifier, "_fit", None)  # it is read, not trained
+    again = FEATURES["classifier"](dataset=data, **OPTIONS)
+    assert again.identity == extract.identity
+    np.testing.assert_array_equal(again(test[:5]), features[:5])
+    with pytest.raises(TypeError):  # other settings, which are trained
+        FEATURES["classifier"](dataset=data, **OPTIONS | {"seed": 7})
+
+
+def test_a_damaged_classifier_is_trained_again(cache, extract, monkeypatch):
+    (kept,) = (cache / "score_sde" / "classifiers").glob("*.npz")
+    before = kept.read_bytes()
+    trained = []
+    monkeypatch.setattr(
+        classifier, "_fit", lambda m, like, *_: trained.append(1) or _zeros(like)
+    )
+    with np.load(kept) as file:
+        arrays = dict(file)
+    name = next(n for n in arrays if n.startswith("["))
+    for damaged in (before[: len(before) // 2], None):
+        if damaged is None:
+            np.savez(kept, **{**arrays, name: arrays[name] + 1})
+        else:
+            kept.write_bytes(damaged)
+        made = FEATURES["classifier"](dataset=DATASETS["digits"](), **OPTIONS)
+        assert made.identity["weights"] != extract.identity["weights"]
+    assert len(trained) == 2
+    kept.write_bytes(before)
+
+
+def _zeros(like):
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), like)
+
+
+def test_data_without_labels_train_no_classifier():
+    config = copy.deepcopy(points.get_config().to_dict())
+    config = complete(config | {"features": FEW_STEPS})
+    with pytest.raises(UserError, match="has no labels to train one on: choose"):
+        open_features(build(config), config)
+
+
+def test_held_out_digits_are_measured_like_training_digits(experiment, tmp_path):
+    config = config_of()
+    samples = experiment.dataset.test.values
+    found = measure(experiment, config, samples, tmp_path)
+    report = json.loads(json.dumps(found.report()))
+    assert report["features"]["weights"]
+    assert report["reference"]["number"] == 1437
+    assert found.text == "1,437 examples of digits, train split"
+    rows = report["metrics"]["class_statistics"]
+    assert sum(rows["arrays"]["samples"]["counts"]) == 360
+    assert rows["samples"]["sure"]["counts"]["num_fake"] == 360
+    distance = report["metrics"]["frechet_distance"]
+    value = distance["samples"]["value"]
+    assert value["low"] <= value["value"] <= value["high"]
+    text = table(report["metrics"])
+    assert "class_statistics.counts" in text
+    assert "floor" in text
+    # Nearest training examples, and the same again without files of parts.
+    assert found.neighbours.shape == (12, 3)
+    assert sorted(p.name for p in tmp_path.glob("*.npz")) == [
+        *("samples_000000.npz", "train_000000.npz", "train_000001.npz")
+    ]
+    again = measure(experiment, config, samples)
+    assert again.metrics == found.metrics
+    np.testing.assert_array_equal(again.neighbours, found.neighbours)
+
+
+def test_a_metric_of_logits_needs_a_classifier():
+    config = config_of(features={"name": "values"})
+    experiment = build(config)
+    with pytest.raises(
+        UserError, match="'values' have no logits, which a metric reads"
+    ):
+        measure(experiment, config, experiment.dataset.test.values[:20])
+
+
+def written_reference(folder, **sections):
+    reference_stats.main(Command(config_of(**sections), folder, False))
+    return str(folder / "reference.npz")
+
+
+def test_statistics_of_a_split_give_the_number_of_its_examples(
+    experiment, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(extraction, "BATCH", 200)
+    monkeypatch.setattr("score_sde.run.reference.BATCH", 100)
+    monkeypatch.setattr("score_sde.run.reference.BATCHES", 4)
+    path = written_reference(tmp_path)
+    assert (
+        "1,437 examples, 16 features of digits, train split" in capsys.readouterr()[0]
+    )
+    samples = experiment.dataset.test.values
+    whole = measure(experiment, config_of(), samples).metrics["frechet_distance"]
+    config = config_of(evaluation={"reference": path, "num_shown": 0})
+    found = measure(build(config), config, samples)
+    value = found.metrics["frechet_distance"]["samples"]["value"]["value"]
+    expected = whole["samples"]["value"]["value"]
+    assert value == pytest.approx(expected, rel=1e-9)
+    assert "floor" not in found.metrics["frechet_distance"]
+    assert "has moments alone" in found.skipped["class_statistics"]
+    assert found.neighbours is None
+    assert found.reference["origin"]["split"] == "train"
+    # It is left as it is by the same, and made anew by anything else.
+    before = (tmp_path / "reference.npz").stat().st_mtime_ns
+    written_reference(tmp_path)
+    assert (tmp_path / "reference.npz").stat().st_mtime_ns == before
+    written_reference(tmp_path, evaluation={"against": "test"})
+    assert "360 examples" in capsys.readouterr()[0]
+
+
+def test_a_reference_of_other_features_is_refused_in_one_line(tmp_path, extract):
+    path = written_reference(tmp_path, features=FEW_STEPS | {"num_steps": 1})
+    config = config_of(evaluation={"reference": path})
+    experiment = build(config)
+    with pytest.raises(UserError) as error:
+        measure(experiment, config, experiment.dataset.test.values[:60])
+    text = str(error.value)
+    assert "\n" not in text
+    assert f"evaluation.reference is {path!r}: can't be compared" in text
+    assert text.count("features with weights") == 2
+    assert extract.identity["weights"][:12] in text
+    assert "reference-stats" in text
+
+
+def test_a_reference_of_guided_diffusion_brings_its_images(tmp_path):
+    values = DATASETS["digits"]().train.values[:100]
+    images = full_range(values, 17)
+    flat = FEATURES["values"]()(images)
+    path = tmp_path / "reference.npz"
+    np.savez(path, mu=flat.mean(0), sigma=np.cov(flat.T), arr_0=images)
+    config = config_of(
+        features={"name": "values"},
+        metrics={"precision_recall": {}, "frechet_distance": {"level": None}},
+        evaluation={"reference": str(path), "num_shown": 0},
+    )
+    found = measure(build(config), config, values)
+    assert found.metrics["precision_recall"]["samples"]["precision"]["value"] == 1
+    assert found.metrics["frechet_distance"]["samples"]["value"]["value"] < 1e-3
+    assert found.reference["origin"] == "unknown origin, taken on trust"
+    assert "taken on trust" in found.text
+
+
+# One number on any number of devices, hosts, and batches
+
+
+def one_device():
+    axes = ("data", "fsdp", "tensor")
+    return jax.make_mesh(
+        (1, 1, 1), axes, (AxisType.Auto,) * 3, devices=jax.local_devices()[:1]
+    )
+
+
+def test_features_do_not_depend_on_the_number_of_devices(extract, monkeypatch):
+    assert jax.local_device_count() == 4
+    data = DATASETS["digits"]()
+    train, test = (full_range(s.values, 17) for s in (data.train, data.test))
+    many = frechet_distance(extract(train), extract(test))
+    monkeypatch.setattr("score_sde.runtime.mesh.local_mesh", one_device)
+    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
+    alone = FEATURES["classifier"](dataset=data, **OPTIONS)
+    single = [alone(train), alone(test)]
+    one = frechet_distance(*single)
+    assert one.value == pytest.approx(many.value, rel=1e-9)
+    assert one.low == pytest.approx(many.low, rel=1e-9)
+    # As do not how many come at once, and where the batches begin.
+    pieces = [np.concatenate([extract(p) for p in np.split(test, [3, 10, 99])])]
+    other = frechet_distance(single[0], pieces[0])
+    assert other.value == pytest.approx(many.value, rel=1e-9)
+    assert BATCH["cpu"] == 4
+
+
+def test_parts_of_two_hosts_make_the_features_of_one(experiment, tmp_path, monkeypatch):
+    monkeypatch.setattr(extraction, "BATCH", 50)
+    opened = open_features(experiment, config_of())
+    values = values_of(experiment.dataset.test)
+    alone = in_parts(None, 360, values, opened, logits=True)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for host in (1, 0):  # the other's files are there when host 0 reads them
+        monkeypatch.setattr(jax, "process_index", lambda host=host: host)
+        if host:
+            with pytest.raises(FileNotFoundError):
+                in_parts(tmp_path / "some", 360, values, opened, logits=True)
+            assert len(list(tmp_path.glob("some_*"))) == 4
+    both = in_parts(tmp_path / "some", 360, values, opened, logits=True)
+    for name in ("features", "logits"):
+        np.testing.assert_array_equal(both[name], alone[name])
+
+
+# The picture
+
+
+def picture_of(path, neighbours, curve):
+    values = DATASETS["digits"]().train.values
+    save_evaluation(
+        path,
+        samples=values[:3],
+        neighbours=None if neighbours is None else values[neighbours],
+        num_levels=17,
+        curve=curve,
+        floor=0.1,
+        caption="a caption",
+    )
+    if not path.exists():
+        return None
+    with Image.open(path) as picture:
+        return picture.size
+
+
+def test_the_picture_has_a_panel_for_neighbours_and_one_for_numbers(tmp_path):
+    rng = np.random.default_rng(0)
+    curve = frechet_by_number(
+        rng.standard_normal((90, 2)), rng.standard_normal((60, 2))
+    )
+    near = np.arange(9).reshape(3, 3)
+    wide = picture_of(tmp_path / "both.png", near, curve)
+    for name, given in {"near": (near, None), "curve": (None, curve)}.items():
+        one = picture_of(tmp_path / f"{name}.png", *given)
+        assert (2 * one[0], one[1]) == wide
+    assert picture_of(tmp_path / "none.png", None, None) is None
+
+
+# Comparing two runs
+
+
+def a_side(folder, *, features, against="train", value=1.0, options=()):
+    folder.mkdir()
+    number = {"value": value, "low": 0.5, "high": 1.5}
+    report = {
+        "made_by": {
+            "config": {"metrics.frechet_distance.level": 0.95, **dict(options)}
+        },
+        "features": features,
+        "reference": {"split": against},
+        "against": f"the {against} split",
+        "metrics": {"frechet_distance": {"samples": {"value": number}}},
+    }
+    (folder / "evaluation.json").write_text(json.dumps(report))
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def test_compare_refuses_other_features_and_references(tmp_path):
+    known = {"name": "n", "weights": "ab" * 32, "resize": "tf1", "dtype": "float32"}
+    first = a_side(tmp_path / "a", features=known)
+    same = a_side(tmp_path / "same", features=known, value=2.0)
+    assert "frechet_distance: 1 [0.5, 1.5] | 2 [0.5, 1.5]" in comparison(first, same)
+    for key in ("name", "weights", "resize", "dtype"):
+        other = a_side(tmp_path / key, features=known | {key: "other"})
+        (line,) = (
+            t for t in comparison(first, other).splitlines() if "be compared" in t
+        )
+        assert f"{first} has features with {key}" in line
+        assert f"{other} has features with {key} 'other'" in line
+        assert "frechet_distance: 1" not in comparison(first, other)
+    test = a_side(tmp_path / "t", features=known, against="test")
+    text = comparison(first, test)
+    assert f"{first} was measured against the train split; {test} was" in text
+    changed = a_side(
+        tmp_path / "o", features=known, options={"metrics.frechet_distance.level": 0.5}
+    )
+    assert "frechet_distance can't be compared: {'level': 0.95}" in comparison(
+        first, changed
+    )
