@@ -191,7 +191,7 @@ def floats_of_a_solve(x: Any) -> Array:
     if jnp.issubdtype(jnp.result_type(x), jnp.complexfloating):
         raise ValueError(f"x must be real, got an array of {jnp.result_type(x)}.")
     x = as_float(x)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
 
 
 def flow_of(score: Score, sde: SDE, cond: Any) -> Callable[[Any, Array], Array]:

@@ -121,12 +121,14 @@ def log_prob(
             `prior_log_prob`. The marginal of the data at t_max differs from it by
             their mean and variance there: for data in [-1, 1] at most 2e-4 nats a
             dimension on average (VE), and 0.02 where noise is one std away.
+        adjoint: how diffrax differentiates the solve; forward mode if None.
         cond: the condition of the score, or None.
 
-    Raises: ValueError for an unknown divergence, a random one without a key, and times
-        that the SDE lacks or that don't lead to t_max.
+    Raises: ValueError for complex x, an unknown divergence or solver, a random
+        divergence without a key, and times that the SDE lacks or that don't lead to
+        t_max.
     """
-    divergence, x = _named(divergence), as_float(x)
+    divergence, x = _named(divergence), floats_of_a_solve(x)
     if divergence is not exact and key is None:
         raise ValueError("a random divergence needs a key; 'exact' needs none.")
     if times is not None:

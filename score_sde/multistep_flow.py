@@ -31,9 +31,9 @@ import numpy as np
 
 from score_sde.types import Array, Scalar
 
-LOW = 0.03
+LOW = 0.05
 """Noise far below the width of a bin of grey levels leaves the flow a series in it."""
-HIGH = 0.5
+HIGH = 0.3
 """Noise far above the standard deviation of the data, of that order in [-1, 1]."""
 
 ORDERS = (1, 2, 3, 4)
@@ -42,8 +42,11 @@ ORDERS = (1, 2, 3, 4)
 NODES, NODE_WEIGHTS = (a / 2 for a in np.polynomial.legendre.leggauss(12))
 NODES = NODES + 0.5
 
-# The errors of some fifty steps add up: each of them may be a third of the tolerance.
-SHARE_OF_TOLERANCE = 1 / 3
+# The errors of some fifty steps add up: each of them may be a quarter of the tolerance.
+SHARE_OF_TOLERANCE = 1 / 4
+# Milne's estimate is for short steps. With 1 + 4 h^2 times it, h of log sigma, 95 % of
+# errors are below what is stated from a tolerance of 1e-2 on (measured), not 1e-4.
+LONG_STEP = 4.0
 
 
 class History(NamedTuple):
@@ -182,7 +185,9 @@ def _corrected(weights: Weights, values: Array) -> tuple[Array, Array]:
     """(integral over the step, its error), of values [1 + order, ...]."""
     change = weights.corrector - weights.predictor
     integral = jnp.tensordot(weights.corrector, values, 1)
-    return integral, weights.share * jnp.tensordot(change, values, 1)
+    error = weights.share * jnp.tensordot(change, values, 1)
+    # An error has no gradient, and the root of a square of 0 an infinite one.
+    return integral, jax.lax.stop_gradient(error)
 
 
 def passed(log_sigma: Array, since: Array) -> Array:
@@ -202,15 +207,19 @@ def _weights(past: History, t0: Array, t1: Array) -> tuple[Weights, Weights]:
     in_predictor = (place > 0) & (place <= past.count)
     # The corrector has the new value and all the old ones, but no more than `order`.
     in_corrector = place < jnp.minimum(order, past.count + 1)
-    # The error is that of as many nodes as the predictor has.
+    # The error is that of as many nodes as the predictor has. While they are few, the
+    # corrector has one more, and is better by about the step in log sigma.
     in_error = place < past.count
+    factor = jnp.where(past.count < order, jnp.minimum(jnp.abs(h), 1.0), 1.0)
+    factor = factor * (1 + LONG_STEP * h**2)
     apart = passed(nodes[:, None], nodes[None])
     distances = passed(at[None], nodes[:, None])  # [node, quadrature point]
 
     def lagrange(used: Array) -> Array:
         """The polynomials that are 1 at one node and 0 at the others, [node, point]."""
         others = used[None] & ~jnp.eye(order + 1, dtype=bool)
-        between = jnp.where(others, apart, 1.0)
+        # An example that has ended waits for its batch in steps of length 0.
+        between = jnp.where(others & (apart != 0), apart, 1.0)
         factors = jnp.where(others[..., None], distances[None] / between[..., None], 1)
         return jnp.where(used[:, None], factors.prod(1), 0.0)
 
@@ -222,8 +231,8 @@ def _weights(past: History, t0: Array, t1: Array) -> tuple[Weights, Weights]:
 
     def integrated(scale: Array) -> Weights:
         measure = h * jnp.asarray(NODE_WEIGHTS, dtype) * scale
-        error = (jnp.abs(of_error) @ jnp.abs(measure)) / jnp.abs(of_predictor @ measure)
-        return Weights(by_predictor @ measure, by_corrector @ measure, error)
+        ratio = (jnp.abs(of_error) @ jnp.abs(measure)) / jnp.abs(of_predictor @ measure)
+        return Weights(by_predictor @ measure, by_corrector @ measure, factor * ratio)
 
     return integrated(jnp.exp(at)), integrated(jnp.ones_like(at))
 
