@@ -177,9 +177,7 @@ class _Flow(NamedTuple):
 
         def augmented(log_sigma: Any, state: Any, _: Any) -> _State:
             drift = flow_of(self.score, self.sde, cond)
-            value, traces = self.divergence(
-                lambda x: drift(log_sigma, x), state.x, key
-            )
+            value, traces = self.divergence(lambda x: drift(log_sigma, x), state.x, key)
             return _State(value, traces / x.size, jnp.zeros_like(state.error))
 
         traces = jax.eval_shape(lambda: self.divergence(lambda x: x, x, key)[1])
@@ -216,7 +214,7 @@ class _Flow(NamedTuple):
         return LogProb(
             nats,
             num_dims * _standard_error(last.gained, self.divergence),
-            num_dims * last.error,
+            jnp.where(success, num_dims * last.error, jnp.nan),
             latent,
             *stats._replace(success=success),
         )

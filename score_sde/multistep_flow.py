@@ -12,8 +12,9 @@ new value in the place of the oldest one (Adams, Bashforth and Moulton). That co
 evaluation, and the difference of the two states the error (Milne 1926).
 
 The polynomials are of tau = log((sigma + LOW) / (sigma + HIGH)), which is log sigma in
-between, sigma below LOW and 1 / sigma above HIGH: there eps and the divergence are power
-series of sigma and of 1 / sigma, so that a few long steps do where log sigma takes many.
+between, sigma below LOW and 1 / sigma above HIGH: there eps and the divergence are
+power series of sigma and of 1 / sigma, so that a few long steps do where log sigma
+takes many.
 
 The first step has one value behind it. Its corrector has two, so that its error is of
 third order; rules of a higher order divide the first interval (`graded`).

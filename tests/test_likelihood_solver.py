@@ -62,7 +62,7 @@ def rms(a):
             marks=() if name_of(sde) == quick else pytest.mark.slow,
         )
         for sde in ALL_SDES
-        for quick, *rest in (("VP", GAUSSIAN, 60, 1e-5), ("VE", MIXTURE, 75, 2e-5))
+        for quick, *rest in (("VP", GAUSSIAN, 60, 1e-5), ("", MIXTURE, 75, 2e-5))
     ],
 )
 def test_the_default_tolerance_reaches_the_goals(
@@ -93,6 +93,7 @@ def test_stated_errors_cover_95_percent_of_the_true_ones(sde, order):
     assert np.median(np.concatenate(ratios)) > 0.01
 
 
+@pytest.mark.slow
 def test_stated_errors_cover_the_true_ones_of_a_fixed_grid_and_of_float32():
     sde = ss.EDM()
     times = np.geomspace(sde.t_min, sde.t_max, 41)
@@ -174,18 +175,20 @@ def test_a_step_is_that_of_the_sampler_and_of_the_polynomial(monkeypatch):
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
-def test_diffrax_states_no_error_and_unknown_solvers_are_named():
-    sde, x = ss.EDM(), jnp.ones((1, 4))
-    solve = partial(
-        ss.log_prob, x, sde=sde, score=score_of(GAUSSIAN, sde), divergence="exact"
-    )
-    assert np.isnan(solve(solver="dopri5", rtol=0.1, atol=0.1).solver_error).all()
+def test_unknown_solvers_and_orders_are_named():
     with pytest.raises(ValueError, match="unknown solver 'rk4'; choose from .'dopri5'"):
-        solve(solver="rk4")
+        ss.log_prob(
+            jnp.ones((1, 4)),
+            sde=ss.EDM(),
+            score=score_of(GAUSSIAN, ss.EDM()),
+            divergence="exact",
+            solver="rk4",
+        )
     with pytest.raises(ValueError, match="one of .1, 2, 3, 4., got 5"):
         Multistep(5)
 
 
+@pytest.mark.slow
 def test_the_spread_of_probes_and_the_solvers_error_are_apart(key):
     """Each probe is integrated by itself, and agrees with a tight solve by it."""
     sde, x = ss.EDM(), points(MIXTURE, ss.EDM(), 8)
@@ -204,10 +207,11 @@ def test_the_spread_of_probes_and_the_solvers_error_are_apart(key):
     ("solver", "times"),
     [
         ("multistep", None),
-        pytest.param("multistep", 40, marks=pytest.mark.slow),
-        pytest.param(None, None, marks=pytest.mark.slow),
+        ("multistep", 40),
+        (None, None),
     ],
 )
+@pytest.mark.slow
 def test_gradients_are_differences_of_the_log_density(solver, times):
     """For the score and for the SDE; reverse mode needs an adjoint, forward none."""
     grid = None if times is None else np.geomspace(1e-3, 1.0, times + 1)
@@ -249,7 +253,11 @@ def test_solve_ode_has_gradients_by_an_adjoint():
     def end(scale):
         score = lambda xt, t, cond=None: -xt / (scale + t**2)  # noqa: E731
         return ss.solve_ode(
-            score, sde, 80 * x, adjoint=diffrax.RecursiveCheckpointAdjoint()
+            score,
+            sde,
+            80 * x,
+            times=np.geomspace(sde.t_max, sde.t_min, 31),
+            adjoint=diffrax.RecursiveCheckpointAdjoint(),
         ).x.sum()
 
     slope = jax.jit(jax.grad(end))(2.0)
@@ -260,7 +268,9 @@ def test_solve_ode_has_gradients_by_an_adjoint():
     np.testing.assert_allclose(slope, exact, rtol=1e-3)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize(
+    "dtype", [jnp.float16, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)]
+)
 def test_half_precision_is_solved_in_float32(dtype):
     sde = ss.EDM()
     x = points(GAUSSIAN, sde, 4, jnp.float32).astype(dtype)
@@ -305,7 +315,7 @@ def test_concrete_times_are_checked_inside_jit():
         run = lambda x: ss.log_prob(  # noqa: E731
             x, sde=sde, score=score_of(GAUSSIAN, sde), divergence="exact", times=times
         )
-        return jax.jit(run)(x)
+        return jax.eval_shape(run, x)
 
     grid = jnp.geomspace(sde.t_min, sde.t_max, 4)
     for times in (grid, np.asarray(grid), grid.tolist()):
@@ -319,10 +329,10 @@ def test_concrete_times_are_checked_inside_jit():
         sde = ss.EDM(t_max=t_max)
         return ss.solve_ode(score_of(GAUSSIAN, sde), sde, x, times=times).x
 
-    assert jax.jit(lambda t: of_traced(t, grid))(80.0).shape == (1, 4)
+    assert jax.eval_shape(lambda t: of_traced(t, grid), 80.0).shape == (1, 4)
     below_0 = -grid
     with pytest.raises(ValueError, match="times must be above 0 and at most t_max"):
-        jax.jit(lambda t: of_traced(t, below_0))(80.0)
+        jax.eval_shape(lambda t: of_traced(t, below_0), 80.0)
 
 
 @pytest.mark.parametrize("solver", ["multistep", None])
@@ -337,3 +347,5 @@ def test_a_score_that_is_not_a_number_ends_its_solve_at_once(solver):
     out = ss.log_prob(x, sde=sde, score=score, divergence="exact", solver=solver)
     assert out.success.tolist() == [True, False, True]
     assert out.num_evals[1] <= 14  # two steps of Dopri5
+    is_stated = np.isfinite(out.solver_error)
+    assert is_stated.tolist() == ([True, False, True] if solver else [False] * 3)
