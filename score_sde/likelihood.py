@@ -7,9 +7,9 @@ eq. 39)
 
 The integral is solved in x = xt / alpha and log sigma, together with the flow and by
 one forward-mode pass that gives drift and divergence at once. The step sizes are each
-example's own, chosen by the error of the state and of the log-density per dimension. The
-solver is a Runge-Kutta method of diffrax, or the multistep rule of `multistep_flow`,
-which takes half the evaluations and states its error.
+example's own, chosen by the error of the state and of the log-density per dimension.
+The solver is a Runge-Kutta method of diffrax, or the multistep rule of
+`multistep_flow`, which takes half the evaluations and states its error.
 
 Where the trace is estimated, each random probe is integrated by itself, so that their
 spread is an error bar. Random traces average to the log-density, not to the density:

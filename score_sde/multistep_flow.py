@@ -1,4 +1,6 @@
-"""An exponential multistep rule for the flow and its log-density, one evaluation a step.
+"""An exponential multistep rule for the flow and its log-density.
+
+It takes one evaluation a step.
 
 With x = xt / alpha, l = log sigma and eps = (x - D) / sigma, the probability flow and
 what its log-density gains are, for every SDE,
@@ -30,7 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde.types import Array, Scalar
+from score_sde.types import Array
 
 LOW = 0.05
 """Noise far below the width of a bin of grey levels leaves the flow a series in it."""
@@ -59,7 +61,7 @@ class History(NamedTuple):
     """eps, [order, *dims]."""
     traces: Array
     """Divergence per dimension, [order, num_probes]."""
-    count: Array
+    filled: Array
     """How many of them there are yet."""
 
 
@@ -119,7 +121,7 @@ class Multistep(diffrax.AbstractAdaptiveSolver):
         options = {"gains": (0.7, 0.5), "limits": (2.0, 2.0)}
         return graded(log_sigmas, self.order_of_rule), options
 
-    def func(self, terms: Any, t0: Scalar, y0: Any, args: Any) -> Any:
+    def func(self, terms: Any, t0: Any, y0: Any, args: Any) -> Any:
         return terms.vf(t0, y0, args)
 
     def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> History:
@@ -142,7 +144,7 @@ class Multistep(diffrax.AbstractAdaptiveSolver):
         args: Any,
         solver_state: History,
         made_jump: Any,
-    ) -> tuple[Any, Any, dict[str, Any], History, diffrax.RESULTS]:
+    ) -> tuple[Any, Any, dict[str, Any], History, Any]:
         del made_jump
         (x, gained, error), past = y0, solver_state
         level = jnp.exp(t1)
@@ -170,7 +172,7 @@ class Multistep(diffrax.AbstractAdaptiveSolver):
             jnp.concatenate([jnp.asarray(t1)[None], past.log_sigmas[:-1]]),
             noises[:-1],
             traces[:-1],
-            jnp.minimum(past.count + 1, self.order_of_rule),
+            jnp.minimum(past.filled + 1, self.order_of_rule),
         )
         dense = {"y0": y0, "y1": y1}
         return y1, y_error, dense, history, diffrax.RESULTS.successful
@@ -205,13 +207,13 @@ def _weights(past: History, t0: Array, t1: Array) -> tuple[Weights, Weights]:
     at = t0 + h * jnp.asarray(NODES, dtype)
     nodes = jnp.concatenate([jnp.asarray(t1, dtype)[None], past.log_sigmas])
     place = jnp.arange(order + 1)
-    in_predictor = (place > 0) & (place <= past.count)
+    in_predictor = (place > 0) & (place <= past.filled)
     # The corrector has the new value and all the old ones, but no more than `order`.
-    in_corrector = place < jnp.minimum(order, past.count + 1)
+    in_corrector = place < jnp.minimum(order, past.filled + 1)
     # The error is that of as many nodes as the predictor has. While they are few, the
     # corrector has one more, and is better by about the step in log sigma.
-    in_error = place < past.count
-    factor = jnp.where(past.count < order, jnp.minimum(jnp.abs(h), 1.0), 1.0)
+    in_error = place < past.filled
+    factor = jnp.where(past.filled < order, jnp.minimum(jnp.abs(h), 1.0), 1.0)
     factor = factor * (1 + LONG_STEP * h**2)
     apart = passed(nodes[:, None], nodes[None])
     distances = passed(at[None], nodes[:, None])  # [node, quadrature point]

@@ -159,6 +159,8 @@ def _stated_error(scores: Arrays, num_dims: int, *, fixed: bool) -> dict[str, fl
     It is a bound, as `LogProb.solver_error` is. Steps that are fixed do not obey a
     tolerance, so that it stands in the place of the change at a tenth of it.
     """
+    if "solver_error" not in scores:  # of a pass that an earlier version began
+        return {}
     stated = scores["solver_error"][scores["success"]]
     if not np.isfinite(stated).all():
         return {}
