@@ -293,7 +293,7 @@ def test_half_precision_is_solved_in_float32(dtype):
     out = jax.jit(partial(solve, solver="multistep"))(x)
     assert out.nats.dtype == out.latent.dtype == jnp.float32
     total = variance + sde.t_min**2
-    exact = -0.5 * (x.astype(jnp.float32) ** 2 / total + np.log(2 * np.pi * total))
+    exact = -0.5 * (np.asarray(x, np.float64) ** 2 / total + np.log(2 * np.pi * total))
     np.testing.assert_allclose(out.nats, exact.sum(1), atol=1e-3)
     back = jax.eval_shape(lambda x: ss.solve_ode(score, sde, x).x, x)
     assert back.dtype == jnp.float32
@@ -356,3 +356,32 @@ def test_a_score_that_is_not_a_number_ends_its_solve_at_once(solver):
     assert out.num_evals[1] <= 14  # two steps of Dopri5
     is_stated = np.isfinite(out.solver_error)
     assert is_stated.tolist() == ([True, False, True] if solver else [False] * 3)
+
+
+def test_the_config_chooses_the_solver_and_reports_its_error():
+    from score_sde.run.likelihoods import solver_options
+    from score_sde.run.score import _stated_error
+    from score_sde.run.settings import Scoring
+
+    with pytest.raises(ValueError, match="solver 'multistep' where num_steps > 0"):
+        Scoring(num_steps=8)
+    for sde in ALL_SDES:
+        options = solver_options(Scoring(solver="multistep", order=3, num_steps=8), sde)
+        assert options["solver"] == Multistep(3)
+        times = np.asarray(options["times"])
+        assert times[0] == pytest.approx(sde.t_min, rel=1e-6)
+        assert times[-1] == pytest.approx(sde.t_max, rel=1e-6)
+        log_sigmas = np.log(np.asarray(sde.sigma(options["times"])))
+        np.testing.assert_allclose(
+            np.diff(log_sigmas), np.ptp(log_sigmas) / 8, rtol=1e-4
+        )
+    assert "times" not in solver_options(Scoring(solver="multistep"), sde)
+    scores = {
+        "solver_error": np.asarray([1.0, np.nan, 3.0]) * np.log(2),
+        "success": np.asarray([True, False, True]),
+    }
+    stated = _stated_error(scores, 4, fixed=True)
+    assert stated == {"solver": pytest.approx(0.5)}
+    assert _stated_error(scores, 4, fixed=False).keys() == {"solver_bound"}
+    scores["success"][1] = True  # of a solver that states none
+    assert _stated_error(scores, 4, fixed=False) == {}
