@@ -98,12 +98,9 @@ def score_split(
     mesh: Mesh,
     folder: Path,
 ) -> tuple[Arrays, dict[str, Any]]:
-    """(per-example arrays, their summary) of the first `count` examples of a split.
-
-    Densities are those of the data in the user's units.
-    """
+    """(per-example arrays, their summary) of the first `count` examples of a split."""
     settings = experiment.likelihood
-    # The density of what a model sees becomes that of the user's units.
+    # The density of what a model sees becomes that of the data in the user's units.
     log_scale = experiment.dataset.log_scale
 
     def solved(which: Pass) -> ScoreBatch:

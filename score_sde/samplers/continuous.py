@@ -149,8 +149,7 @@ def solve_sde(
         atol: absolute tolerance of an adaptive solve.
         cond: the condition of the score, or None.
 
-    Raises: ValueError for complex x, for times that the SDE lacks, and for an implicit
-        solver.
+    Raises: ValueError for complex x, times that the SDE lacks, an implicit solver.
     """
     x = floats_of_a_solve(x)
     ends = _times(sde, t0, t1, times, x.dtype)
