@@ -6,6 +6,7 @@ its own and no device waits for another inside the loop.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -13,11 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde.arrays import is_traced
+from score_sde.arrays import as_float, is_traced, unbatched
 from score_sde.fields import checks_rules
 from score_sde.rules import NonNegative
-from score_sde.sde import SDE
-from score_sde.types import Array, Scalar
+from score_sde.sde import SDE, rescaled_flow
+from score_sde.types import Array, Scalar, Score
 
 if TYPE_CHECKING:
     import diffrax
@@ -50,6 +51,8 @@ def integrate(
     atol: Annotated[Scalar, NonNegative],
     norm: Callable[[Any], Array] | None = None,
     gains: tuple[float, float] = (0.3, 0.4),
+    limits: tuple[float, float | None] = (10.0, None),
+    adjoint: diffrax.AbstractAdjoint | None = None,
 ) -> tuple[Any, Stats]:
     """Solve from times[0] to times[-1]; if not adaptive, by one step per interval.
 
@@ -68,6 +71,10 @@ def integrate(
             suits an ODE: a purely integral one steps too far after an error estimate
             that is small by chance (17 times the median error of the log-density,
             measured).
+        limits: how many times longer than the last a step may be, and the longest step,
+            None for any.
+        adjoint: how the solve is differentiated; forward mode alone if None, which
+            allows jvp and the cheap Brownian path.
 
     Returns:
         The state at times[-1], and what the solve took.
@@ -79,7 +86,7 @@ def integrate(
     evals(solver)  # refuses what can't be counted
     controller: diffrax.AbstractStepSizeController
     if adaptive:
-        controller = _controller(rtol, atol, norm, gains)
+        controller = _controller(rtol, atol, norm, gains, limits)
         # A first step of a hundredth, rather than two evaluations to choose one.
         first_step, max_steps = (times[-1] - times[0]) / 100, MAX_STEPS
     else:
@@ -93,8 +100,7 @@ def integrate(
         first_step,
         y,
         stepsize_controller=controller,
-        # Forward mode alone is needed here, allows the cheap Brownian path and jvp.
-        adjoint=diffrax.ForwardMode(),
+        adjoint=diffrax.ForwardMode() if adjoint is None else adjoint,
         max_steps=max_steps,
         throw=False,
     )
@@ -125,44 +131,81 @@ def _controller(
     atol: Scalar,
     norm: Callable[[Any], Array] | None,
     gains: tuple[float, float],
+    limits: tuple[float, float | None],
 ) -> diffrax.AbstractStepSizeController:
     """Make the step-size controller of an adaptive solve."""
     import diffrax
 
+    from score_sde.step_sizes import StopsAtNaN
+
     options: dict[str, Any] = {} if norm is None else {"norm": norm}
-    proportional, integral = gains
-    return diffrax.PIDController(
-        rtol=rtol,
-        atol=atol,
-        pcoeff=proportional,
-        icoeff=integral,
-        # dtmin ends a solve whose drift is not finite; else it would reject for ever.
-        dtmin=1e-7,
-        force_dtmin=False,
-        **options,
+    (proportional, integral), (factor, longest) = gains, limits
+    return StopsAtNaN(
+        diffrax.PIDController(
+            rtol=rtol,
+            atol=atol,
+            pcoeff=proportional,
+            icoeff=integral,
+            factormax=factor,
+            dtmax=longest,
+            # dtmin ends a solve that jumps; else it would reject for ever.
+            dtmin=1e-7,
+            force_dtmin=False,
+            **options,
+        )
     )
 
 
 def check_times(times: Any, sde: SDE) -> None:
     """Refuse a grid of t that turns round, or leaves the times of the SDE above 0.
 
-    Raises: ValueError. What is traced has no values to check and passes.
+    What is traced has no values to check and passes; the rest is checked, inside
+    `jax.jit` too.
+
+    Raises: ValueError.
     """
-    if is_traced((times, sde)):
+    shape = jnp.shape(times) if hasattr(times, "shape") else (len(times),)
+    if len(shape) != 1 or shape[0] < 2:
+        raise ValueError(f"times must be one row of at least two, got shape {shape}.")
+    if is_traced(times):
         return
     values = np.asarray(times, np.float64)
-    if values.ndim != 1 or len(values) < 2:
-        raise ValueError(
-            f"times must be one row of at least two, got shape {values.shape}."
-        )
     steps = np.diff(values)
     if not ((steps > 0).all() or (steps < 0).all()):
         raise ValueError(f"times must increase or decrease, got {values}.")
     # t_max may have been rounded to float32.
-    if not 0 < values.min() < values.max() <= sde.t_max * (1 + 1e-6):
+    last = math.inf if is_traced(sde.t_max) else float(sde.t_max) * (1 + 1e-6)
+    if not 0 < values.min() < values.max() <= last:
         raise ValueError(
             f"times must be above 0 and at most t_max = {sde.t_max}, got {values}."
         )
+
+
+def floats_of_a_solve(x: Any) -> Array:
+    """Make x an array of floats of 32 bits at least, in which a solve can be accurate.
+
+    A step of a solve is smaller than the rounding of 16 bits.
+
+    Raises: ValueError for complex x.
+    """
+    if jnp.issubdtype(jnp.result_type(x), jnp.complexfloating):
+        raise ValueError(f"x must be real, got an array of {jnp.result_type(x)}.")
+    x = as_float(x)
+    return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
+
+
+def flow_of(score: Score, sde: SDE, cond: Any) -> Callable[[Any, Array], Array]:
+    """Make drift(log_sigma, x) of one example x = xt / alpha, in the type of x."""
+
+    def of_its_type(xt: Array, t: Scalar, cond: Any = None) -> Array:
+        return score(xt, t, cond).astype(xt.dtype)
+
+    def drift(log_sigma: Any, x: Array) -> Array:
+        return rescaled_flow(
+            x, log_sigma, sde=sde, score=unbatched(of_its_type), cond=cond
+        )
+
+    return drift
 
 
 def evals(solver: diffrax.AbstractSolver) -> tuple[int, int]:
@@ -188,6 +231,9 @@ def evals(solver: diffrax.AbstractSolver) -> tuple[int, int]:
         # Two half steps, and a whole one for the error.
         once, per_step = evals(solver.solver)
         return once, 3 * per_step
+    stated = getattr(solver, "evals_once_and_per_step", None)
+    if stated is not None:
+        return stated
     tableau = getattr(solver, "tableau", None)
     if tableau is None:  # Euler, EulerHeun, ReversibleHeun, ...
         return 0, 1

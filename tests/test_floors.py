@@ -23,7 +23,7 @@ LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
 GROUND = FLOORS[0]  # in this order
 OWNERS = {
     "flax": {"networks", "weights"},
-    "diffrax": {"integrate", "samplers", "likelihood"},
+    "diffrax": {"integrate", "step_sizes", "multistep_flow", "samplers", "likelihood"},
     "lineax": {"samplers"},
     "optax": {"training"},
     "orbax": {"training"},

@@ -21,6 +21,7 @@ from score_sde.run.model import (
     scoring_points,
 )
 from score_sde.run.settings import Scoring
+from score_sde.sde import SDE
 from score_sde.types import Array, Key, Params
 
 
@@ -44,7 +45,7 @@ def score_examples(
         keys_probe: of its probes, [batch].
         values: the examples as the data are stored, [batch, *shape].
         cond: what they are told, or None.
-        tolerance: times that of the settings.
+        tolerance: times that of the settings, which a number of steps does not obey.
     """
     sde = model.sde
     divergence = DIVERGENCES[settings.divergence]
@@ -60,12 +61,29 @@ def score_examples(
         score=make_score(denoiser(model, params), sde),
         key=keys_probe,
         divergence=divergence,
+        **solver_options(settings, sde),
         rtol=settings.rtol * tolerance,
         atol=settings.atol * tolerance,
         cond=cond,
     )
     num_dims = math.prod(model.shape)
     return out._replace(nats=out.nats + num_dims * log_alpha - points.log_density)
+
+
+def solver_options(settings: Scoring, sde: SDE) -> dict[str, Any]:
+    """Return the arguments `solver` and `times` of `log_prob` that settings mean."""
+    if settings.solver != "multistep":
+        return {"solver": settings.solver}
+    from score_sde.multistep_flow import Multistep
+
+    options: dict[str, Any] = {"solver": Multistep(settings.order)}
+    if settings.num_steps:
+        ends = jnp.log(sde.sigma(jnp.asarray([sde.t_min, sde.t_max])))
+        between = jnp.linspace(ends[0], ends[1], settings.num_steps + 1)[1:-1]
+        times = sde.t_from_sigma(jnp.exp(between))
+        first, last = (jnp.full(1, t, times.dtype) for t in (sde.t_min, sde.t_max))
+        options["times"] = jnp.concatenate([first, times, last])
+    return options
 
 
 def class_log_probs(

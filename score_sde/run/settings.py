@@ -12,8 +12,16 @@ from score_sde.data import Dataset, centres
 from score_sde.data.local import OnThisMachine
 from score_sde.dequantisation import DEQUANTISATIONS
 from score_sde.fields import require, settings
-from score_sde.likelihood import DIVERGENCES
-from score_sde.rules import NonNegative, Positive, at_least, between, one_of, up_to
+from score_sde.likelihood import DIVERGENCES, SOLVERS
+from score_sde.rules import (
+    NonNegative,
+    Positive,
+    at_least,
+    between,
+    one_of,
+    up_to,
+    within,
+)
 from score_sde.schedules import BETA_SCHEDULES, chain_levels
 
 POINTS = ("uniform", "centres", "variational")
@@ -194,6 +202,11 @@ class Scoring:
         num_probes: of each evaluation, where it is estimated.
         dequantisation: truncated_normal is for models trained on centres, variational
             for those trained with a flow, uniform for the others.
+        solver: dopri5, the Runge-Kutta method of most published numbers, or multistep,
+            which takes one evaluation a step and states its error.
+        order: of multistep.
+        num_steps: steps of multistep, even in log sigma; 0 for steps of each example's
+            own, by the tolerances.
         rtol: relative tolerance of the solver.
         atol: absolute tolerance of the solver.
         batch_size: examples that are solved at once.
@@ -208,6 +221,9 @@ class Scoring:
     divergence: Annotated[str, one_of(DIVERGENCES)] = "hutchinson"
     num_probes: Annotated[int, at_least(1)] = 1
     dequantisation: Annotated[str, one_of(DEQUANTISATIONS)] = "uniform"
+    solver: Annotated[str, one_of(SOLVERS)] = "dopri5"
+    order: Annotated[int, within(1, 4)] = 4
+    num_steps: Annotated[int, NonNegative] = 0
     rtol: Annotated[float, between(0, 1)] = 1e-5
     atol: Annotated[float, between(0, 1)] = 1e-5
     batch_size: Annotated[int, at_least(1)] = 60
@@ -215,6 +231,15 @@ class Scoring:
     num_checked: Annotated[int, at_least(2)] = 60
     bound_draws: Annotated[int, at_least(1)] = 32
     num_train: Annotated[int, NonNegative] = 0
+
+    def __post_init__(self) -> None:
+        require(
+            self,
+            (
+                "solver 'multistep' where num_steps > 0",
+                lambda s: s.num_steps == 0 or s.solver == "multistep",
+            ),
+        )
 
     def problems(self, points: str) -> list[str]:
         """The settings that do not suit how training made its points, a text each."""

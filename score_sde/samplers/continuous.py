@@ -13,11 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from score_sde.arrays import as_float, example_keys, expand_like, unbatched
+from score_sde.arrays import example_keys, expand_like
 from score_sde.fields import checks_rules
-from score_sde.integrate import Stats, check_times, integrate
+from score_sde.integrate import (
+    Stats,
+    check_times,
+    floats_of_a_solve,
+    flow_of,
+    integrate,
+)
 from score_sde.rules import at_least
-from score_sde.sde import SDE, rescaled_flow
+from score_sde.sde import SDE
 from score_sde.types import Array, Grid, Key, Points, Scalar, Score
 
 if TYPE_CHECKING:
@@ -29,7 +35,7 @@ class Solution(NamedTuple):
     """The point where a solver ended, and what it took; all but x are [batch]."""
 
     x: Array
-    """xt at t1, [batch, *dims]."""
+    """xt at t1, [batch, *dims], of 32 bits at least."""
     num_evals: Array
     """Evaluations of the score."""
     num_accepted: Array
@@ -51,11 +57,14 @@ def solve_ode(
     solver: diffrax.AbstractSolver | None = None,
     rtol: float = 1e-5,
     atol: float = 1e-5,
+    adjoint: diffrax.AbstractAdjoint | None = None,
     cond: Any = None,
 ) -> Solution:
     """Follow the probability flow from x at t0 to t1 (Song et al. 2021, eq. 13).
 
-    By default from t_max to t_min, noise to data; the other way round it encodes.
+    By default from t_max to t_min, noise to data; the other way round it encodes. By
+    default it can be differentiated in forward mode alone (`jax.jvp`); for `jax.grad`
+    give `adjoint=diffrax.RecursiveCheckpointAdjoint()`.
 
     Args:
         score: score(xt, t, cond), shaped like xt.
@@ -68,30 +77,29 @@ def solve_ode(
         solver: any explicit diffrax solver; Tsit5 if None.
         rtol: relative tolerance.
         atol: absolute tolerance.
+        adjoint: how diffrax differentiates the solve; forward mode if None.
         cond: the condition of the score, or None.
 
-    Raises: ValueError for times that the SDE lacks, and for an implicit solver.
+    Raises: ValueError for complex x, for times that the SDE lacks, and for an implicit
+        solver.
     """
     import diffrax
 
-    x = as_float(x)
+    x = floats_of_a_solve(x)
     ends = _times(sde, t0, t1, times, x.dtype)
     log_sigmas = jnp.log(sde.sigma(ends))
 
     def one(x: Array, cond: Any) -> tuple[Array, Stats]:
-        def drift(log_sigma: Any, x: Array, _: Any) -> Array:
-            return rescaled_flow(
-                x, log_sigma, sde=sde, score=unbatched(score), cond=cond
-            )
-
+        drift = flow_of(score, sde, cond)
         return integrate(
-            diffrax.ODETerm(drift),
+            diffrax.ODETerm(lambda log_sigma, x, _: drift(log_sigma, x)),
             x,
             log_sigmas,
             solver=diffrax.Tsit5() if solver is None else solver,
             adaptive=times is None,
             rtol=rtol,
             atol=atol,
+            adjoint=adjoint,
         )
 
     last, stats = jax.vmap(one)(x / expand_like(sde.alpha(ends[0]), x), cond)
@@ -141,9 +149,9 @@ def solve_sde(
         atol: absolute tolerance of an adaptive solve.
         cond: the condition of the score, or None.
 
-    Raises: ValueError for times that the SDE lacks, and for an implicit solver.
+    Raises: ValueError for complex x, times that the SDE lacks, an implicit solver.
     """
-    x = as_float(x)
+    x = floats_of_a_solve(x)
     ends = _times(sde, t0, t1, times, x.dtype)
     log_sigmas = jnp.log(sde.sigma(ends))
     if times is None and not adaptive:
@@ -189,11 +197,10 @@ class _Reverse(NamedTuple):
 
         solver = diffrax.Euler() if solver is None else solver
 
+        flow = flow_of(self.score, self.sde, cond)
+
         def drift(passed: Any, x: Array, _: Any) -> Array:
-            log_sigma, score = self.log_sigmas[0] - passed, unbatched(self.score)
-            return -2 * rescaled_flow(
-                x, log_sigma, sde=self.sde, score=score, cond=cond
-            )
+            return -2 * flow(self.log_sigmas[0] - passed, x)
 
         def diffusion(passed: Any, x: Array, _: Any) -> lx.AbstractLinearOperator:
             level = math.sqrt(2) * jnp.exp(self.log_sigmas[0] - passed)
