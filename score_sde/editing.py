@@ -268,7 +268,8 @@ def translate(
 ) -> Float[Array, "batch *dims"]:
     """Encode under one condition and decode under another (Su et al. 2023).
 
-    The probability flow leads both ways; under the same condition x0 comes back.
+    The probability flow leads both ways; under the same condition x0 comes back. An
+    example whose solve gave up is NaN.
 
     Args:
         score: score(xt, t, cond), shaped like xt.

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde.arrays import as_float, is_traced, unbatched
+from score_sde.arrays import as_float, is_traced, unbatched, wide
 from score_sde.fields import checks_rules
 from score_sde.rules import NonNegative
 from score_sde.sde import SDE, rescaled_flow
@@ -56,7 +56,7 @@ def integrate(
 ) -> tuple[Any, Stats]:
     """Solve from times[0] to times[-1]; if not adaptive, by one step per interval.
 
-    An unfinished solve returns a plausible state: `Stats.success` decides.
+    A solve that gave up returns NaN: its last state would pass for a result.
 
     Args:
         terms: what is integrated.
@@ -67,17 +67,12 @@ def integrate(
         rtol: relative tolerance.
         atol: absolute tolerance.
         norm: norm of the scaled error; root mean square of the whole state if None.
-        gains: proportional and integral gain of the step-size controller. The default
-            suits an ODE: a purely integral one steps too far after an error estimate
-            that is small by chance (17 times the median error of the log-density,
-            measured).
-        limits: how many times longer than the last a step may be, and the longest step,
-            None for any.
-        adjoint: how the solve is differentiated; forward mode alone if None, which
-            allows jvp and the cheap Brownian path.
+        gains: proportional and integral gain of the step-size controller. A purely
+            integral one steps too far after an estimate that is small by chance.
+        limits: how many times longer than the last a step may be; the longest step.
+        adjoint: how the solve is differentiated; forward mode alone if None.
 
-    Returns:
-        The state at times[-1], and what the solve took.
+    Returns: the state at times[-1], NaN without success, and what the solve took.
 
     Raises: ValueError for tolerances that are no tolerances.
     """
@@ -117,12 +112,14 @@ def _last_and_stats(
     once, per_step = evals(solver)
     last = jax.tree.map(lambda a: a[-1], solution.ys)
     finite = jnp.stack([jnp.isfinite(a).all() for a in jax.tree.leaves(last)]).all()
+    success = finite & (solution.result == diffrax.RESULTS.successful)
+    last = jax.tree.map(lambda a: jnp.where(success, a, jnp.nan), last)
     steps = solution.stats["num_steps"]
     return last, Stats(
         num_evals=once + per_step * steps,
         num_accepted=solution.stats["num_accepted_steps"],
         num_rejected=solution.stats["num_rejected_steps"],
-        success=finite & (solution.result == diffrax.RESULTS.successful),
+        success=success,
     )
 
 
@@ -188,10 +185,8 @@ def floats_of_a_solve(x: Any) -> Array:
 
     Raises: ValueError for complex x.
     """
-    if jnp.issubdtype(jnp.result_type(x), jnp.complexfloating):
-        raise ValueError(f"x must be real, got an array of {jnp.result_type(x)}.")
     x = as_float(x)
-    return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
+    return x.astype(wide(x.dtype))
 
 
 def flow_of(score: Score, sde: SDE, cond: Any) -> Callable[[Any, Array], Array]:

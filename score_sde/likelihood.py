@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -29,6 +30,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
 from score_sde.arrays import (
+    as_data,
     as_float,
     example_keys,
     expand_like,
@@ -77,7 +79,7 @@ class LogProb(NamedTuple):
     num_rejected: Int[Array, " batch"]
     """Steps that it took back."""
     success: Bool[Array, " batch"]
-    """False where the solver gave up: those nats are not a log-density."""
+    """False where the solver gave up: those nats are NaN."""
 
 
 def log_prob(
@@ -97,38 +99,33 @@ def log_prob(
 ) -> LogProb:
     """Log-density of x under the probability flow of a score.
 
-    By default it can be differentiated in forward mode alone (`jax.jvp`); for
-    `jax.grad` give `adjoint=diffrax.RecursiveCheckpointAdjoint()`.
+    For `jax.grad`, rather than forward mode alone, give an adjoint.
 
     Args:
         x: a point of the marginal at t_min, [batch, *dims].
         sde: the forward process.
         score: score(xt, t, cond), shaped like xt.
-        key: for a random divergence. The probes of example i are a function of
-            (key, i) and the same along its whole path, so that the flow stays smooth;
-            keys may also be given one per example.
+        key: for a random divergence, one or one per example. The probes of example i
+            are a function of (key, i), and the same along its whole path.
         divergence: a name of `DIVERGENCES`, or a function like them.
-        solver: a name of `SOLVERS`, any explicit diffrax solver, or
-            `multistep_flow.Multistep(order)`, whose order is 4 by its name; Dopri5 if
-            None, which took four fifths of Tsit5's evaluations on trained digits at
-            1e-5.
+        solver: a name of `SOLVERS`, `multistep_flow.Multistep(order)`, whose order is 4
+            by its name, or any explicit diffrax solver; Dopri5 if None.
         times: a fixed increasing grid of t, up to t_max, instead of the tolerances.
         rtol: relative tolerance, of the state (root mean square) and of the nats per
-            dimension. The state alone is not enough: at the mean of the data it does
-            not move, so its error estimate is 0.
+            dimension: at the mean of the data the state alone would not move.
         atol: absolute tolerance, likewise.
         prior: log-density at t_max in nats, [batch, *dims] -> [batch]; by default
-            `prior_log_prob`. The marginal of the data at t_max differs from it by
-            their mean and variance there: for data in [-1, 1] at most 2e-4 nats a
-            dimension on average (VE), and 0.02 where noise is one std away.
-        adjoint: how diffrax differentiates the solve; forward mode if None.
+            `prior_log_prob`, from which data in [-1, 1] differ by at most 2e-4 nats a
+            dimension on average (VE).
+        adjoint: how diffrax differentiates the solve, such as
+            `diffrax.RecursiveCheckpointAdjoint()`; forward mode (`jax.jvp`) if None.
         cond: the condition of the score, or None.
 
-    Raises: ValueError for complex x, an unknown divergence or solver, a random
-        divergence without a key, and times that the SDE lacks or that don't lead to
-        t_max.
+    Raises: ValueError for x of whole or complex numbers, an unknown divergence or
+        solver, a random divergence without a key, and times that the SDE lacks or that
+        don't lead to t_max.
     """
-    divergence, x = _named(divergence), floats_of_a_solve(x)
+    divergence, x = _named(divergence), floats_of_a_solve(as_data(x))
     if divergence is not exact and key is None:
         raise ValueError("a random divergence needs a key; 'exact' needs none.")
     if times is not None:
@@ -136,15 +133,15 @@ def log_prob(
     ends = jnp.asarray((sde.t_min, sde.t_max) if times is None else times, x.dtype)
     flow = _Flow(sde, score, divergence, ends)
     keys = None if key is None else example_keys(key, x.shape[0])
-    options: dict[str, Any] = {
-        "solver": _solver(solver),
-        "adaptive": times is None,
-        "rtol": rtol,
-        "atol": atol,
-        "adjoint": adjoint,
-    }
-    solve = jax.vmap(lambda x, key, cond: flow.solve(x, key, cond, **options))
-    last, stats = solve(x / expand_like(sde.alpha(ends[0]), x), keys, cond)
+    solve = partial(
+        flow.solve,
+        solver=_solver(solver),
+        adaptive=times is None,
+        rtol=rtol,
+        atol=atol,
+        adjoint=adjoint,
+    )
+    last, stats = jax.vmap(solve)(x / expand_like(sde.alpha(ends[0]), x), keys, cond)
     latent = expand_like(sde.alpha(ends[-1]), x) * last.x
     log_prior = prior_log_prob(latent, sde=sde) if prior is None else prior(latent)
     return flow.result(latent, log_prior, last, stats)
@@ -211,6 +208,7 @@ class _Flow(NamedTuple):
         per_dim = last.gained.mean(1) + rescaling.astype(latent.dtype)
         nats = log_prior + num_dims * per_dim
         success = stats.success & jnp.isfinite(nats)
+        nats = jnp.where(success, nats, jnp.nan)
         return LogProb(
             nats,
             num_dims * _standard_error(last.gained, self.divergence),

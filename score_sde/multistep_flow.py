@@ -48,7 +48,7 @@ NODES = NODES + 0.5
 # The errors of some fifty steps add up: each of them may be a quarter of the tolerance.
 SHARE_OF_TOLERANCE = 1 / 4
 # Milne's estimate is for short steps. With 1 + 4 h^2 times it, h of log sigma, 95 % of
-# errors are below what is stated from a tolerance of 1e-2 on (measured), not 1e-4.
+# errors are below what is stated from a tolerance of 1e-3 on (measured).
 LONG_STEP = 4.0
 
 

@@ -43,7 +43,7 @@ class Solution(NamedTuple):
     num_rejected: Array
     """Steps that it took back."""
     success: Array
-    """False where the solver gave up or x is not finite: that x is no solution."""
+    """False where the solver gave up or x is not finite: that x is NaN."""
 
 
 def solve_ode(

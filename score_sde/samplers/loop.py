@@ -29,7 +29,7 @@ from score_sde.samplers.plms import PLMS
 from score_sde.samplers.predictor_corrector import PredictorCorrector
 from score_sde.samplers.progress import Report, report_end, reporting
 from score_sde.samplers.repaint import RePaint
-from score_sde.samplers.steps import Draw, Model, Sampler, SampleResult
+from score_sde.samplers.steps import Draw, Sampler, SampleResult
 from score_sde.samplers.unipc import UniPC
 from score_sde.types import Array, Denoise, Grid, Key, Points, Scalar
 
@@ -119,9 +119,7 @@ def sample(
     _check_noise(sampler, noise, sigmas)
     sigmas = jnp.asarray(sigmas, x.dtype)
     draw = _draws(sampler, key, noise, x, sigmas)
-    model: Model = evaluate
-    if progress is not None:
-        model = reporting(model, sigmas, progress)
+    model = evaluate if progress is None else reporting(evaluate, sigmas, progress)
     result = sampler.run(model, x, sigmas, draw, return_path=return_path)
     if progress is not None:
         report_end(result, sigmas, progress)
