@@ -99,8 +99,6 @@ def log_prob(
 ) -> LogProb:
     """Log-density of x under the probability flow of a score.
 
-    For `jax.grad`, rather than forward mode alone, give an adjoint.
-
     Args:
         x: a point of the marginal at t_min, [batch, *dims].
         sde: the forward process.
@@ -112,13 +110,12 @@ def log_prob(
             by its name, or any explicit diffrax solver; Dopri5 if None.
         times: a fixed increasing grid of t, up to t_max, instead of the tolerances.
         rtol: relative tolerance, of the state (root mean square) and of the nats per
-            dimension: at the mean of the data the state alone would not move.
+            dimension: at the mean of the data the state alone does not move.
         atol: absolute tolerance, likewise.
-        prior: log-density at t_max in nats, [batch, *dims] -> [batch]; by default
-            `prior_log_prob`, from which data in [-1, 1] differ by at most 2e-4 nats a
-            dimension on average (VE).
-        adjoint: how diffrax differentiates the solve, such as
-            `diffrax.RecursiveCheckpointAdjoint()`; forward mode (`jax.jvp`) if None.
+        prior: log-density at t_max in nats, [batch, *dims] -> [batch]; if None
+            `prior_log_prob`, at most 2e-4 nats a dimension off on average (VE).
+        adjoint: how diffrax differentiates the solve; if None in forward mode alone,
+            and `jax.grad` needs one such as `diffrax.RecursiveCheckpointAdjoint()`.
         cond: the condition of the score, or None.
 
     Raises: ValueError for x of whole or complex numbers, an unknown divergence or
@@ -128,8 +125,7 @@ def log_prob(
     divergence, x = _named(divergence), floats_of_a_solve(as_data(x))
     if divergence is not exact and key is None:
         raise ValueError("a random divergence needs a key; 'exact' needs none.")
-    if times is not None:
-        _check_grid(times, sde)
+    _check_grid(times, sde)
     ends = jnp.asarray((sde.t_min, sde.t_max) if times is None else times, x.dtype)
     flow = _Flow(sde, score, divergence, ends)
     keys = None if key is None else example_keys(key, x.shape[0])
@@ -221,6 +217,8 @@ class _Flow(NamedTuple):
 def _solver(solver: str | diffrax.AbstractSolver | None) -> diffrax.AbstractSolver:
     """Return the solver itself, or that of a name of `SOLVERS`.
 
+    Dopri5 took four fifths of Tsit5's evaluations on trained digits at 1e-5.
+
     Raises: ValueError for another name.
     """
     import diffrax
@@ -236,11 +234,13 @@ def _solver(solver: str | diffrax.AbstractSolver | None) -> diffrax.AbstractSolv
     return solver
 
 
-def _check_grid(times: Grid, sde: SDE) -> None:
-    """Refuse times that the SDE lacks, or that do not increase to t_max.
+def _check_grid(times: Grid | None, sde: SDE) -> None:
+    """Refuse times, if there are any, that do not increase to the t_max of the SDE.
 
     Raises: ValueError.
     """
+    if times is None:
+        return
     check_times(times, sde)
     if is_traced((times, sde.t_max)):
         return
