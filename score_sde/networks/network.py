@@ -124,6 +124,8 @@ def from_linen(module: nn.Module, shape: tuple[int, ...], cond: Any = None) -> N
 
     A module whose `__call__` has the argument `deterministic` gets it too. Methods
     `project` and `log_variance` that are marked by `part_of_network` are taken over.
+    Flax's own dropout draws for the whole array that it sees, so that what it drops
+    depends on how a batch is cut over devices; `blocks.Dropout` draws by example.
 
     Args:
         module: the module, without parameters.
@@ -165,7 +167,8 @@ def from_nnx(make: Any, shape: tuple[int, ...], cond: Any = None) -> Network:
     The module is called as module(x, noise, cond); it gets `deterministic` too if its
     `__call__` has that argument. Parameters are a nested dict of arrays. Arrays that
     are no parameters, such as fixed frequencies, are among them under "frozen", and are
-    not trained. The dropout key reaches every `nnx.Dropout`.
+    not trained. The dropout key reaches every `nnx.Dropout`, which draws for the whole
+    array that it sees: what it drops depends on how a batch is cut over devices.
 
         from_nnx(functools.partial(MyNetwork, width=64), shape=(32, 32, 3))
 
