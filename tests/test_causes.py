@@ -20,11 +20,12 @@ from score_sde.runtime.folder import write_json
 
 CONFIG = complete(load_config("digits:label", Path()))
 KINDS = sorted(CANNOT_MATTER)
+EXPERIMENT = build(CONFIG)
 
 
 def opened(config=CONFIG, dataset=None, **changes):
     """What `made_by` looks at of an opened run."""
-    experiment = build(CONFIG)
+    experiment = EXPERIMENT
     known = {
         "step": 5,
         "digest": "params",

@@ -95,9 +95,9 @@ def test_ode_evaluations_are_counted_exactly(solver, adaptive, key):
     "solver",
     [
         diffrax.Euler(),
-        diffrax.EulerHeun(),
-        diffrax.Heun(),
-        diffrax.SRA1(),
+        pytest.param(diffrax.EulerHeun(), marks=pytest.mark.slow),
+        pytest.param(diffrax.Heun(), marks=pytest.mark.slow),
+        pytest.param(diffrax.SRA1(), marks=pytest.mark.slow),
         diffrax.ShARK(),
     ],
     ids=lambda s: type(s).__name__,

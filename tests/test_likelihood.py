@@ -45,7 +45,7 @@ def of_marginal(oracle, sde):
     return lambda z: oracle.log_prob(z, sde.t_max, sde=sde)
 
 
-@sweep_some
+@sweep_one
 @pytest.mark.parametrize(
     ("oracle", "dtype", "tolerance", "nats_per_dim"),
     [

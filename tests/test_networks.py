@@ -133,7 +133,7 @@ def test_an_option_outside_its_rule_is_found(name, option, value):
     assert value_problem(fields[option], value)
 
 
-@sweep
+@sweep_few
 def test_output_is_like_the_input_and_zero_at_first(name):
     network, initial, params = moved(name)
     x, noise = inputs(name)

@@ -154,7 +154,7 @@ def _draws(
 
 
 def _check_grid(sigmas: Grid) -> None:
-    shape = jnp.shape(sigmas)
+    shape = sigmas.shape if is_traced(sigmas) else np.shape(sigmas)
     if len(shape) != 1 or shape[0] < 2:
         raise ValueError(f"sigmas must be one row of at least two, got shape {shape}.")
     if is_traced(sigmas):
