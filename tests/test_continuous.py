@@ -42,7 +42,11 @@ def test_the_adaptive_flow_is_the_exact_one(sde, key):
 @sweep_one
 @pytest.mark.parametrize(
     ("solver", "order"),
-    [(diffrax.Euler(), 1), (diffrax.Heun(), 2), (diffrax.Bosh3(), 3)],
+    [
+        pytest.param(diffrax.Euler(), 1, marks=pytest.mark.slow),
+        (diffrax.Heun(), 2),
+        pytest.param(diffrax.Bosh3(), 3, marks=pytest.mark.slow),
+    ],
     ids=["Euler", "Heun", "Bosh3"],
 )
 def test_observed_order_of_fixed_steps(sde, solver, order, key):
@@ -126,6 +130,7 @@ def has_moments_of_the_data(x, bias):
     return mean_is_right.all() and (np.abs(np.cov(x.T) - covariance) < bound).all()
 
 
+@pytest.mark.slow
 @sweep_one
 def test_the_reverse_sde_has_the_moments_of_the_data(sde, key):
     """Euler-Maruyama, 400 steps; its bias of first order is 2 % here (measured)."""

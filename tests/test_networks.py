@@ -50,15 +50,14 @@ SHAPES = {name: (2,) if name == "mlp" else (8, 8, 3) for name in SMALL}
 OTHERS = ("text_unet", "controlled_unet", "classifier")
 NAMES = [name for name in NETWORKS if name not in OTHERS]
 sweep = pytest.mark.parametrize("name", NAMES)
-sweep_few = pytest.mark.parametrize(
-    "name", unless(("unet", "mlp", "dit").__contains__, NAMES)
-)
+FEW = ("unet", "mlp", "dit")
+sweep_few = pytest.mark.parametrize("name", unless(FEW.__contains__, NAMES))
 
 
 def sweep_with(field):
     """Over the networks that have an option."""
     having = [name for name in NAMES if hasattr(NETWORKS[name], field)]
-    return pytest.mark.parametrize("name", having)
+    return pytest.mark.parametrize("name", unless(FEW.__contains__, having))
 
 
 def made(name, cond=None, **options):
@@ -144,7 +143,7 @@ def test_output_is_like_the_input_and_zero_at_first(name):
     assert (network.apply(params, x, noise) != 0).all()
 
 
-@sweep
+@sweep_few
 def test_examples_do_not_see_each_other(name):
     network, _, params = moved(name)
     x, noise = inputs(name)
