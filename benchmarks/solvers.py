@@ -20,22 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
 import score_sde as ss
 from score_sde import data
 from score_sde.multistep_flow import Multistep
+from score_sde.run.likelihoods import even_in_log_sigma
 
 PACKAGES = ("jax", "jaxlib", "diffrax")
-
-
-def uniform_log_sigma(sde: ss.SDE, num_steps: int) -> jax.Array:
-    """Times whose levels are even in log sigma, from t_min to t_max."""
-    ends = jnp.log(sde.sigma(jnp.asarray([sde.t_min, sde.t_max])))
-    between = sde.t_from_sigma(jnp.exp(jnp.linspace(ends[0], ends[1], num_steps + 1)))
-    return between.at[0].set(sde.t_min).at[-1].set(sde.t_max)
 
 
 def settings(sde: ss.SDE) -> dict[str, dict[str, Any]]:
@@ -51,7 +44,7 @@ def settings(sde: ss.SDE) -> dict[str, dict[str, Any]]:
         for order in (3, 4):
             rows[f"multistep {order}, {num_steps} steps"] = {
                 "solver": Multistep(order),
-                "times": uniform_log_sigma(sde, num_steps),
+                "times": even_in_log_sigma(sde, num_steps),
             }
     return rows
 

@@ -144,7 +144,7 @@ def log_prob(
 
 
 class _State(NamedTuple):
-    """What is integrated, for one example."""
+    """The state of one example that the solver integrates."""
 
     x: Array
     """xt / alpha, [*dims]."""

@@ -230,7 +230,7 @@ class Matrix(Measurement):
 
 
 def _measured(gram: Array) -> Array:
-    """Which eigenvalues of A A' count, and are not 0 but for rounding."""
+    """Tell eigenvalues of A A' that count from those that are 0 but for rounding."""
     return gram > NEGLIGIBLE * gram.max()
 
 

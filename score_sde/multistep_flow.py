@@ -194,7 +194,7 @@ def _corrected(weights: Weights, values: Array) -> tuple[Array, Array]:
 
 
 def passed(log_sigma: Array, since: Array) -> Array:
-    """What tau gains from one log sigma to another; exact where they are close."""
+    """Compute tau's change from one log sigma to another, exactly where it is small."""
     sigma, start = jnp.exp(log_sigma), jnp.exp(since)
     gained = start * jnp.expm1(log_sigma - since)
     return jnp.log1p((HIGH - LOW) * gained / ((start + LOW) * (sigma + HIGH)))

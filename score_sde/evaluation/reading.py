@@ -1,4 +1,4 @@
-"""What a metric is given of each side: features, moments of the data, or logits."""
+"""Marks of metrics: whether they read features, moments of the data, or logits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def reads(*kinds: Kind) -> Callable[[F], F]:
 
 
 def reads_of(metric: Callable[..., Any]) -> tuple[Kind, ...]:
-    """What a metric reads, also one whose options are bound."""
+    """Return the kinds that a metric reads, also of one whose options are bound."""
     while isinstance(metric, partial):
         metric = metric.func
     return getattr(metric, "reads", ("features",))

@@ -78,12 +78,17 @@ def solver_options(settings: Scoring, sde: SDE) -> dict[str, Any]:
 
     options: dict[str, Any] = {"solver": Multistep(settings.order)}
     if settings.num_steps:
-        ends = jnp.log(sde.sigma(jnp.asarray([sde.t_min, sde.t_max])))
-        between = jnp.linspace(ends[0], ends[1], settings.num_steps + 1)[1:-1]
-        times = sde.t_from_sigma(jnp.exp(between))
-        first, last = (jnp.full(1, t, times.dtype) for t in (sde.t_min, sde.t_max))
-        options["times"] = jnp.concatenate([first, times, last])
+        options["times"] = even_in_log_sigma(sde, settings.num_steps)
     return options
+
+
+def even_in_log_sigma(sde: SDE, num_steps: int) -> Array:
+    """Times from t_min to t_max whose levels are even in log sigma, [num_steps + 1]."""
+    ends = jnp.log(sde.sigma(jnp.asarray([sde.t_min, sde.t_max])))
+    between = jnp.linspace(ends[0], ends[1], num_steps + 1)[1:-1]
+    times = sde.t_from_sigma(jnp.exp(between))
+    first, last = (jnp.full(1, t, times.dtype) for t in (sde.t_min, sde.t_max))
+    return jnp.concatenate([first, times, last])
 
 
 def class_log_probs(
