@@ -407,9 +407,8 @@ def test_pairs_of_equal_probability_are_neighbours():
 def test_curricula_grow_and_halve():
     steps = jnp.arange(0, 600, 7)
     for rule, least in ((pairs.growing_levels, 10), (pairs.doubling_levels, 11)):
-        found = np.asarray(
-            jax.vmap(lambda k, f=rule: f(k, 600, first=10, last=160))(steps)
-        )
+        levels_at = partial(rule, num_steps=600, first=10, last=160)
+        found = np.asarray(jax.vmap(levels_at)(steps))
         assert found[0] == least
         assert (np.diff(found) >= 0).all()
         assert found[-1] in (160, 161)
@@ -420,10 +419,8 @@ def test_curricula_grow_and_halve():
 
 def test_gaps_shrink_with_the_stage():
     sigma = jnp.geomspace(0.01, 80, 9)
-    gaps = [
-        sigma - pairs.shrinking_gap(sigma, n, factor=2.0, steepness=8.0)
-        for n in range(6)
-    ]
+    below = partial(pairs.shrinking_gap, sigma, factor=2.0, steepness=8.0)
+    gaps = [sigma - below(n) for n in range(6)]
     for before, after in zip(gaps[:-1], gaps[1:], strict=True):
         assert (after <= before).all()
     assert float(below(0)[0]) == 0
