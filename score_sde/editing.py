@@ -36,7 +36,7 @@ from score_sde.fields import checks_rules
 from score_sde.guidance import Guided, network_evals
 from score_sde.measurements import Measurement
 from score_sde.rules import NonNegative, Positive, Rule, at_least
-from score_sde.samplers import solve_ode
+from score_sde.samplers import grids, solve_ode
 from score_sde.sde import SDE
 from score_sde.types import Array, Denoise, Key, Level, Scalar, Score
 
@@ -170,12 +170,8 @@ def dps(
 
     def solve(residual: Array, sigma: Scalar, jacobian: Linear) -> Array:
         del jacobian
-        grid = jnp.asarray(sigmas, residual.dtype)
         sigma = jnp.asarray(sigma, residual.dtype)
-        # Rounding may bring a sampler somewhat below its level.
-        number = (grid[None] > 1.0001 * sigma.reshape(-1, 1)).sum(1)
-        number = number.reshape(sigma.shape).clip(0, len(grid) - 2)
-        share = 1 - grid[number + 1] / grid[number]
+        share = grids.share_of_step(sigmas, sigma)
         length = jnp.sqrt(sum_over_data(residual**2))
         unit = residual / expand_like(jnp.where(length > 0, length, 1.0), residual)
         return unit * expand_like(step / (share * sigma**2), residual)

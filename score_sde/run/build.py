@@ -25,7 +25,7 @@ from score_sde.networks import (
     with_companions,
     with_image,
 )
-from score_sde.run.experiment import Drawing, Experiment
+from score_sde.run.experiment import OFFERED_BY_RUN, Drawing, Experiment
 from score_sde.run.making import Maker
 from score_sde.run.model import Model
 from score_sde.run.objectives import as_objective
@@ -189,9 +189,12 @@ def _drawing(made: Mapping[str, Any], model: Model) -> tuple[Drawing, list[str]]
         except ValueError as error:
             problems.append(f"{section}: {str(error).rstrip('.')}")
     problems += _unstated(guide, model)
-    roles = guidance.models_needed(guide)
+    needed = guidance.models_needed(guide)
+    own = tuple(name for name in needed if name in OFFERED_BY_RUN)
+    roles = tuple(name for name in needed if name not in OFFERED_BY_RUN)
     between = grid_between(grid, model.sde)
-    return Drawing(made["sampler"], between, guide, roles, threshold), problems
+    drawing = Drawing(made["sampler"], between, guide, roles, threshold, own)
+    return drawing, problems
 
 
 def _unstated(guide: Callable[..., Any], model: Model) -> list[str]:

@@ -24,6 +24,10 @@ from score_sde.training.optimizer import Optimizer
 from score_sde.training.settings import Training
 from score_sde.types import Array, Denoise
 
+OFFERED_BY_RUN = ("grid", "perturbed")
+"""Needs of guidance that the run itself meets: its noise levels, and its model with
+parts of the network left out. All other needs are roles of companions."""
+
 
 class Drawing(NamedTuple):
     """How samples are drawn."""
@@ -35,6 +39,8 @@ class Drawing(NamedTuple):
     roles: tuple[str, ...]
     """Roles of the companions that guidance needs."""
     threshold: Callable[[Denoise], Denoise]
+    own: tuple[str, ...] = ()
+    """What guidance needs of the run itself: names in `OFFERED_BY_RUN`."""
 
 
 class Experiment(NamedTuple):

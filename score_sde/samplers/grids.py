@@ -14,7 +14,7 @@ from score_sde.arrays import as_float, is_traced
 from score_sde.fields import checks_rules
 from score_sde.rules import Positive, at_least, one_of
 from score_sde.sde import SDE, VP
-from score_sde.types import Array, Scalar
+from score_sde.types import Array, Grid, Scalar
 
 Count = Annotated[int, at_least(1)]
 
@@ -128,6 +128,23 @@ def ddpm(
         beta_schedule, num_train_timesteps, beta_start, beta_end
     )
     return _with_zero(jnp.asarray(levels[timesteps]))
+
+
+def share_of_step(sigmas: Grid, sigma: Scalar) -> Array:
+    """Share 1 - sigma_next / sigma of the way to D(x, sigma) that Euler's step takes.
+
+    The step is that of the grid which begins at sigma, or else within which sigma lies.
+
+    Args:
+        sigmas: the grid, [num_steps + 1], decreasing.
+        sigma: a scalar or [batch].
+    """
+    sigma = jnp.asarray(sigma)
+    grid = jnp.asarray(sigmas, sigma.dtype)
+    # Rounding may bring a sampler somewhat below its level.
+    number = (grid[None] > 1.0001 * sigma.reshape(-1, 1)).sum(1)
+    number = number.reshape(sigma.shape).clip(0, len(grid) - 2)
+    return 1 - grid[number + 1] / grid[number]
 
 
 def _with_zero(sigmas: Array, first: Scalar | None = None) -> Array:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
-from score_sde.samplers.steps import Model, SampleResult
-from score_sde.types import Array, Scalar
+from score_sde.samplers.steps import SampleResult
+from score_sde.types import Array
+
+Evaluates = TypeVar("Evaluates", bound=Callable[..., Any])
 
 Report = Callable[[int, int], object]
 """(levels passed, levels) -> anything; called on the host."""
@@ -24,19 +27,25 @@ def progress_bar(passed: int, total: int) -> None:
     print(f"\r[{bar}] {passed}/{total}", end=end, file=sys.stderr, flush=True)
 
 
-def reporting(model: Model, sigmas: Array, report: Report) -> Model:
-    """Make the model report also how far the grid was when it was called."""
+def reporting(model: Evaluates, sigmas: Array, report: Report) -> Evaluates:
+    """Make the model report also how far the grid was when it was called.
+
+    Args:
+        model: a function whose last argument is sigma.
+        sigmas: the grid.
+        report: called with the levels that were passed, and their number.
+    """
 
     def on_host(sigma: np.ndarray, sigmas: np.ndarray) -> None:
         # A sampler may reach a level with some rounding.
         passed = (sigmas[:-1] > sigma.max() * (1 + 1e-5)).sum()
         report(int(passed), len(sigmas) - 1)
 
-    def observed(x: Array, sigma: Scalar) -> Array:
-        jax.debug.callback(on_host, sigma, sigmas)
-        return model(x, sigma)
+    def observed(*arguments: Any) -> Any:
+        jax.debug.callback(on_host, arguments[-1], sigmas)
+        return model(*arguments)
 
-    return observed
+    return observed  # type: ignore[return-value]
 
 
 def report_end(result: SampleResult, sigmas: Array, report: Report) -> None:
