@@ -19,6 +19,7 @@ from score_sde.editing.guided import pseudo_inverse as pseudo_inverse
 from score_sde.editing.guided import replace as replace
 from score_sde.editing.methods import METHODS as METHODS
 from score_sde.editing.methods import Restorer as Restorer
+from score_sde.editing.methods import restore_by as restore_by
 from score_sde.editing.moves import noised as noised
 from score_sde.editing.moves import tail as tail
 from score_sde.editing.moves import translate as translate

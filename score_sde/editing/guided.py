@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from score_sde.arrays import expand_like, sum_over_data
 from score_sde.fields import checks_rules
@@ -29,7 +30,9 @@ from score_sde.samplers import grids
 from score_sde.types import Array, Denoise, Scalar
 
 
-def replace(denoise: Denoise, measurement: Measurement, y: Array) -> Guided:
+def replace(
+    denoise: Denoise, measurement: Measurement, y: Array | np.ndarray
+) -> Guided:
     """Replace what was predicted by what was measured: D + A^+ (y - A D).
 
     With a mask or a grey image as A, the inpainting and colourisation of Song et al.
@@ -51,7 +54,7 @@ def replace(denoise: Denoise, measurement: Measurement, y: Array) -> Guided:
     return Guided(replaced, lambda sigma: network_evals(denoise, sigma))
 
 
-def keep_measured(x: Array, measurement: Measurement, y: Array) -> Array:
+def keep_measured(x: Array, measurement: Measurement, y: Array | np.ndarray) -> Array:
     """Move x to the nearest point with A x = y: known pixels are as given."""
     residual(x, measurement, y)  # refuses y of another shape
     return measurement.nearest(x, jnp.asarray(y, x.dtype))
@@ -61,7 +64,7 @@ def keep_measured(x: Array, measurement: Measurement, y: Array) -> Array:
 def pseudo_inverse(
     denoise: Denoise,
     measurement: Measurement,
-    y: Array,
+    y: Array | np.ndarray,
     *,
     noise_std: Annotated[float, NonNegative],
     sigma_data: Annotated[float, Positive],
@@ -96,7 +99,7 @@ def pseudo_inverse(
 def moment_matching(
     denoise: Denoise,
     measurement: Measurement,
-    y: Array,
+    y: Array | np.ndarray,
     *,
     noise_std: Annotated[float, NonNegative],
     num_iterations: Annotated[int, at_least(1)] = 1,
@@ -135,7 +138,7 @@ def moment_matching(
 def dps(
     denoise: Denoise,
     measurement: Measurement,
-    y: Array,
+    y: Array | np.ndarray,
     *,
     sigmas: Array,
     step: Annotated[float, Positive] = 1.0,
@@ -176,7 +179,7 @@ Linear = Callable[[Array], Array]
 def _guided(
     denoise: Denoise,
     measurement: Measurement,
-    y: Array,
+    y: Array | np.ndarray,
     solve: Callable[[Array, Scalar, Linear], Array],
     *,
     tangents: int,
@@ -192,7 +195,7 @@ def _guided(
     return Guided(guided, lambda sigma: (1 + tangents) * network_evals(denoise, sigma))
 
 
-def residual(x0: Array, measurement: Measurement, y: Array) -> Array:
+def residual(x0: Array, measurement: Measurement, y: Array | np.ndarray) -> Array:
     """y - A x0, an error if their shapes differ."""
     predicted = measurement(x0)
     y = jnp.asarray(y, x0.dtype)

@@ -7,17 +7,22 @@ run knows is given: `noise_std`, `sigma_data`, and `grid`, the noise levels.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
 
 from score_sde.editing import guided
 from score_sde.editing.decoupled import DAPS, REDDiff
 from score_sde.editing.stepwise import DDRM, DiffPIR, FlowDPS
-from score_sde.fields import checks_rules
+from score_sde.fields import checks_rules, fields_of
 from score_sde.measurements import Measurement
 from score_sde.rules import NonNegative, Positive, Share, at_least, below
 from score_sde.samplers import Sampler
 from score_sde.samplers.repaint import RePaint
 from score_sde.types import Array, Denoise, Grid
+
+Observation = Array | np.ndarray
+"""What was measured, [batch, ...], or [1, ...] for all examples."""
 
 
 class Restorer(NamedTuple):
@@ -29,9 +34,9 @@ class Restorer(NamedTuple):
 
 
 def replace(
-    denoise: Denoise, measurement: Measurement, y: Array, *, noise_std: float
+    denoise: Denoise, measurement: Measurement, y: Observation, *, noise_std: float
 ) -> Restorer:
-    """Replace by `editing.replace`, which takes y as free of noise."""
+    """Replace by `score_sde.editing.replace`, which takes y as free of noise."""
     _without_noise("replace", noise_std)
     return Restorer(guided.replace(denoise, measurement, y))
 
@@ -40,13 +45,13 @@ def replace(
 def repaint(
     denoise: Denoise,
     measurement: Measurement,
-    y: Array,
+    y: Observation,
     *,
     noise_std: float,
     repeats: Annotated[int, at_least(1)] = 10,
     jump_length: Annotated[int, at_least(1)] = 1,
 ) -> Restorer:
-    """Replace by `editing.replace`, going over every stretch of the grid again.
+    """Replace by `score_sde.editing.replace`, over and over each stretch of the grid.
 
     Args:
         denoise: the denoiser.
@@ -64,12 +69,12 @@ def repaint(
 def pseudo_inverse(
     denoise: Denoise,
     measurement: Measurement,
-    y: Array,
+    y: Observation,
     *,
     noise_std: float,
     sigma_data: float,
 ) -> Restorer:
-    """Guide by `editing.pseudo_inverse`."""
+    """Guide by `score_sde.editing.pseudo_inverse`."""
     made = guided.pseudo_inverse(
         denoise, measurement, y, noise_std=noise_std, sigma_data=sigma_data
     )
@@ -80,12 +85,12 @@ def pseudo_inverse(
 def moment_matching(
     denoise: Denoise,
     measurement: Measurement,
-    y: Array,
+    y: Observation,
     *,
     noise_std: float,
     num_iterations: Annotated[int, at_least(1)] = 1,
 ) -> Restorer:
-    """Guide by `editing.moment_matching`.
+    """Guide by `score_sde.editing.moment_matching`.
 
     Args:
         denoise: the denoiser.
@@ -104,12 +109,12 @@ def moment_matching(
 def dps(
     denoise: Denoise,
     measurement: Measurement,
-    y: Array,
+    y: Observation,
     *,
     grid: Grid,
     step: Annotated[float, Positive] = 1.0,
 ) -> Restorer:
-    """Guide by `editing.dps`.
+    """Guide by `score_sde.editing.dps`.
 
     Args:
         denoise: the denoiser.
@@ -125,13 +130,13 @@ def dps(
 def ddrm(
     denoise: Denoise,
     measurement: Measurement,
-    y: Array,
+    y: Observation,
     *,
     noise_std: float,
     eta: Annotated[float, Share] = 0.85,
     eta_b: Annotated[float, Share] = 1.0,
 ) -> Restorer:
-    """Draw by `editing.DDRM`.
+    """Draw by `score_sde.editing.DDRM`.
 
     Args:
         denoise: the denoiser.
@@ -149,13 +154,13 @@ def ddrm(
 def diffpir(
     denoise: Denoise,
     measurement: Measurement,
-    y: Array,
+    y: Observation,
     *,
     noise_std: float,
     strength: Annotated[float, Positive] = 8.0,
     zeta: Annotated[float, Share] = 0.5,
 ) -> Restorer:
-    """Draw by `editing.DiffPIR`.
+    """Draw by `score_sde.editing.DiffPIR`.
 
     Args:
         denoise: the denoiser.
@@ -173,13 +178,13 @@ def diffpir(
 def flow_dps(
     denoise: Denoise,
     measurement: Measurement,
-    y: Array,
+    y: Observation,
     *,
     noise_std: float,
     num_steps: Annotated[int, at_least(1)] = 3,
     rate: Annotated[float, Positive] = 1.0,
 ) -> Restorer:
-    """Draw by `editing.FlowDPS`.
+    """Draw by `score_sde.editing.FlowDPS`.
 
     Args:
         denoise: the denoiser.
@@ -197,7 +202,7 @@ def flow_dps(
 def daps(
     denoise: Denoise,
     measurement: Measurement,
-    y: Array,
+    y: Observation,
     *,
     noise_std: float,
     sigma_data: float,
@@ -205,7 +210,7 @@ def daps(
     langevin_steps: Annotated[int, NonNegative] = 0,
     langevin_rate: Annotated[float, Positive] = 0.1,
 ) -> Restorer:
-    """Draw by `editing.DAPS`.
+    """Draw by `score_sde.editing.DAPS`.
 
     Args:
         denoise: the denoiser.
@@ -233,14 +238,14 @@ def daps(
 def red_diff(
     denoise: Denoise,
     measurement: Measurement,
-    y: Array,
+    y: Observation,
     *,
     noise_std: float,
     strength: Annotated[float, Positive] = 0.25,
     rate: Annotated[float, Positive] = 0.1,
     momentum: Annotated[float, below(1)] = 0.9,
 ) -> Restorer:
-    """Seek a mode by `editing.REDDiff`.
+    """Seek a mode by `score_sde.editing.REDDiff`.
 
     Args:
         denoise: the denoiser.
@@ -260,6 +265,26 @@ def red_diff(
         momentum=momentum,
     )
     return Restorer(denoise, rule)
+
+
+def restore_by(
+    method: Callable[..., Restorer],
+    denoise: Denoise,
+    measurement: Measurement,
+    y: Observation,
+    **offers: Any,
+) -> Restorer:
+    """Call a method with those of the offers that it has an argument for.
+
+    Args:
+        method: of `METHODS`, its options bound, or a user's own.
+        denoise: the denoiser.
+        measurement: A.
+        y: what was measured.
+        offers: `noise_std` and `grid`, of which it takes what it wants.
+    """
+    wanted = fields_of(method, skip=3).keys() & offers.keys()
+    return method(denoise, measurement, y, **{name: offers[name] for name in wanted})
 
 
 def _without_noise(method: str, noise_std: float) -> None:

@@ -10,6 +10,7 @@ import dataclasses
 from typing import Annotated, Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from score_sde.arrays import expand_like
 from score_sde.editing.guided import require_linear, residual
@@ -39,7 +40,7 @@ class Restoring(Sampler):
     """
 
     measurement: Measurement
-    y: Array
+    y: Array | np.ndarray
     noise_std: Annotated[float, NonNegative] = dataclasses.field(kw_only=True)
 
     @property

@@ -131,7 +131,7 @@ class JPEG(NonLinear):
         levels = 127.5 * (x + 1)
         if channels == 3:
             levels = levels @ jnp.asarray(TO_YCBCR.T, x.dtype)
-        centred = levels - jnp.asarray([128.0, 0.0, 0.0][:channels], x.dtype)
+        centred = levels - _offset(x)
         blocks = centred.reshape(batch, height // 8, 8, width // 8, 8, channels)
         waves = jnp.asarray(_cosines(), x.dtype)
         return jnp.einsum("ui,vj,briwjk->brwkuv", waves, waves, blocks)
@@ -140,11 +140,16 @@ class JPEG(NonLinear):
         """The picture of these coefficients, shaped like another."""
         waves = jnp.asarray(_cosines(), like.dtype)
         blocks = jnp.einsum("ui,vj,brwkuv->briwjk", waves, waves, coefficients)
-        offset = jnp.asarray([128.0, 0.0, 0.0][: like.shape[-1]], like.dtype)
-        levels = blocks.reshape(like.shape) + offset
+        levels = blocks.reshape(like.shape) + _offset(like)
         if like.shape[-1] == 3:
             levels = levels @ jnp.asarray(np.linalg.inv(TO_YCBCR).T, like.dtype)
         return levels / 127.5 - 1
+
+
+def _offset(like: Array) -> Array:
+    """The brightness that is 0 in a file; colours are differences already."""
+    offsets = jnp.asarray([128.0, 0.0, 0.0][: like.shape[-1]], like.dtype)
+    return offsets[None, None, None]
 
 
 def _cosines() -> np.ndarray:

@@ -11,11 +11,14 @@ from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 
 from score_sde import conditions, guidance
 from score_sde.conditions import Condition
 from score_sde.data import Dataset
+from score_sde.editing import restore_by
 from score_sde.fields import fields_of
+from score_sde.measurements import Mask
 from score_sde.networks import (
     Network,
     as_network,
@@ -137,7 +140,7 @@ def _joined(
 
 AS_THEY_ARE = (
     *("optimizer", "train", "devices"),
-    *("sampling", "likelihood", "editing", "companions"),
+    *("sampling", "likelihood", "editing", "restoration", "companions"),
     *("features", "metrics", "evaluation"),
 )
 """Sections whose settings the experiment has as they are."""
@@ -258,6 +261,24 @@ def _unstated_ends(grid: Callable[..., Array], sde: SDE) -> dict[str, Any]:
     return {k: t for k, t in ends.items() if k in wanted and k not in stated}
 
 
+def _unsuited_restoration(experiment: Experiment) -> list[str]:
+    """Why the method can't restore a picture of this noise: it is made once."""
+    shape, noise_std = experiment.model.shape, experiment.editing.noise_std
+    if experiment.editing.task == "image_to_image":
+        return []
+    known, y = Mask(np.ones(shape)), np.zeros((1, *shape), np.float32)
+    try:
+        restore_by(
+            experiment.restoration,
+            *(lambda x, sigma, cond=None: x, known, y),
+            noise_std=noise_std,
+            grid=np.asarray([1.0, 0.0]),
+        )
+    except ValueError as error:
+        return [f"restoration: {str(error).rstrip('.')}"]
+    return []
+
+
 def _disagreements(experiment: Experiment, names: Mapping[str, str]) -> list[str]:
     """Rules between parts: each says what it needs of the others."""
     model, drawing, train = experiment.model, experiment.drawing, experiment.train
@@ -267,6 +288,7 @@ def _disagreements(experiment: Experiment, names: Mapping[str, str]) -> list[str
         for text in objective.problems(model)
     ]
     problems += [f"editing.{text}" for text in experiment.editing.problems(model.shape)]
+    problems += _unsuited_restoration(experiment)
     problems += [
         f"likelihood.{text}" for text in experiment.likelihood.problems(model.points)
     ]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from score_sde.data import Dataset
+from score_sde.editing import Restorer
 from score_sde.run.model import Model
 from score_sde.run.objectives import Objective
 from score_sde.run.settings import (
@@ -58,6 +59,8 @@ class Experiment(NamedTuple):
     sampling: Sampling
     likelihood: Scoring
     editing: Editing
+    restoration: Callable[..., Restorer]
+    """(denoiser, measurement, y, and what it wants) -> how a picture is restored."""
     evaluation: Evaluation
     features: Callable[[], Callable[[Any], np.ndarray]]
     """Makes the extractor of features from images."""
