@@ -123,7 +123,8 @@ class DDRM(Restoring):
             return level**2 * gram < self.noise_std**2
 
         def take(gram: Array) -> Array:
-            ratio = level * jnp.sqrt(gram) / (self.noise_std or 1.0)
+            noise = jnp.asarray(self.noise_std, x.dtype)
+            ratio = level * jnp.sqrt(gram) / jnp.where(noise > 0, noise, 1.0)
             return _ratio(jnp.where(noisier(gram), kept * ratio, self.eta_b), gram)
 
         def fresh(gram: Array) -> Array:
