@@ -68,30 +68,28 @@ def assert_has_moments(found, log_total, mean, variance):
         assert error < 0.1 * max(1, abs(exact)), name
 
 
-SLOW = pytest.mark.slow
-
-
-@pytest.mark.parametrize(
-    "power", [pytest.param(0.5, marks=SLOW), 2.0, pytest.param(4.0, marks=SLOW)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("power", [0.5, 2.0])
 def test_tempered_laws_have_their_moments_and_normaliser(power):
     found = run(tempered(LINE.denoise, power))
     exact = moments_of(lambda x: np.exp(power * log_prob(LINE, x)))
     assert_has_moments(found, *exact)
     # Scaled scores alone, without weights, sample from another law.
-    if power == 4.0:
+    if power == 2.0:
         groups = np.asarray(run(tempered(LINE.denoise, power), threshold=0.0).x).mean(1)
         error = groups.std(ddof=1) / np.sqrt(len(groups))
         assert abs(groups.mean() - exact[1]) > 10 * error
 
 
+@pytest.mark.slow
 def test_a_product_has_its_moments_and_normaliser():
     found = run((Expert(LINE.denoise), Expert(OTHER.denoise)))
     exact = moments_of(lambda x: np.exp(log_prob(LINE, x) + log_prob(OTHER, x)))
     assert_has_moments(found, *exact)
 
 
-@pytest.mark.parametrize("pull", [pytest.param(0.0, marks=SLOW), 0.7])
+@pytest.mark.slow
+@pytest.mark.parametrize("pull", [0.0, 0.7])
 def test_a_tilted_law_has_its_moments_and_normaliser(pull):
     reward = lambda x: -2.0 * (x[:, 0] - 0.3) ** 2  # noqa: E731
     found = run(tempered(LINE.denoise, 1.0), reward=reward, pull=pull)
@@ -131,11 +129,12 @@ def test_one_particle_without_tilt_is_the_sampler():
 
 
 def test_the_log_normaliser_of_a_gaussian_is_its_formula():
-    """log of the integral of N(0, c)^b, in three dimensions."""
-    c, b = 0.3, 2.5
-    gaussian = ss.oracles.Gaussian(jnp.zeros(3), c * jnp.eye(3))
-    found = run(tempered(gaussian.denoise, b), num=2_000, dims=3)
-    exact = -1.5 * ((b - 1) * np.log(2 * np.pi * c) + np.log(b))
+    """Log of the integral of N(0, c)^b."""
+    c, b = 0.3, 1.7
+    gaussian = ss.oracles.Gaussian(jnp.zeros(1), c * jnp.eye(1))
+    sigmas = ss.grids.karras(40, sigma_min=0.05, sigma_max=10.0)
+    found = run(tempered(gaussian.denoise, b), sigmas=sigmas, num=500, dims=1)
+    exact = -0.5 * ((b - 1) * np.log(2 * np.pi * c) + np.log(b))
     z = np.exp(found.log_normaliser - exact)
     assert abs(z.mean() - 1) < 4 * z.std(ddof=1) / np.sqrt(10)
 

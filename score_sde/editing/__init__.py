@@ -20,9 +20,12 @@ from score_sde.editing.guided import replace as replace
 from score_sde.editing.methods import METHODS as METHODS
 from score_sde.editing.methods import Restorer as Restorer
 from score_sde.editing.methods import restore_by as restore_by
+from score_sde.editing.moves import Translation as Translation
+from score_sde.editing.moves import invert as invert
 from score_sde.editing.moves import noised as noised
 from score_sde.editing.moves import tail as tail
 from score_sde.editing.moves import translate as translate
+from score_sde.editing.moves import translated as translated
 from score_sde.editing.stepwise import DDRM as DDRM
 from score_sde.editing.stepwise import DiffPIR as DiffPIR
 from score_sde.editing.stepwise import FlowDPS as FlowDPS

@@ -92,6 +92,7 @@ class Chain:
     num_train_timesteps: Annotated[int, at_least(1)] = 1000
     beta_start: Annotated[float, between(0, 1)] = 1e-4
     beta_end: Annotated[float, between(0, 1)] = 0.02
+    zero_terminal_snr: bool = False
 
     @property
     def levels(self) -> np.ndarray:
@@ -101,6 +102,7 @@ class Chain:
             self.num_train_timesteps,
             self.beta_start,
             self.beta_end,
+            self.zero_terminal_snr,
         )
 
 

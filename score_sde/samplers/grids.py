@@ -12,7 +12,7 @@ from jaxtyping import Float
 from score_sde import schedules
 from score_sde.arrays import as_float, is_traced
 from score_sde.fields import checks_rules
-from score_sde.rules import Positive, at_least, one_of
+from score_sde.rules import Positive, at_least, each, one_of
 from score_sde.sde import SDE, VP
 from score_sde.types import Array, Grid, Scalar
 
@@ -96,6 +96,7 @@ def ddpm(
     num_train_timesteps: Count = 1000,
     beta_start: Annotated[float, Positive] = 1e-4,
     beta_end: Annotated[float, Positive] = 0.02,
+    zero_terminal_snr: bool = False,
     timestep_spacing: Annotated[str, one_of(schedules.TIMESTEP_SPACINGS)] = "leading",
     steps_offset: Annotated[int, at_least(0)] = 0,
 ) -> Float[Array, " levels"]:
@@ -107,6 +108,7 @@ def ddpm(
         num_train_timesteps: the length of the chain.
         beta_start: the first beta.
         beta_end: the last beta.
+        zero_terminal_snr: whether the chain ends without signal.
         timestep_spacing: a name of `schedules.TIMESTEP_SPACINGS`. For any other
             timesteps, take their levels from `schedules.levels`.
         steps_offset: added to every timestep.
@@ -125,8 +127,38 @@ def ddpm(
             f"from {timesteps[-1]} to {timesteps[0]} of {num_train_timesteps}."
         )
     levels = schedules.chain_levels(
-        beta_schedule, num_train_timesteps, beta_start, beta_end
+        beta_schedule, num_train_timesteps, beta_start, beta_end, zero_terminal_snr
     )
+    return _with_zero(jnp.asarray(levels[timesteps]))
+
+
+@checks_rules
+def sections(
+    counts: Annotated[tuple[int, ...], each(at_least(1), at_least_one=True)] = (10, 20),
+    *,
+    beta_schedule: Annotated[str, one_of(schedules.BETA_SCHEDULES)] = "linear",
+    num_train_timesteps: Count = 1000,
+    beta_start: Annotated[float, Positive] = 1e-4,
+    beta_end: Annotated[float, Positive] = 0.02,
+    zero_terminal_snr: bool = False,
+) -> Float[Array, " levels"]:
+    """Grid of a discrete chain whose sections have strides of their own.
+
+    Args:
+        counts: timesteps that are visited in each of as many sections of equal length,
+            the one of least noise first: "10,15,20" of improved DDPM's respacing.
+        beta_schedule: a name of `schedules.BETA_SCHEDULES`.
+        num_train_timesteps: the length of the chain.
+        beta_start: the first beta.
+        beta_end: the last beta.
+        zero_terminal_snr: whether the chain ends without signal.
+
+    Raises: ValueError for an unknown name and for a section shorter than its count.
+    """
+    levels = schedules.chain_levels(
+        beta_schedule, num_train_timesteps, beta_start, beta_end, zero_terminal_snr
+    )
+    timesteps = schedules.sections(tuple(counts), num_train_timesteps)
     return _with_zero(jnp.asarray(levels[timesteps]))
 
 
@@ -173,4 +205,5 @@ GRIDS: dict[str, Callable[..., Array]] = {
     "uniform_time": uniform_time,
     "vp": vp,
     "ddpm": ddpm,
+    "sections": sections,
 }
