@@ -110,7 +110,7 @@ def accumulated_gradient(
         key: Key, params: Params, batch: Batch, context: StepContext
     ) -> tuple[Array, Params]:
         size = len(jax.tree.leaves(batch)[0])
-        numbers, total = place_in_batch(size)
+        numbers, total, _ = place_in_batch(size)
 
         def cut(a: Array) -> Array:
             a = a.reshape(shares, parts, size // (shares * parts), *a.shape[1:])
@@ -136,7 +136,8 @@ def mean_over_axis(gradient: Gradient, axis: str) -> Gradient:
     ) -> tuple[Array, Params]:
         size = len(jax.tree.leaves(batch)[0])
         first = jax.lax.axis_index(axis) * size
-        with part_of_batch(first + jnp.arange(size), jax.lax.axis_size(axis) * size):
+        total = jax.lax.axis_size(axis) * size
+        with part_of_batch(first + jnp.arange(size), total, axis):
             found = gradient(key, params, batch, context)
         return jax.lax.pmean(found, axis)
 
