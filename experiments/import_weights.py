@@ -36,7 +36,7 @@ def main(command: launch.Command) -> None:
     from score_sde.run.train import initial_params
     from score_sde.runtime.folder import new_run, write_json
     from score_sde.training.checkpoints import Checkpoints
-    from score_sde.training.optimizer import make_optimizer
+    from score_sde.training.optimizer import make_group_optimizer
     from score_sde.training.step import init_state
     from score_sde.weights.published import tables
 
@@ -56,8 +56,11 @@ def main(command: launch.Command) -> None:
         params |= {
             k: v for k, v in initial_params(experiment).items() if k != "network"
         }
-    optimizer = make_optimizer(
-        experiment.optimizer, num_steps=experiment.train.num_steps
+    optimizer = make_group_optimizer(
+        experiment.optimizer,
+        params,
+        num_steps=experiment.train.num_steps,
+        groups=experiment.objective.optimizers(experiment.optimizer),
     )
     with new_run(workdir) as folder:
         describe(folder, command.config, {})

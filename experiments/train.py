@@ -74,6 +74,7 @@ def main(command: launch.Command) -> None:
 
         devices, mesh = experiment.devices, make_mesh(experiment.devices)
         loss = make_loss(experiment, loaded.offers)
+        scored = experiment._replace(objective=experiment.objective.scored())
         params = initial_params(experiment, loaded.params)
         train_step, state = prepare_training(
             loss,
@@ -85,6 +86,7 @@ def main(command: launch.Command) -> None:
             seed=experiment.seed,
             project=partial(project_params, experiment.model),
             companions=loaded.params,
+            groups=experiment.objective.optimizers(experiment.optimizer),
         )
         cost = training_cost(experiment, params, loaded.params, loaded.offers)
         train(
@@ -95,7 +97,11 @@ def main(command: launch.Command) -> None:
             mesh=mesh,
             workdir=command.workdir,
             evaluate=make_evaluate(
-                experiment, command.workdir, mesh, loss, loaded.params
+                experiment,
+                command.workdir,
+                mesh,
+                make_loss(scored, loaded.offers),
+                loaded.params,
             ),
             steps_per_call=devices.steps_per_call,
             flops_per_image=3 * cost.flops,

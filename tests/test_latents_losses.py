@@ -43,7 +43,9 @@ def test_the_patch_discriminator_computes_what_the_published_one_does():
     )
     # Images of discriminators are numbers already.
     real, fake = (jnp.asarray(cases.value(case["in"][k])) for k in ("real", "fake"))
-    real, fake = (a / 127.5 - 1 if a.dtype == jnp.uint8 else a for a in (real, fake))
+    real, fake = (
+        a.astype(float) / 127.5 - 1 if a.dtype == jnp.uint8 else a for a in (real, fake)
+    )
     out = case["out"]
 
     @jax.jit

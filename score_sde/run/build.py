@@ -263,6 +263,16 @@ def _disagreements(experiment: Experiment, names: Mapping[str, str]) -> list[str
         f"objective.name is {names['objective']!r}: {text}"
         for text in objective.problems(model)
     ]
+    if model.network.parts is not None and objective.trains_denoiser:
+        problems.append(
+            f"network.name is {names['network']!r}, an autoencoder; objective.name "
+            "'autoencoder' trains it"
+        )
+    if objective.needs_whole_batch and experiment.devices.accumulate > 1:
+        problems.append(
+            f"devices.accumulate is {experiment.devices.accumulate}; the objective "
+            "needs the whole batch at once"
+        )
     problems += [f"editing.{text}" for text in experiment.editing.problems(model.shape)]
     problems += [
         f"likelihood.{text}" for text in experiment.likelihood.problems(model.points)

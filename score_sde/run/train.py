@@ -68,6 +68,7 @@ def make_loss(
         offers: role -> (parameters -> what that run offers), of the companions.
     """
     model, objective = experiment.model, experiment.objective
+    objective.open()
 
     def loss(key: Key, params: Params, rows: Rows, step: StepContext) -> Array:
         key_data, key_flip, key_loss, key_dropout = jr.split(key, 4)

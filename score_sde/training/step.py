@@ -12,7 +12,7 @@ import jax.random as jr
 import optax
 
 from score_sde.arrays import part_of_batch, place_in_batch
-from score_sde.networks.network import is_frozen
+from score_sde.networks.network import is_frozen, is_statistic
 from score_sde.training.post_hoc_ema import power_rate
 from score_sde.types import Array, Key, Params
 
@@ -185,7 +185,7 @@ def make_train_step(
             optax.incremental_update(params, old, power_rate(state.step, std))
             for std, old in zip(power_ema_stds, state.power_emas, strict=True)
         )
-        norm = optax.tree.norm(slope)
+        norm = optax.tree.norm(_of_all_but_statistics(slope))
         good = jnp.isfinite(value) & jnp.isfinite(norm)
         new = TrainState(state.step, params, ema_params, opt_state, power_emas)
         kept = jax.tree.map(lambda now, old: jnp.where(good, now, old), new, state)
@@ -195,6 +195,12 @@ def make_train_step(
         return kept._replace(step=state.step + 1), metrics
 
     return train_step
+
+
+def _of_all_but_statistics(gradient: Params) -> list[Array]:
+    """The arrays of a gradient but those of statistics, which are no slopes."""
+    leaves = jax.tree_util.tree_leaves_with_path(gradient)
+    return [array for path, array in leaves if not is_statistic(path)]
 
 
 def _of_trained(updates: Params) -> Params:
