@@ -211,6 +211,29 @@ def autoencoder(config: ConfigDict) -> None:
     config.train.num_steps = 2_500
 
 
+def latent(config: ConfigDict) -> None:
+    """Train a diffusion in the latents of the run `autoencoder`.
+
+    score-sde train --config=digits:latent --workdir=runs/latent
+    """
+    config.data = {
+        "name": "latents",
+        "path": "runs/autoencoder/latents",
+        "batch_size": 64,
+        "sigma_data": 1.0,
+    }
+    config.companions = {"autoencoder": {"run": "runs/autoencoder"}}
+    config.network = {
+        "name": "unet",
+        "channels": 32,
+        "multipliers": (1, 2),
+        "blocks_per_level": 1,
+        "dropout": 0.1,
+    }
+    config.noise_levels = {"name": "log_normal", "mean": -0.6, "std": 1.4}
+    config.noise_levels.stratified = True
+
+
 # Likelihood.
 
 
@@ -321,6 +344,7 @@ VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
     "control": control,
     "classifier": classifier,
     "autoencoder": autoencoder,
+    "latent": latent,
     "likelihood": likelihood,
     "vdm": vdm,
     "variational": variational,

@@ -26,6 +26,7 @@ from score_sde.networks import (
     with_image,
 )
 from score_sde.run.experiment import Drawing, Experiment
+from score_sde.run.latents import decoded_by_companion
 from score_sde.run.making import Maker
 from score_sde.run.model import Model
 from score_sde.run.objectives import as_objective
@@ -121,7 +122,11 @@ def _joined(
         precondition=made["precondition"],
         conditions=told,
         chain=made["chain"].levels,
+        shown_levels=dataset.shown.num_levels,
     )
+    if dataset.made_by:
+        model, found = decoded_by_companion(model, dataset, made["companions"])
+        problems += found
     drawing, found = _drawing(made, model)
     experiment = Experiment(
         seed=seed,
@@ -286,6 +291,7 @@ def _disagreements(experiment: Experiment, names: Mapping[str, str]) -> list[str
         **dict.fromkeys(objective.companions, "objective"),
         **dict.fromkeys(model.network.companions, "network"),
         **dict.fromkeys(drawing.roles, "guidance"),
+        **dict.fromkeys(experiment.dataset.made_by, "data"),
     }
     problems += [
         f"{user}.name is {names[user]!r}; it needs another run: "

@@ -13,7 +13,7 @@ from score_sde.networks import count_parameters
 from score_sde.run import companions
 from score_sde.run.build import build
 from score_sde.run.experiment import Experiment
-from score_sde.run.open import Run, open_run
+from score_sde.run.open import DENOISER, Run, open_run
 from score_sde.run.train import initial_params, training_cost
 
 
@@ -49,9 +49,14 @@ class Command(Protocol):
     def hosts(self) -> dict[str, Any] | None: ...
 
 
-def opened(command: Command) -> Run | None:
-    """Open the run of a command; None after a dry run, which is printed."""
+def opened(command: Command, *, needs: str = DENOISER) -> Run | None:
+    """Open the run of a command; None after a dry run, which is printed.
+
+    Args:
+        command: of the command line.
+        needs: see `open_run`.
+    """
     if command.dry_run:
         print_dry_run(command.config, build(command.config))
         return None
-    return open_run(command.workdir, command.config, hosts=command.hosts)
+    return open_run(command.workdir, command.config, hosts=command.hosts, needs=needs)

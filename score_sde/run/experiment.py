@@ -63,4 +63,10 @@ class Experiment(NamedTuple):
     @property
     def training_roles(self) -> tuple[str, ...]:
         """Roles of the companions without which it can't be trained."""
-        return (*self.model.network.companions, *self.objective.companions)
+        known = (*self.model.network.companions, *self.objective.companions)
+        return (*known, *self.dataset.made_by)
+
+    @property
+    def shown(self) -> Dataset:
+        """The data that samples are compared with: of latents, the images."""
+        return self.dataset.shown

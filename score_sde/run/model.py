@@ -16,7 +16,8 @@ import jax.random as jr
 import numpy as np
 
 from score_sde import data, elbo
-from score_sde.conditions import Condition
+from score_sde.arrays import example_keys, per_example
+from score_sde.conditions import Condition, Rows
 from score_sde.dequantisation import DEQUANTISERS, Dequantised, variational
 from score_sde.networks import Dequantiser, Network
 from score_sde.precondition import (
@@ -29,6 +30,12 @@ from score_sde.types import Array, Denoise, Key, Params
 
 COMPANIONS = "companions"
 """Where parameters have those of other runs, by role."""
+
+
+def as_points(params: Params, x: Array) -> Array:
+    """The points themselves, of data that are shown as a model sees them."""
+    del params
+    return x
 
 
 class Model(NamedTuple):
@@ -53,6 +60,24 @@ class Model(NamedTuple):
     """What the network is told of an example; none for an unconditional one."""
     chain: np.ndarray
     """The noise levels of the discrete chain, ascending."""
+    shown_levels: int | None
+    """Grey levels of samples as they are shown; of latents those of the images."""
+    render: Callable[[Params, Array], Array] = as_points
+    """(parameters, points) -> points as they are shown: of latents the images."""
+
+
+def posterior_points(key: Key, x: Array, rows: Rows) -> Array:
+    """Points drawn around x where the rows state deviations, as latents do.
+
+    Args:
+        key: one of the batch, or one per example.
+        x: the means, [batch, *shape].
+        rows: the examples; "std" are the standard deviations.
+    """
+    if "std" not in rows:
+        return x
+    noise = per_example(jr.normal, example_keys(key, len(x)), x)
+    return x + rows["std"] * noise
 
 
 def init_params(

@@ -30,6 +30,9 @@ from score_sde.sde import SDE
 from score_sde.training.restore import restored_average
 from score_sde.types import Array, Denoise, Params, UserError
 
+DENOISER, AUTOENCODER = "denoiser", "autoencoder"
+"""What a run may have trained."""
+
 
 class Run(NamedTuple):
     """A trained run. `config` and `experiment` say what it is; the rest uses it."""
@@ -118,6 +121,7 @@ def open_run(
     *,
     hosts: Mapping[str, Any] | None = None,
     step: int = 0,
+    needs: str = DENOISER,
 ) -> Run:
     """Open a trained run.
 
@@ -127,19 +131,20 @@ def open_run(
             sampler; None for that one.
         hosts: how to find the other hosts, see `runtime.mesh.start_devices`.
         step: of the checkpoint; 0 for the newest.
+        needs: what it must have trained: "denoiser", "autoencoder", or "" for any.
 
     Raises:
-        UserError: if there is no run, no good checkpoint, or no denoiser in it.
+        UserError: if there is no run, no good checkpoint, or not that in it.
     """
     workdir = Path(workdir)
     whole = complete(read_config(workdir) if config is None else config)
     experiment = build(whole)
     if config is not None and (workdir / "config.json").is_file():
         _check_model(workdir, whole, experiment)
-    if not experiment.objective.trains_denoiser:
+    if needs and not getattr(experiment.objective, f"trains_{needs}"):
         name = whole["objective"]["name"]
         raise UserError(
-            f"{workdir} was trained by objective {name!r}: it has no denoiser."
+            f"{workdir} was trained by objective {name!r}: it has no {needs}."
         )
     start_devices(hosts)
     check_grid(experiment)

@@ -21,6 +21,7 @@ from score_sde.run.experiment import Experiment
 from score_sde.run.model import (
     COMPANIONS,
     init_params,
+    posterior_points,
     training_points,
     with_companions,
 )
@@ -78,7 +79,7 @@ def make_loss(
             rows = rows | {"values": values}
         points = training_points(model, key_data, params, rows["values"])
         x0, cond = (
-            points.x,
+            posterior_points(jr.fold_in(key, 7), points.x, rows),
             conditions.in_training(model.conditions, jr.fold_in(key, 5), rows),
         )
         if cond is not None and experiment.train.condition_dropout:
@@ -234,7 +235,7 @@ def _look_at_samples(experiment: Experiment, here: Mesh) -> Look:
     def look(params: Params, step: int, folder: Path) -> dict[str, float]:
         levels = draw(params, 0)["levels"]
         path = folder / f"step_{step:07d}.png"
-        save_samples(path, levels, num_levels=experiment.model.num_levels)
+        save_samples(path, levels, num_levels=experiment.shown.num_levels)
         return {}
 
     return look
@@ -245,8 +246,12 @@ def _look_at_levels(experiment: Experiment, here: Mesh, keys: Key, rows: Rows) -
     model, objective = experiment.model, experiment.objective
     cond = conditions.of_examples(model.conditions, rows)
 
-    def losses(params: Params, keys: Key, values: Array, cond: Any) -> Array:
-        x0 = training_points(model, keys, params, values).x
+    stored = {name: rows[name] for name in ("values", "std") if name in rows}
+
+    def losses(params: Params, keys: Key, rows: Rows, cond: Any) -> Array:
+        x0 = training_points(model, keys, params, rows["values"]).x
+        folded = jax.vmap(lambda key: jr.fold_in(key, 2))(keys)
+        x0 = posterior_points(folded, x0, rows)
         return objective.loss_by_level(
             model, params, keys, x0, cond, num_levels=NUM_LEVELS
         )
@@ -254,7 +259,7 @@ def _look_at_levels(experiment: Experiment, here: Mesh, keys: Key, rows: Rows) -
     by_level = map_examples(losses, here, EVERYWHERE, *[BY_EXAMPLE] * 3)
 
     def look(params: Params, step: int, folder: Path) -> dict[str, float]:
-        found = np.asarray(by_level(params, keys, rows["values"], cond)).mean(0)
+        found = np.asarray(by_level(params, keys, stored, cond)).mean(0)
         sigmas = np.asarray(objective.middle_levels(NUM_LEVELS))
         save_losses(folder / f"loss_{step:07d}.png", sigmas, found)
         return {"test_loss": float(found.mean())}
