@@ -43,7 +43,7 @@ def main(command: launch.Command) -> None:
         )
         arrays |= {f"{split}_{name}": a for name, a in scores.items()}
         if split == "test":
-            num_dims = int(np.prod(experiment.dataset.shape))
+            num_dims = int(np.prod(experiment.scored.shape))
             levels = bound_by_level(scores, num_dims)
     if is_main_host():
         arrays["made_by"] = np.asarray(digest_of(causes))

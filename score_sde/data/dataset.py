@@ -85,6 +85,7 @@ class Dataset:
             are.
         made_by: role -> the checksum of the parameters of the run that made these
             latents, and decodes them.
+        decoder_std: root mean squared error of images that are decoded from latents.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Dataset:
     found: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
     origin: Dataset | None = dataclasses.field(default=None, repr=False)
     made_by: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
+    decoder_std: float = 0.0
 
     @property
     def format(self) -> Format:

@@ -57,6 +57,8 @@ class Facts(NamedTuple):
     """Of each channel of latents drawn from the posteriors of the training images."""
     std: tuple[float, ...]
     """Alike, the standard deviation."""
+    decoder_std: float
+    """Root mean squared error of training images decoded from such latents."""
     source: Mapping[str, Any]
     """Name and options of the source of the images."""
     autoencoder: Mapping[str, Any]
@@ -80,6 +82,8 @@ def read_facts(folder: Path) -> Facts:
         channels = len(facts.mean), len(facts.std), facts.shape[-1]
         if len(set(channels)) != 1 or not str(facts.autoencoder["checksum"]):
             raise ValueError(f"{channels} channels")
+        if not 0 < facts.decoder_std < math.inf:
+            raise ValueError(f"decoder_std is {facts.decoder_std}")
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(f"{path} is no description of latents ({error}).") from None
     return facts._replace(
@@ -126,6 +130,7 @@ def latents(
         partial(_identify, folder, facts, units, origin, on_the_fly),
         origin=origin,
         made_by={ROLE: str(facts.autoencoder["checksum"])},
+        decoder_std=facts.decoder_std,
     )
 
 

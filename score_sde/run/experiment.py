@@ -70,3 +70,12 @@ class Experiment(NamedTuple):
     def shown(self) -> Dataset:
         """The data that samples are compared with: of latents, the images."""
         return self.dataset.shown
+
+    @property
+    def scored(self) -> Dataset:
+        """The data whose likelihood is computed: of latents the images, by a bound.
+
+        Without a density of latents given an image there is no bound, and it is that
+        of the latents.
+        """
+        return self.dataset if self.model.points_of_images is None else self.shown

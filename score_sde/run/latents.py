@@ -14,7 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_sde import data
+from score_sde.arrays import example_keys, mean_over_data, sum_over_data
 from score_sde.data import Dataset, encoded
+from score_sde.dequantisation import Dequantised
+from score_sde.elbo.terms import bin_log_prob
 from score_sde.fields import fields_of
 from score_sde.latents import Coder
 from score_sde.run.model import COMPANIONS, Model
@@ -22,7 +25,7 @@ from score_sde.run.settings import Companion, Data
 from score_sde.runtime.folder import read_config, save_arrays, write_json
 from score_sde.runtime.jobs import BY_EXAMPLE, EVERYWHERE, map_examples
 from score_sde.runtime.mesh import divisible, local_mesh
-from score_sde.types import Array, Params, UserError
+from score_sde.types import Array, Key, Params, UserError
 
 if TYPE_CHECKING:
     from score_sde.run.open import Run
@@ -54,7 +57,57 @@ def decoded_by_companion(
     coder = other.model.network.parts
     if coder is None:
         return model, [f"companions.{role}: {companions[role].run} is no autoencoder"]
-    return model._replace(render=partial(decoded, coder, dataset, role)), []
+    model = model._replace(render=partial(decoded, coder, dataset, role))
+    if has_noise(other.model):
+        scored = partial(points_of_images, coder, dataset, role)
+        model = model._replace(points_of_images=scored)
+    return model, []
+
+
+def has_noise(model: Model) -> bool:
+    """Whether the encoder of an autoencoder draws its latents, so that they have a
+    density.
+    """
+    network = model.network
+    params = jax.eval_shape(network.init, jax.random.key(0))
+    image = jax.ShapeDtypeStruct((1, *model.shape), jnp.float32)
+    found = jax.eval_shape(network.parts.encode, params, image)
+    return found.log_variance is not None
+
+
+def points_of_images(
+    coder: Coder,
+    dataset: Dataset,
+    role: str,
+    params: Params,
+    keys: Key,
+    values: Array,
+) -> Dequantised:
+    """Latents of images, and what is taken off their log-density for the images'.
+
+        log p(x) >= E[log p(z) - (log q(z given x) - log p(x given z))]
+
+    with a decoder that gives each level the mass of a Gaussian in its bin, of one
+    standard deviation for all pixels.
+
+    Args:
+        coder: the autoencoder.
+        dataset: the latents, with their units.
+        role: of the autoencoder among the companions.
+        params: of the run, with its companions.
+        keys: one per example.
+        values: images as they are stored, [batch, *shape].
+    """
+    own, levels = params[COMPANIONS][role]["network"], dataset.shown.num_levels
+    assert levels is not None  # autoencoders are of images in levels
+    x = data.centres(values, num_levels=levels)
+    posterior = coder.encode(own, x)
+    z = posterior.sample(keys)
+    # Of scaled latents, as the flow's density is.
+    nats = posterior.log_prob(z) + dataset.log_scale
+    std = jnp.asarray(dataset.decoder_std, x.dtype)
+    inside = bin_log_prob(x, coder.decode(own, z), std, width=2 / levels)
+    return Dequantised(scaled_latents(dataset, z), nats - sum_over_data(inside))
 
 
 def decoded(
@@ -78,6 +131,13 @@ def raw_latents(dataset: Dataset, x: Array) -> Array:
     row = (1,) * (x.ndim - 1) + (-1,)
     shift, scale = (jnp.asarray(a, x.dtype).reshape(row) for a in dataset.units)
     return shift + scale * x
+
+
+def scaled_latents(dataset: Dataset, z: Array) -> Array:
+    """Latents as a model sees them: undo `raw_latents`."""
+    row = (1,) * (z.ndim - 1) + (-1,)
+    shift, scale = (jnp.asarray(a, z.dtype).reshape(row) for a in dataset.units)
+    return (z - shift) / scale
 
 
 def make_encode(run: Run) -> encoded.Encode:
@@ -172,6 +232,7 @@ def encode_data(
         "counts": counts,
         "mean": moments.mean.tolist(),
         "std": moments.std.tolist(),
+        "decoder_std": decoder_error(run),
         "source": source_of(read_config(workdir)),
         "autoencoder": {
             "run": str(workdir.resolve()),
@@ -208,6 +269,32 @@ def latent_moments(means: np.ndarray, stds: np.ndarray | None) -> Moments:
     if stds is not None:
         variance = variance + (stds.astype(np.float64) ** 2).mean(axes)
     return Moments(means.shape[1:], wide.mean(axes), np.sqrt(variance))
+
+
+def decoder_error(run: Run) -> float:
+    """Root mean squared error of training images decoded from draws of their latents.
+
+    Args:
+        run: of an autoencoder.
+    """
+    experiment, mesh = run.experiment, local_mesh()
+    coder: Coder = experiment.model.network.parts
+    levels, examples = experiment.dataset.num_levels, experiment.dataset.train
+    size = divisible(BATCH, mesh)
+
+    def squared(params: Params, keys: Key, values: Array) -> Array:
+        x = data.centres(values, num_levels=levels)
+        z = coder.encode(params, x).sample(keys)
+        return mean_over_data((coder.decode(params, z) - x) ** 2)
+
+    compiled = map_examples(squared, mesh, EVERYWHERE, BY_EXAMPLE, BY_EXAMPLE)
+    found = []
+    for first in range(0, len(examples), size):
+        index = np.arange(first, first + size) % len(examples)
+        keys = example_keys(jax.random.key(experiment.seed), size, first=first)
+        errors = compiled(run.params["network"], keys, examples[index]["values"])
+        found.append(np.asarray(errors)[: len(examples) - first])
+    return float(np.sqrt(np.concatenate(found).astype(np.float64).mean()))
 
 
 def _encoded_split(encode: encoded.Encode, examples: Any) -> dict[str, np.ndarray]:

@@ -64,6 +64,10 @@ class Model(NamedTuple):
     """Grey levels of samples as they are shown; of latents those of the images."""
     render: Callable[[Params, Array], Array] = as_points
     """(parameters, points) -> points as they are shown: of latents the images."""
+    points_of_images: Callable[[Params, Key, Array], Dequantised] | None = None
+    """(parameters, keys, stored images) -> latents, and what the likelihood of the
+    images takes off their log-density; None for data that are no latents, or have an
+    encoder without noise."""
 
 
 def posterior_points(key: Key, x: Array, rows: Rows) -> Array:
@@ -184,9 +188,12 @@ def scoring_points(
         model: of a config.
         params: with those of the flow, if it is asked for.
         keys: one per example.
-        values: the examples as the data are stored, [batch, *shape].
+        values: the examples as the data are stored, [batch, *shape]; of latents that
+            have a density, the images.
         dequantisation: a name in `dequantisation.DEQUANTISATIONS`.
     """
+    if model.points_of_images is not None:
+        return model.points_of_images(params, keys, values)
     if dequantisation == "variational":
         return points_of_flow(model, params, keys, values)
     return DEQUANTISERS[dequantisation](
