@@ -53,7 +53,7 @@ def channels_of(codes: Array, levels: Sequence[int]) -> Array:
     basis = np.cumprod([1, *levels[:-1]]).astype(np.int32)
     row = (1,) * codes.ndim + (-1,)
     sizes = np.asarray(levels, np.int32).reshape(row)
-    digits = (codes[..., None] // basis.reshape(row)) % sizes
+    digits = (codes.astype(jnp.int32)[..., None] // basis.reshape(row)) % sizes
     like = jnp.zeros((), float)
     low, _ = _range(levels, like[None])
     numbers = digits.astype(like.dtype) + low.reshape(row)

@@ -60,7 +60,7 @@ def measure(run: Run) -> Measured:
     metric = METRICS["frechet_distance"]
     features = extraction.features(images), extraction.features(made)
     for name, estimate in estimates_of(metric(*features)).items():
-        found["rfd" if name == "value" else f"rfd_{name}"] = _row(estimate)
+        found[f"rfd_{name}".rstrip("_")] = _row(estimate)
     found |= _perceptual(run, real, fake)
     report = {
         "examples": len(images),
