@@ -20,11 +20,12 @@ def main(command: launch.Command) -> None:
     from score_sde.run.build import build
     from score_sde.run.describe import opened
     from score_sde.run.edit import edit, read
+    from score_sde.run.open import DENOISER
     from score_sde.run.provenance import circumstances, digest_of, file_digest, made_by
     from score_sde.runtime.folder import save_arrays, write_json
 
     given = read(build(command.config))  # the files before any device work
-    run = opened(command)
+    run = opened(command, needs=DENOISER)
     if run is None:
         return
     experiment = run.experiment
