@@ -86,6 +86,7 @@ def default_config(options: dict[str, Any]) -> dict[str, Any]:
 
     Raises: ValueError with the choices for an unknown network.
     """
+    from score_sde.latents import AUTOENCODERS
     from score_sde.networks import NETWORKS
     from score_sde.run.sections import CHAIN_FIELDS
     from score_sde.weights.published import PUBLISHED, Published
@@ -93,6 +94,9 @@ def default_config(options: dict[str, Any]) -> dict[str, Any]:
     name = options["network"]
     if name in PUBLISHED:
         published = PUBLISHED[name]
+    elif name in AUTOENCODERS:
+        shape, objective = (256, 256, 3), "autoencoder"
+        published = Published(name, {}, shape, "edm", 0.002, 80.0, objective=objective)
     elif name in NETWORKS:
         published = Published(name, {}, (32, 32, 3), "edm", 0.002, 80.0)
     else:
@@ -100,7 +104,8 @@ def default_config(options: dict[str, Any]) -> dict[str, Any]:
 
         close = difflib.get_close_matches(name, PUBLISHED, n=3, cutoff=0.3)
         raise ValueError(
-            f"--network is {name!r}; choose a network from {sorted(NETWORKS)}, or a "
+            f"--network is {name!r}; choose a network from "
+            f"{sorted({**NETWORKS, **AUTOENCODERS})}, or a "
             f"published configuration, such as {close or list(PUBLISHED)[:3]}."
         )
     low, high = published.sigma_min, published.sigma_max
@@ -112,6 +117,11 @@ def default_config(options: dict[str, Any]) -> dict[str, Any]:
     told: dict[str, Any] = {"label": {}} if num_classes else {}
     if is_augmented:
         told["augment"] = {"probability": 0.0}
+    objective: dict[str, Any] = {"name": published.objective}
+    trained: dict[str, Any] = {}
+    if published.objective == "denoising":
+        objective["learn_log_variance"] = published.network == "edm2"
+        trained = {"noise_levels": {"name": "log_normal"}, "weight": {"name": "edm"}}
     return {
         "seed": 0,
         "chain": chain,
@@ -126,12 +136,8 @@ def default_config(options: dict[str, Any]) -> dict[str, Any]:
         "conditions": told,
         "network": {"name": published.network, **options},
         "precondition": {"name": published.precondition, **precondition},
-        "noise_levels": {"name": "log_normal"},
-        "weight": {"name": "edm"},
-        "objective": {
-            "name": "denoising",
-            "learn_log_variance": published.network == "edm2",
-        },
+        **trained,
+        "objective": objective,
         "optimizer": {"learning_rate": 1e-4, "warmup_steps": 100},
         "train": {"num_steps": 10_000},
         "sampler": {"name": "heun"},
