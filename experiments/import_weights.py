@@ -95,8 +95,8 @@ def default_config(options: dict[str, Any]) -> dict[str, Any]:
     if name in PUBLISHED:
         published = PUBLISHED[name]
     elif name in AUTOENCODERS:
-        shape, objective = (256, 256, 3), "autoencoder"
-        published = Published(name, {}, shape, "edm", 0.002, 80.0, objective=objective)
+        facts = ((256, 256, 3), "edm", 0.002, 80.0)
+        published = Published(name, {}, *facts, objective="autoencoder")
     elif name in NETWORKS:
         published = Published(name, {}, (32, 32, 3), "edm", 0.002, 80.0)
     else:

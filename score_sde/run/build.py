@@ -132,7 +132,9 @@ def _joined(
         reach=objective.reach,
     )
     if dataset.made_by:
-        model, found = decoded_by_companion(model, dataset, made["companions"])
+        model, found = decoded_by_companion(
+            model, dataset, made["companions"], made["sampling"].decode_tile
+        )
         problems += found
     drawing, found = _drawing(made, model)
     experiment = Experiment(

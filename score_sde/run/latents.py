@@ -20,6 +20,7 @@ from score_sde.dequantisation import Dequantised
 from score_sde.elbo.terms import bin_log_prob
 from score_sde.fields import fields_of
 from score_sde.latents import Coder
+from score_sde.latents.tiles import decode_in_tiles
 from score_sde.run.model import COMPANIONS, Model
 from score_sde.run.settings import Companion, Data
 from score_sde.runtime.folder import read_config, save_arrays, write_json
@@ -35,7 +36,7 @@ BATCH = 256
 
 
 def decoded_by_companion(
-    model: Model, dataset: Dataset, companions: Mapping[str, Companion]
+    model: Model, dataset: Dataset, companions: Mapping[str, Companion], tile: int
 ) -> tuple[Model, list[str]]:
     """The model of latents, whose samples an autoencoder decodes, and problems.
 
@@ -44,6 +45,7 @@ def decoded_by_companion(
         dataset: the latents.
         companions: role -> where that run is; one that is missing is reported
             elsewhere.
+        tile: side of the tiles that are decoded at once; 0 for all of it.
     """
     from score_sde.run.companions import experiment_of
 
@@ -57,7 +59,7 @@ def decoded_by_companion(
     coder = other.model.network.parts
     if coder is None:
         return model, [f"companions.{role}: {companions[role].run} is no autoencoder"]
-    model = model._replace(render=partial(decoded, coder, dataset, role))
+    model = model._replace(render=partial(decoded, coder, dataset, role, tile))
     if has_noise(other.model):
         scored = partial(points_of_images, coder, dataset, role)
         model = model._replace(points_of_images=scored)
@@ -111,7 +113,7 @@ def points_of_images(
 
 
 def decoded(
-    coder: Coder, dataset: Dataset, role: str, params: Params, x: Array
+    coder: Coder, dataset: Dataset, role: str, tile: int, params: Params, x: Array
 ) -> Array:
     """The images of latents as a model sees them, from about -1 to 1.
 
@@ -119,11 +121,15 @@ def decoded(
         coder: the autoencoder.
         dataset: the latents, with their units.
         role: of the autoencoder among the companions.
+        tile: side of the tiles that are decoded at once; 0 for all of it.
         params: of the run, with its companions.
         x: scaled latents, [batch, *shape].
     """
     own = params[COMPANIONS][role]["network"]
-    return coder.decode(own, raw_latents(dataset, x))
+    decode, z = partial(coder.decode, own), raw_latents(dataset, x)
+    if not tile:
+        return decode(z)
+    return decode_in_tiles(decode, z, tile=tile, overlap=tile // 4)
 
 
 def raw_latents(dataset: Dataset, x: Array) -> Array:

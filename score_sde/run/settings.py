@@ -119,10 +119,18 @@ class Companion:
 
 @settings
 class Sampling:
-    """How many samples, and how many at once; their contents don't depend on that."""
+    """How many samples, and how many at once; their contents don't depend on that.
+
+    Attributes:
+        num_samples: how many are drawn.
+        batch_size: how many at once.
+        decode_tile: of latents, the longest side that is decoded at once; tiles overlap
+            by a quarter and are blended. 0 for all of it.
+    """
 
     num_samples: Annotated[int, at_least(1)] = 64
     batch_size: Annotated[int, at_least(1)] = 64
+    decode_tile: Annotated[int, NonNegative] = 0
 
 
 TASKS = ("image_to_image", "inpaint", "colourise", "super_resolve", "deblur")
