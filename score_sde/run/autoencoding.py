@@ -123,6 +123,10 @@ class Autoencoding(Objective):
         """The loss of held-out examples: without the game of the discriminator."""
         return dataclasses.replace(self, discriminator=NO_CRITIC)
 
+    def estimated(self) -> Autoencoding:
+        """The loss whose cost is estimated: without the network of the features."""
+        return dataclasses.replace(self, perceptual="none")
+
     def init(self, key: Key, model: Model) -> Params:
         params: dict[str, Any] = {}
         if self.needs_whole_batch:

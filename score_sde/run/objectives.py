@@ -112,6 +112,10 @@ class Objective:
         """The objective whose loss of held-out examples is followed."""
         return self
 
+    def estimated(self) -> Objective:
+        """The objective whose cost is estimated, without any file or any data."""
+        return self
+
     def optimizers(self, main: Optimizer) -> dict[str, Optimizer]:
         """The optimiser of each group of parameters that has one of its own."""
         del main

@@ -194,7 +194,9 @@ def training_cost(
     batch = {"values": jax.ShapeDtypeStruct(values, kind)}
     if experiment.dataset.num_classes:
         batch["label"] = jax.ShapeDtypeStruct((size,), np.int32)
-    loss = make_loss(experiment, offers)
+    # Without what would be read or trained first: a dry run needs no data.
+    estimated = experiment._replace(objective=experiment.objective.estimated())
+    loss = make_loss(estimated, offers)
 
     def forwards(params: Params, batch: Rows, others: Mapping[str, Params]) -> Any:
         key = jr.key(0)
