@@ -32,7 +32,7 @@ def main(command: launch.Command) -> None:
     x = edit(experiment, given, run.params, run.companions.offers)
     shown = np.concatenate([given.shown(), x])
     picture = command.workdir / "edited.png"
-    levels = experiment.model.num_levels
+    levels = experiment.shown.num_levels
     save_samples(
         picture,
         np.asarray(to_levels(jnp.asarray(shown), num_levels=levels)),

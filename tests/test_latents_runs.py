@@ -132,6 +132,22 @@ def test_an_autoencoder_is_measured_and_is_no_denoiser(runs):
 
 
 @pytest.mark.slow
+def test_a_picture_is_changed_in_latents(runs, tmp_path):
+    from PIL import Image
+
+    _, second = runs
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    image = f"--config.editing.image={tmp_path / 'grey.png'}"
+    out = program("edit", f"--workdir={second}", image)
+    assert "8 results of image_to_image" in out
+    assert np.load(second / "edited.npz")["edited"].shape == (8, 8, 8, 1)
+    task = "--config.editing.task=inpaint"
+    out = program("edit", f"--workdir={second}", image, task, code=2)
+    assert "editing.task is 'inpaint'; a picture is measured in pixels" in out
+
+
+@pytest.mark.slow
 def test_another_autoencoder_is_refused(runs, tmp_path):
     first, second = runs
     path = first / "latents/latents.json"

@@ -56,11 +56,17 @@ def read(experiment: Experiment) -> Given:
         UserError: for a missing file, one that is no picture, one of another size than
             the model's, a mask with nothing to draw.
     """
-    model, settings = experiment.model, experiment.editing
-    if len(model.shape) != 3 or model.num_levels is None:
+    settings, images = experiment.editing, experiment.shown
+    if len(images.shape) != 3 or images.num_levels is None:
         raise UserError(
             f"{experiment.dataset.name} are points; only images are edited."
         )
+    if images is not experiment.dataset and settings.task != "image_to_image":
+        raise UserError(
+            f"editing.task is {settings.task!r}; a picture is measured in pixels, and "
+            "this run draws latents, which image_to_image alone can start from."
+        )
+    model = experiment.model._replace(shape=images.shape, num_levels=images.num_levels)
     return TASKS[settings.task](settings, model)
 
 
@@ -171,7 +177,7 @@ def draw_edits(
     *,
     offers: Offers = NO_OFFERS,
 ) -> Array:
-    """Draw one result per key, [batch, *shape], in the scale of the data.
+    """Draw one result per key, [batch, *image], in the scale of the images.
 
     Args:
         experiment: with the model, the sampler and the task.
@@ -186,7 +192,8 @@ def draw_edits(
     keys_start, keys_path = jax.vmap(jax.random.split, out_axes=1)(keys)
     origin = jnp.zeros((len(keys), *model.shape), jnp.float32)
     if given.measurement is None:
-        origin = jnp.broadcast_to(given.y, origin.shape)
+        start = model.embed(params, jnp.asarray(given.y, origin.dtype))
+        origin = jnp.broadcast_to(start, origin.shape)
         sigmas = editing.tail(sigmas, settings.strength)
     sigmas = jnp.asarray(sigmas, origin.dtype)
     denoise = restorer(
@@ -205,7 +212,7 @@ def draw_edits(
         cond=cond,
     ).x
     if given.measurement is None or settings.noise_std:
-        return x
+        return model.render(params, x)
     return editing.keep_measured(x, given.measurement, given.y)
 
 

@@ -59,7 +59,10 @@ def decoded_by_companion(
     coder = other.model.network.parts
     if coder is None:
         return model, [f"companions.{role}: {companions[role].run} is no autoencoder"]
-    model = model._replace(render=partial(decoded, coder, dataset, role, tile))
+    model = model._replace(
+        render=partial(decoded, coder, dataset, role, tile),
+        embed=partial(embedded, coder, dataset, role),
+    )
     if has_noise(other.model):
         scored = partial(points_of_images, coder, dataset, role)
         model = model._replace(points_of_images=scored)
@@ -71,7 +74,7 @@ def has_noise(model: Model) -> bool:
     density.
     """
     network = model.network
-    params = jax.eval_shape(network.init, jax.random.key(0))
+    params = jax.eval_shape(lambda: network.init(jax.random.key(0)))
     image = jax.ShapeDtypeStruct((1, *model.shape), jnp.float32)
     found = jax.eval_shape(network.parts.encode, params, image)
     return found.log_variance is not None
@@ -130,6 +133,14 @@ def decoded(
     if not tile:
         return decode(z)
     return decode_in_tiles(decode, z, tile=tile, overlap=tile // 4)
+
+
+def embedded(
+    coder: Coder, dataset: Dataset, role: str, params: Params, x: Array
+) -> Array:
+    """The latents of images as a model sees them; see `decoded`."""
+    own = params[COMPANIONS][role]["network"]
+    return scaled_latents(dataset, coder.encode(own, x).mean)
 
 
 def raw_latents(dataset: Dataset, x: Array) -> Array:

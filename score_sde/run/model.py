@@ -65,6 +65,8 @@ class Model(NamedTuple):
     """Grey levels of samples as they are shown; of latents those of the images."""
     render: Callable[[Params, Array], Array] = as_points
     """(parameters, points) -> points as they are shown: of latents the images."""
+    embed: Callable[[Params, Array], Array] = as_points
+    """(parameters, points as they are shown) -> points: undoes `render`."""
     points_of_images: Callable[[Params, Key, Array], Dequantised] | None = None
     """(parameters, keys, stored images) -> latents, and what the likelihood of the
     images takes off their log-density; None for data that are no latents, or have an

@@ -68,8 +68,12 @@ def measured_sigma_data(dataset: Dataset, num_examples: int = NUM_MEASURED) -> f
     """The standard deviation of scaled training data, from examples evenly apart."""
     count = len(dataset.train)
     rows = np.unique(np.linspace(0, count - 1, min(count, num_examples)).astype(int))
-    x = centres(dataset.train[rows]["values"], num_levels=dataset.num_levels)
-    return float(np.std(np.asarray(x, np.float64)))
+    read = dataset.train[rows]
+    x = centres(read["values"], num_levels=dataset.num_levels)
+    variance = np.var(np.asarray(x, np.float64))
+    if "std" in read:  # of latents that are drawn around their means
+        variance += np.mean(np.asarray(read["std"], np.float64) ** 2)
+    return float(np.sqrt(variance))
 
 
 def resolved(
