@@ -126,13 +126,16 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pixel", type=Path, default=Path("runs/digits"))
-    parser.add_argument("--latent", type=Path, default=Path("runs/latent"))
+    parser.add_argument("--latent", type=Path, nargs="+", default=[Path("runs/latent")])
     parser.add_argument("--num_samples", type=int, default=1_000)
     parser.add_argument("--steps", default="18,9,5")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    runs = {"pixels": ss.open_run(given.pixel), "latents": ss.open_run(given.latent)}
-    latent = runs["latents"]
+    runs = {"pixels": ss.open_run(given.pixel)}
+    for folder in given.latent:
+        latent = ss.open_run(folder)
+        channels = latent.config["network"]["channels"]
+        runs[f"latents, {channels} channels"] = latent
     where = latent.experiment.companions["autoencoder"]
     autoencoder = open_run(where.run, step=where.step, needs=AUTOENCODER)
     extraction = open_features(runs["pixels"].experiment, runs["pixels"].config)

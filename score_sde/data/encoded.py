@@ -96,6 +96,7 @@ def latents(
     shift: tuple[float, ...],
     scale: tuple[float, ...],
     on_the_fly: bool,
+    decoder_std: float,
     *,
     source: Callable[[str, Mapping[str, Any]], Dataset],
 ) -> Dataset:
@@ -108,6 +109,7 @@ def latents(
         scale: of each channel, or one for all: what it sees as 1; empty for the
             standard deviation.
         on_the_fly: whether images are encoded as they are read instead.
+        decoder_std: of the decoder in likelihoods; 0 for that which was measured.
         source: (name, options) -> the data set of the images.
 
     Raises:
@@ -130,7 +132,7 @@ def latents(
         partial(_identify, folder, facts, units, origin, on_the_fly),
         origin=origin,
         made_by={ROLE: str(facts.autoencoder["checksum"])},
-        decoder_std=facts.decoder_std,
+        decoder_std=decoder_std or facts.decoder_std,
     )
 
 

@@ -84,6 +84,7 @@ def from_latents(
     shift: Annotated[tuple[float, ...], each(Finite)] = (),
     scale: Annotated[tuple[float, ...], each(Positive)] = (),
     on_the_fly: bool = False,
+    decoder_std: Annotated[float, NonNegative] = 0.0,
 ) -> Dataset:
     """Latents that `score-sde encode` wrote, for a run with companion autoencoder.
 
@@ -95,6 +96,9 @@ def from_latents(
             standard deviation. A published factor f is the scale 1 / f.
         on_the_fly: whether images are encoded as they are read, so that no files of
             latents are needed.
+        decoder_std: deviation of the decoder's Gaussian in the likelihood of images; 0
+            for the root mean squared error on training images, which an autoencoder
+            that has overfitted makes too small.
     """
     if not path:
         raise UserError("path is missing: --config.data.path=FOLDER.")
@@ -103,6 +107,7 @@ def from_latents(
         shift,
         scale,
         on_the_fly,
+        decoder_std,
         source=lambda name, options: SOURCES[name](**options),
     )
 
