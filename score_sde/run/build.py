@@ -30,6 +30,7 @@ from score_sde.networks import (
     with_image,
 )
 from score_sde.run.experiment import OFFERED_BY_RUN, Drawing, Experiment
+from score_sde.run.latents import decoded_by_companion
 from score_sde.run.making import Maker
 from score_sde.run.model import Model
 from score_sde.run.objectives import as_objective
@@ -128,9 +129,15 @@ def _joined(
         precondition=made["precondition"],
         conditions=told,
         chain=made["chain"].levels,
+        shown_levels=dataset.shown.num_levels,
         two_levels=objective.two_levels,
         reach=objective.reach,
     )
+    if dataset.made_by:
+        model, found = decoded_by_companion(
+            model, dataset, made["companions"], made["sampling"].decode_tile
+        )
+        problems += found
     drawing, found = _drawing(made, model)
     experiment = Experiment(
         seed=seed,
@@ -332,6 +339,16 @@ def _disagreements(experiment: Experiment, names: Mapping[str, str]) -> list[str
         f"objective.name is {names['objective']!r}: {text}"
         for text in objective.problems(model)
     ]
+    if model.network.parts is not None and objective.trains_denoiser:
+        problems.append(
+            f"network.name is {names['network']!r}, an autoencoder; objective.name "
+            "'autoencoder' trains it"
+        )
+    if objective.needs_whole_batch and experiment.devices.accumulate > 1:
+        problems.append(
+            f"devices.accumulate is {experiment.devices.accumulate}; the objective "
+            "needs the whole batch at once"
+        )
     problems += [f"editing.{text}" for text in experiment.editing.problems(model.shape)]
     problems += _unsuited_restoration(experiment)
     problems += [
@@ -347,6 +364,7 @@ def _disagreements(experiment: Experiment, names: Mapping[str, str]) -> list[str
         **dict.fromkeys(objective.companions, "objective"),
         **dict.fromkeys(model.network.companions, "network"),
         **dict.fromkeys(drawing.roles, "guidance"),
+        **dict.fromkeys(experiment.dataset.made_by, "data"),
     }
     problems += [
         f"{user}.name is {names[user]!r}; it needs another run: "

@@ -144,9 +144,11 @@ def draw_samples(
         key=keys_path,
         cond=cond,
     )
-    finite = jnp.isfinite(result.x.reshape(len(keys), -1)).all(1)
+    # Before levels are made of them: a NaN would be a black pixel.
+    points = model.render(params, result.x)
+    finite = jnp.isfinite(points.reshape(len(keys), -1)).all(1)
     return Samples(
-        data.to_levels(result.x, num_levels=model.num_levels),
+        data.to_levels(points, num_levels=model.shown_levels),
         jnp.broadcast_to(result.num_evals, finite.shape),
         finite if result.success is None else finite & result.success,
     )
