@@ -14,7 +14,14 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from score_sde.anatomy.lines import as_grid, is_covered, log_normal, normal_rows, widths
+from score_sde.anatomy.lines import (
+    Components,
+    as_grid,
+    is_covered,
+    log_normal,
+    normal_rows,
+    widths,
+)
 from score_sde.arrays import as_float
 from score_sde.oracles import GaussianMixture
 from score_sde.types import Array
@@ -79,23 +86,31 @@ def cascade(
     """
     grid = as_grid(grid)
     means, _, weights, _, spread = _small(oracle, noise)
+    parts = Components(weights, means.mean(1), spread)
     first = jnp.asarray(first_stage, grid.dtype)
     if first.shape != grid.shape:
         raise ValueError(
             f"first_stage has the shape {first.shape}; it must be {grid.shape}."
         )
-    first = first / (first @ widths(grid))
-    variance = jnp.full_like(grid, noise**2)
-    kernel = normal_rows(grid, grid, variance)  # [average, y]
-    small = weights @ normal_rows(grid, means.mean(1), spread)
-    drawn = (first * widths(grid)) @ kernel
+    return Cascade(*_drawn(first, parts, jnp.asarray(noise, grid.dtype), grid))
+
+
+@jax.jit
+def _drawn(
+    first: Array, parts: Components, noise: Array, grid: Array
+) -> tuple[Array, ...]:
+    """The fields of `Cascade`; parts are those of y with its noise."""
+    kernel = normal_rows(grid, grid, jnp.full_like(grid, noise**2))  # [average, y]
+    small = parts.weights @ normal_rows(grid, parts.means, parts.variances)
+    drawn = (first / (first @ widths(grid)) * widths(grid)) @ kernel
     # Where neither has any mass, nothing is drawn.
     quotient = jnp.where(small > 0, drawn / jnp.where(small > 0, small, 1.0), 0.0)
     ratio = kernel @ (quotient * widths(grid))
-    average = weights @ normal_rows(grid, means.mean(1), spread - noise**2)
+    free = parts.variances - noise**2
+    average = parts.weights @ normal_rows(grid, parts.means, free)
     error = 0.5 * (average * jnp.abs(ratio - 1)) @ widths(grid)
     covered = is_covered(small, grid) & is_covered(drawn, grid)
-    return Cascade(small, drawn, ratio, jnp.where(covered, error, jnp.nan))
+    return small, drawn, ratio, jnp.where(covered, error, jnp.nan)
 
 
 def _small(

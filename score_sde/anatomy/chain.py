@@ -20,6 +20,7 @@ from score_sde.anatomy.lines import (
     as_grid,
     chain_of,
     components,
+    noised_density,
     normal_rows,
 )
 from score_sde.arrays import as_float, typed_key
@@ -133,8 +134,7 @@ def _marginals(
     alpha: Array, sigma: Array, oracle: GaussianMixture, parts: Components, grid: Array
 ) -> tuple[Array, Array]:
     """Density and distribution function of z = alpha (x + sigma eps) on a grid."""
-    # In x = z / alpha, whose density is alpha times as large.
-    log_density = oracle.log_prob((grid / alpha)[:, None], sigma) - jnp.log(alpha)
     stds = alpha * jnp.sqrt(parts.variances + sigma**2)
     scaled = (grid[:, None] - (alpha * parts.means)[None]) / stds[None]
-    return jnp.exp(log_density), ndtr(scaled) @ parts.weights
+    density = noised_density(oracle, alpha, sigma, grid)
+    return density, ndtr(scaled) @ parts.weights

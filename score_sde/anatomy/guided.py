@@ -30,7 +30,7 @@ class GuidedLaw(NamedTuple):
     density: Float[Array, " points"]
     """Of what the guided flow draws from the prior."""
     given: Float[Array, " points"]
-    """p(x given c)."""
+    """p(x given c), normalised on the grid as the next is."""
     tilted: Float[Array, " points"]
     """p(x) p(c given x)^w, normalised."""
     total_variation: Float[Array, ""]
@@ -64,29 +64,35 @@ def guided_law(
     components(oracle, grid.dtype)
     guidance.check_labels([label], len(oracle.classes))
     sde = VP() if sde is None else sde
-    cond = {"label": jnp.full(len(grid), label, jnp.int32)}
+    guidance.classifier(oracle.denoise, oracle.log_class, weight)  # of finite weight
+
+    drawn, given, tilted = _laws(grid, oracle, label, weight, sde, rtol)
+    return GuidedLaw(drawn, given, tilted, total_variation(drawn, tilted, grid))
+
+
+@jax.jit
+def _laws(
+    grid: Array,
+    oracle: LabelledMixture,
+    label: Array,
+    weight: Array,
+    sde: SDE,
+    rtol: Array,
+) -> tuple[Array, Array, Array]:
+    """Densities of the guided flow's samples, of the class, and of the tilted law."""
+    x, cond = grid[:, None], {"label": jnp.full(len(grid), label, jnp.int32)}
     plain = guidance.without_condition(oracle.denoise)
     guided = guidance.classifier(plain, oracle.log_class, weight)
-
-    @jax.jit
-    def nats(x: Array) -> Array:
-        score = make_score(guided, sde)
-        found = log_prob(
-            x,
-            sde=sde,
-            score=score,
-            divergence="exact",
-            rtol=rtol,
-            atol=rtol,
-            cond=cond,
-        )
-        return found.nats
-
-    points = grid[:, None]
-    log_density = oracle.log_prob(points, 0.0)
-    log_class = oracle.log_class(points, 0.0, cond)
-    tilted = jnp.exp(log_density + weight * log_class)
-    tilted = tilted / (tilted @ widths(grid))
-    density = jnp.exp(nats(points))
-    given = jnp.exp(oracle.given(label).log_prob(points, 0.0))
-    return GuidedLaw(density, given, tilted, total_variation(density, tilted, grid))
+    found = log_prob(
+        x,
+        sde=sde,
+        score=make_score(guided, sde),
+        divergence="exact",
+        rtol=rtol,
+        atol=rtol,
+        cond=cond,
+    )
+    nats, log_class = oracle.log_prob(x, 0.0), oracle.log_class(x, 0.0, cond)
+    laws = [jnp.exp(nats + w * log_class) for w in (1.0, weight)]
+    given, tilted = (law / (law @ widths(grid)) for law in laws)
+    return jnp.exp(found.nats), given, tilted

@@ -108,6 +108,7 @@ def components(oracle: GaussianMixture, dtype: jnp.dtype) -> Components:
     )
 
 
+@jax.jit
 def widths(grid: Array) -> Array:
     """The trapezoid rule's weight of each point of a grid, [points]."""
     half = 0.5 * jnp.diff(grid)
@@ -125,6 +126,7 @@ def log_normal(x: Array, mean: Array, variance: Array) -> Array:
     return -0.5 * ((x - mean) ** 2 / variance + jnp.log(2 * math.pi * variance))
 
 
+@jax.jit
 def normal_rows(grid: Array, mean: Array, variance: Array) -> Array:
     """Densities of normal laws on a grid, [*laws, points].
 
@@ -145,6 +147,15 @@ def normal_rows(grid: Array, mean: Array, variance: Array) -> Array:
     return jnp.where(is_bar, bar, smooth)
 
 
+@jax.jit
+def noised_density(
+    oracle: GaussianMixture, alpha: Array, sigma: Array, grid: Array
+) -> Array:
+    """Density of z = alpha (x + sigma eps) on a grid, [points]."""
+    # In x = z / alpha, whose density is alpha times as large.
+    return jnp.exp(oracle.log_prob((grid / alpha)[:, None], sigma)) / alpha
+
+
 def total_variation(
     density: ArrayLike, other: ArrayLike, grid: ArrayLike
 ) -> Float[Array, "*laws"]:
@@ -156,5 +167,9 @@ def total_variation(
         grid: rising points, [points].
     """
     grid = as_grid(grid)
-    gap = jnp.abs(as_float(density) - as_float(other))
-    return 0.5 * gap @ widths(grid)
+    return _half_gap(as_float(density), as_float(other), grid)
+
+
+@jax.jit
+def _half_gap(density: Array, other: Array, grid: Array) -> Array:
+    return 0.5 * jnp.abs(density - other) @ widths(grid)

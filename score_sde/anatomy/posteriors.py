@@ -22,6 +22,7 @@ from score_sde.anatomy.lines import (
     components,
     is_covered,
     log_normal,
+    noised_density,
     normal_rows,
     widths,
 )
@@ -94,41 +95,39 @@ def reverse_posterior(
     z = jnp.asarray(z, grid.dtype)
     beta, alpha = chain.betas[t - 1], chain.abar[t - 1] ** 0.5
     parts = components(oracle, grid.dtype)
-    scale, sigma = (jnp.asarray(a, grid.dtype) for a in (alpha, chain.sigmas[t - 1]))
-    # In x = z / alpha, whose density is alpha times as large.
-    prior = jnp.exp(oracle.log_prob((grid / scale)[:, None], sigma)) / scale
-    before = Components(
-        parts.weights,
-        scale * parts.means,
-        scale**2 * (parts.variances + sigma**2),
+    scale, sigma, step = (
+        jnp.asarray(a, grid.dtype) for a in (alpha, chain.sigmas[t - 1], beta)
     )
+    prior = noised_density(oracle, scale, sigma, grid)
     density, normal, mean, variance, kl = (
         a.reshape(z.shape + a.shape[1:])
-        for a in _reverse(z.ravel(), before, jnp.asarray(beta, grid.dtype), grid)
+        for a in _reverse(z.ravel(), parts, (scale, sigma, step), grid)
     )
-    likelihood = _step_likelihood(grid, z, float(beta))
+    likelihood = _step_likelihood(grid, z, step)
     return ReversePosterior(density, likelihood, prior, mean, variance, normal, kl)
 
 
 @jax.jit
 @partial(jax.vmap, in_axes=(0, None, None, None))
 def _reverse(
-    z: Array, before: Components, beta: Array, grid: Array
+    z: Array, data: Components, at: tuple[Array, Array, Array], grid: Array
 ) -> tuple[Array, ...]:
     """Density, normal law, mean, variance and divergence of one step back.
 
     Args:
         z: the state after the step, a scalar.
-        before: the components of q(z_(t-1)).
-        beta: the variance of the step.
+        data: the components of the data.
+        at: scale and noise level of z_(t-1), and the variance of the step.
         grid: [points].
     """
+    scale, sigma, beta = at
+    before, spread = scale * data.means, scale**2 * (data.variances + sigma**2)
     keep = jnp.sqrt(1 - beta)
-    total = beta + keep**2 * before.variances
-    log_joint = jnp.log(before.weights) + log_normal(z, keep * before.means, total)
+    total = beta + keep**2 * spread
+    log_joint = jnp.log(data.weights) + log_normal(z, keep * before, total)
     share = jax.nn.softmax(log_joint)
-    variances = before.variances * beta / total
-    means = (beta * before.means + keep * before.variances * z) / total
+    variances = spread * beta / total
+    means = (beta * before + keep * spread * z) / total
     mean = share @ means
     variance = share @ (variances + (means - mean) ** 2)
     each = log_normal(grid[:, None], means[None], variances[None])
@@ -165,7 +164,7 @@ def conditional_posterior(
     free = jnp.full_like(z, 1 - before)
     return ConditionalPosterior(
         normal_rows(grid, moments.mean, jnp.broadcast_to(variance, z.shape)),
-        _step_likelihood(grid, z, float(beta)),
+        _step_likelihood(grid, z, jnp.asarray(beta, grid.dtype)),
         normal_rows(grid, float(before) ** 0.5 * x, free),
         moments.mean,
         variance,
@@ -211,11 +210,11 @@ def family(
     return Family(mean, jnp.asarray(variance, x.dtype))
 
 
-def _step_likelihood(grid: Array, z: Array, beta: float) -> Array:
+@jax.jit
+def _step_likelihood(grid: Array, z: Array, beta: Array) -> Array:
     """q(z_t given z_(t-1)) at every point of a grid of z_(t-1), [*z.shape, points]."""
-    mean = (1 - beta) ** 0.5 * grid.reshape((1,) * z.ndim + (-1,))
-    variance = jnp.full_like(mean, beta)
-    return jnp.exp(log_normal(*jnp.broadcast_arrays(z[..., None], mean, variance)))
+    mean = jnp.sqrt(1 - beta) * grid.reshape((1,) * z.ndim + (-1,))
+    return jnp.exp(log_normal(*jnp.broadcast_arrays(z[..., None], mean, beta)))
 
 
 def _divergence(log_p: Array, log_q: Array, grid: Array) -> Array:
