@@ -36,8 +36,13 @@ def public_names(module: str) -> list[str]:
         return _defined(folder)
     init = folder / "__init__.py"
     names = [*_exports(init), *_defined(init)]
-    parts = {path.stem for path in folder.glob("*.py")}
-    return [name for name in names if name not in parts or _is_defined(folder, name)]
+    here = {path.stem for path in folder.glob("*.py")}
+    elsewhere = {path.stem for path in PACKAGE.glob("*.py")} - here
+    return [
+        name
+        for name in names
+        if name not in elsewhere and (name not in here or _is_defined(folder, name))
+    ]
 
 
 def pages() -> dict[str, str]:

@@ -38,6 +38,7 @@ TRUST = ["measured.md", "verified.md", "checks.md", "reliability.md"]
 MORE = ["coming_from.md", "troubleshooting.md", "contributing.md", "changelog.md"]
 OF_THE_SITE = {"index.md", "quickstart.md", "choose.md"}
 ELSEWHERE = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+OFFLINE_SCRIPT = "https://unpkg.com/iframe-worker/shim"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -115,6 +116,15 @@ def on_page_content(content: str, **_: Any) -> str:
 
     pattern = r'<(span|div) class="arithmatex">(.*?)</\1>'
     return re.sub(pattern, drawn, content, flags=re.DOTALL)
+
+
+def on_post_build(config: Any) -> None:
+    """Take the script that makes search work in files from here, and not from afar."""
+    site = Path(config.site_dir)
+    for page in site.rglob("*.html"):
+        up = "../" * (len(page.relative_to(site).parts) - 1)
+        text = page.read_text().replace(OFFLINE_SCRIPT, f"{up}search_offline.js")
+        page.write_text(text)
 
 
 def notebook(path: Path) -> tuple[str, dict[str, bytes]]:

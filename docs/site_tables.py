@@ -53,9 +53,10 @@ def samplers() -> str:
     rows = []
     for name, kind in SAMPLERS.items():
         sampler = kind()
-        evals = f"{float(sampler.num_evals(sigmas)) / 20:.2g}"
-        if name in ("dpm_adaptive", "adaptive_sde"):
-            evals = "as the tolerance asks"
+        try:
+            evals = f"{float(sampler.num_evals(sigmas)) / 20:.2g}"
+        except ValueError:  # one that chooses its steps
+            evals = "as it needs"
         noise = "yes" if sampler.stochastic else "no"
         flow, strong = orders.get(name, ("", ""))
         rows.append([f"`{name}`", first_sentence(kind), noise, evals, flow, strong])
