@@ -26,6 +26,7 @@ import site_tables  # noqa: E402
 FIRST = [
     {"Home": "index.md"},
     {"Quickstart": "quickstart.md"},
+    {"What there is": "pieces.md"},
     {"Choose your pieces": "choose.md"},
 ]
 CONCEPTS = ["notebooks/anatomy.md", "notebooks/tour.md", "notebooks/conditional.md"]
@@ -36,7 +37,7 @@ HOW_TO = [
 TABLES = ["samplers.md", "tables.md", "config.md"]
 TRUST = ["measured.md", "verified.md", "checks.md", "reliability.md"]
 MORE = ["coming_from.md", "troubleshooting.md", "contributing.md", "changelog.md"]
-OF_THE_SITE = {"index.md", "quickstart.md", "choose.md"}
+OF_THE_SITE = {"index.md", "quickstart.md", "pieces.md", "choose.md"}
 ELSEWHERE = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 OFFLINE_SCRIPT = "https://unpkg.com/iframe-worker/shim"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
