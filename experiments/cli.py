@@ -29,9 +29,6 @@ programs:
 """
 
 
-INDENT = {"initial_indent": "  ", "subsequent_indent": "  "}
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run a program; without one, list them all, and the configs.
 
@@ -44,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if not words or words[0] in ("-h", "--help", "-help", "help"):
         print(f"{HEAD}{_table()}\n\nconfigs (--config=NAME, or a file of yours):")
-        print(textwrap.fill(", ".join(packaged_names()), 88, **INDENT))
+        print(textwrap.indent(textwrap.fill(", ".join(packaged_names()), 86), "  "))
         return 0
     if words[0] in ("--version", "-version"):
         from importlib.metadata import version

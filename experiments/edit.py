@@ -24,7 +24,7 @@ def main(command: launch.Command) -> None:
     from score_sde.runtime.folder import save_arrays, write_json
 
     given = read(build(command.config))  # the files before any device work
-    run = opened(command)
+    run = opened(command, needs_denoiser=True)
     if run is None:
         return
     experiment = run.experiment

@@ -23,7 +23,7 @@ def main(command: launch.Command) -> None:
     from score_sde.runtime.jobs import parts_folder
     from score_sde.runtime.mesh import is_main_host, local_mesh
 
-    run = opened(command)
+    run = opened(command, needs_denoiser=True)
     if run is None:
         return
     experiment, mesh = run.experiment, local_mesh()

@@ -491,6 +491,13 @@ def test_it_is_the_flow_of_a_gaussian():
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
+def test_it_is_the_flow_of_the_oracle_which_solves_it():
+    x = jnp.asarray([-3.0, 0.2, 2.5])
+    found = anatomy.quantile_map(ORACLE, x, 2.0, 0.0)
+    solved = ORACLE.flow(x[:, None], 2.0, 0.0)[:, 0]
+    np.testing.assert_allclose(found, solved, atol=1e-8)  # as the solver states
+
+
 def test_ddim_keeps_quantiles_as_its_steps_double():
     """First order: the error halves; paths never cross."""
     start = jnp.linspace(-2, 2, 9)

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from score_sde.arrays import as_float, expand_like, is_traced
-from score_sde.types import Array, Denoise, Level, Points, Scalar, Times
+from score_sde.types import Array, Denoise, Jump, Level, Points, Scalar, Times
 
 Schedule = Callable[[Array], Array]
 """sigma, a scalar or [batch] -> weights of that shape."""
@@ -42,7 +42,7 @@ class Guided:
         return self.function(as_float(x), sigma, cond)
 
 
-def network_evals(denoise: Denoise, sigma: Times) -> Int[Array, "*times"]:
+def network_evals(denoise: Denoise | Jump, sigma: Times) -> Int[Array, "*times"]:
     """Evaluations of the network in one call of `denoise` at sigma: 1 if it is plain.
 
     `SampleResult.num_evals` counts calls of the denoiser; times this it is the cost in

@@ -46,7 +46,8 @@ class Network(NamedTuple):
     for none, "vector", [batch, dims], "augment", [batch, dims], how the example was
     augmented, which may be absent and is then zero, "tokens", [batch, length, dims],
     where "mask", bool [batch, length], is False for those that aren't there, "words",
-    int [batch, length], -1 for none, or "image", of the sides of x.
+    int [batch, length], -1 for none, "image", of the sides of x, or "ratio", [batch],
+    of a jump's second noise level to the first (`flow_map.make_jump`).
 
     project(params) brings parameters back to where training keeps them, and
     log_variance(params, noise) is the network's own learned log of its loss, [batch].

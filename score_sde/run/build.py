@@ -11,11 +11,13 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from score_sde import conditions, guidance
 from score_sde.conditions import Condition
 from score_sde.data import Dataset
 from score_sde.fields import fields_of
+from score_sde.flow_map import FlowMap
 from score_sde.networks import (
     Network,
     as_network,
@@ -106,7 +108,10 @@ def _joined(
     """
     data, dataset = made["data"]
     told, module = tuple(made["conditions"].values()), made["network"]
-    network, problems = _network(module, names["network"], dataset, told)
+    objective = as_objective(made["objective"])
+    network, problems = _network(
+        module, names["network"], dataset, told, objective.two_levels
+    )
     if made["network_roles"]:
         network = with_companions(network, module, made["network_roles"])
     model = Model(
@@ -121,6 +126,8 @@ def _joined(
         precondition=made["precondition"],
         conditions=told,
         chain=made["chain"].levels,
+        two_levels=objective.two_levels,
+        reach=objective.reach,
     )
     drawing, found = _drawing(made, model)
     experiment = Experiment(
@@ -128,7 +135,7 @@ def _joined(
         dataset=dataset,
         data=data,
         model=model,
-        objective=as_objective(made["objective"]),
+        objective=objective,
         drawing=drawing,
         **{name: made[name] for name in AS_THEY_ARE},
     )
@@ -144,11 +151,17 @@ AS_THEY_ARE = (
 
 
 def _network(
-    module: Any, name: str, dataset: Dataset, told: tuple[Condition, ...]
+    module: Any,
+    name: str,
+    dataset: Dataset,
+    told: tuple[Condition, ...],
+    two_levels: bool,
 ) -> tuple[Network, list[str]]:
     """The network for these data, which sees a picture beside its input if told one."""
     shape, known = dataset.shape, reads(module)
     cond = conditions.of_blank(told, shape)
+    if two_levels:
+        cond = {**(cond or {}), "ratio": jnp.zeros(1, jnp.float32)}
     options = fields_of(type(module))
     problems = [
         f"network{'.' if text.split()[0] in options else ': '}{text}"
@@ -158,8 +171,14 @@ def _network(
         f"network.name is {name!r}; it can't be told {entry!r}, but "
         f"{sorted(known or ()) or 'nothing'}: see section conditions"
         for entry in cond or {}
-        if entry != "image" and known is not None and entry not in known
+        if entry not in ("image", "ratio") and known is not None and entry not in known
     ]
+    if two_levels and known is not None and "ratio" not in known:
+        problems.append(
+            f"network.name is {name!r}; objective needs a network that is told where a "
+            "jump ends, cond['ratio']: 'unet', 'song_unet' or 'mlp'"
+        )
+        return as_network(module, shape, conditions.of_blank(told, shape)), problems
     if cond is None or "image" not in cond or (known and "image" in known):
         return as_network(module, shape, cond), problems
     if predicts_variance(module):
@@ -241,10 +260,16 @@ def check_grid(experiment: Experiment) -> None:
     Raises:
         ConfigError: if the SDE's ends and those that the config states disagree.
     """
+    drawing, model = experiment.drawing, experiment.model
     try:
-        experiment.drawing.grid()
+        sigmas = drawing.grid()
+        drawing.sampler.check_model(FlowMap(_never_called, model.reach()), sigmas)
     except ValueError as error:
         raise ConfigError([f"grid: {str(error).rstrip('.')}"]) from None
+
+
+def _never_called(*args: Any) -> Array:
+    raise AssertionError(args)
 
 
 def _unstated_ends(grid: Callable[..., Array], sde: SDE) -> dict[str, Any]:
@@ -253,6 +278,27 @@ def _unstated_ends(grid: Callable[..., Array], sde: SDE) -> dict[str, Any]:
     stated = getattr(grid, "keywords", {})
     wanted = fields_of(grid.func) if isinstance(grid, partial) else {}
     return {k: t for k, t in ends.items() if k in wanted and k not in stated}
+
+
+def _unsuited_drawing(experiment: Experiment, names: Mapping[str, str]) -> list[str]:
+    """Why samples of a student of few steps can't be drawn so, a text each."""
+    objective, sampler = experiment.objective, experiment.drawing.sampler
+    if not objective.trains_jumps:
+        return []
+    problems = []
+    if not (objective.trains_denoiser or sampler.jumps):
+        problems.append(
+            f"sampler.name is {names['sampler']!r}; objective {names['objective']!r} "
+            "trains no denoiser, but jumps: use 'jump' or 'consistency'"
+        )
+    if sampler.jumps:
+        problems += [
+            f"{section}.name is {names[section]!r}; it acts on a denoiser, and a "
+            "student has learned it or not: use 'none'"
+            for section in ("guidance", "threshold")
+            if names[section] != "none"
+        ]
+    return problems
 
 
 def _disagreements(experiment: Experiment, names: Mapping[str, str]) -> list[str]:
@@ -267,6 +313,7 @@ def _disagreements(experiment: Experiment, names: Mapping[str, str]) -> list[str
     problems += [
         f"likelihood.{text}" for text in experiment.likelihood.problems(model.points)
     ]
+    problems += _unsuited_drawing(experiment, names)
     if "variance" in drawing.sampler.wants and not model.predicts_variance:
         problems.append(
             "sampler.variance is 'learned'; it needs a network that predicts "
@@ -288,9 +335,12 @@ def _disagreements(experiment: Experiment, names: Mapping[str, str]) -> list[str
             f"train.condition_dropout is {train.condition_dropout}; the network is "
             "told nothing: see section conditions"
         )
-    if experiment.optimizer.warmup_steps >= train.num_steps:
+    optimizer = experiment.optimizer
+    if optimizer.warmup_steps >= train.num_steps // optimizer.cycles:
         problems.append(
-            f"optimizer.warmup_steps is {experiment.optimizer.warmup_steps}; it must "
-            f"be below train.num_steps, {train.num_steps}"
+            f"optimizer.warmup_steps is {optimizer.warmup_steps}; it must be below "
+            f"train.num_steps, {train.num_steps}"
+            + f", over {optimizer.cycles} cycles"
+            * (optimizer.cycles > 1)
         )
     return problems

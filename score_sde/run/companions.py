@@ -106,6 +106,11 @@ def _check_alike(experiment: Experiment, other: Experiment, role: str) -> None:
             f"{there.shape} with {there.num_levels} levels, this run of shape "
             f"{here.shape} with {here.num_levels}."
         )
+    if role in experiment.objective.denoisers and not other.objective.trains_denoiser:
+        raise UserError(
+            f"companions.{role}: {experiment.companions[role].run} has no denoiser; "
+            "the run that it was made from has."
+        )
     known = conditions.of_blank(here.conditions, here.shape) or {}
     wanted = conditions.of_blank(there.conditions, there.shape) or {}
     if wanted.keys() - known.keys():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import jax.random as jr
@@ -18,6 +18,7 @@ import numpy as np
 from score_sde import data, elbo
 from score_sde.conditions import Condition
 from score_sde.dequantisation import DEQUANTISERS, Dequantised, variational
+from score_sde.flow_map import ANYWHERE, FlowMap, Reach, as_denoiser, make_jump
 from score_sde.networks import Dequantiser, Network
 from score_sde.precondition import (
     Precondition,
@@ -53,6 +54,10 @@ class Model(NamedTuple):
     """What the network is told of an example; none for an unconditional one."""
     chain: np.ndarray
     """The noise levels of the discrete chain, ascending."""
+    two_levels: bool = False
+    """Whether the network is told where a jump ends."""
+    reach: Callable[[], Reach] = lambda: ANYWHERE
+    """Gives the jumps that it is trained for."""
 
 
 def init_params(
@@ -97,8 +102,29 @@ def denoiser(
         model: of a config.
         params: its parameters.
         dropout_key: of training; None for the deterministic network.
+
+    Raises: ValueError for a student of few steps that is none.
     """
+    if model.two_levels or model.reach() != ANYWHERE:
+        return as_denoiser(jump(model, params, dropout_key=dropout_key))
     return make_denoiser(network_fn(model, params, dropout_key), model.precondition)
+
+
+def jump(model: Model, params: Params, *, dropout_key: Key | None = None) -> FlowMap:
+    """The jump G(x, sigma, sigma_next, cond) of the model, see `flow_map`.
+
+    Args:
+        model: of a config.
+        params: its parameters.
+        dropout_key: of training; None for the deterministic network.
+    """
+    network = network_fn(model, params, dropout_key)
+
+    def told(x: Array, noise: Array, ratio: Array, cond: Any) -> Array:
+        return network(x, noise, {**(cond or {}), "ratio": ratio})
+
+    called = told if model.two_levels else network
+    return make_jump(called, model.precondition, reach=model.reach())
 
 
 def denoiser_with_variance(

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from score_sde import conditions, data
 from score_sde.arrays import example_keys, per_example
+from score_sde.flow_map import ANYWHERE, FlowMap
 from score_sde.guidance import network_evals
 from score_sde.run.experiment import Drawing, Experiment
 from score_sde.run.model import (
@@ -21,6 +22,7 @@ from score_sde.run.model import (
     Model,
     denoiser,
     denoiser_with_variance,
+    jump,
 )
 from score_sde.runtime.folder import Arrays
 from score_sde.runtime.jobs import BY_EXAMPLE, EVERYWHERE, map_examples
@@ -44,10 +46,22 @@ class Samples(NamedTuple):
     """False where an adaptive sampler gave up or x is not finite."""
 
 
+def sampled_model(
+    model: Model, drawing: Drawing, params: Params, offers: Offers = NO_OFFERS
+) -> Denoise | FlowMap:
+    """What samples are drawn from: the guided denoiser, or the jump of a student.
+
+    The arguments are those of `guided_denoiser`.
+    """
+    if drawing.sampler.jumps and (model.two_levels or model.reach() != ANYWHERE):
+        return jump(model, params)
+    return guided_denoiser(model, drawing, params, offers)
+
+
 def guided_denoiser(
     model: Model, drawing: Drawing, params: Params, offers: Offers = NO_OFFERS
 ) -> Denoise:
-    """The denoiser from which samples are drawn.
+    """The denoiser, guided and corrected.
 
     Args:
         model: of a config.
@@ -78,7 +92,7 @@ def evals_per_call(
 
     Over the levels of the grid; both are 1 without guidance.
     """
-    denoise = guided_denoiser(model, drawing, params, offers)
+    denoise = sampled_model(model, drawing, params, offers)
     evals = network_evals(denoise, drawing.grid()[:-1])
     return int(evals.min()), int(evals.max())
 
@@ -108,7 +122,7 @@ def draw_samples(
     start = sigmas[0].astype(like.dtype) * per_example(jr.normal, keys_start, like)
     result = sample(
         bound_sampler(drawing.sampler, model, params, cond),
-        guided_denoiser(model, drawing, params, offers),
+        sampled_model(model, drawing, params, offers),
         start,
         sigmas,
         key=keys_path,

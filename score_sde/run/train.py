@@ -32,6 +32,9 @@ from score_sde.runtime.mesh import divisible, is_main_host, local_mesh, to_host
 from score_sde.training.step import NO_COMPANIONS, LossFn, StepContext, TrainState
 from score_sde.types import Array, Key, Params
 
+PREPARED = "prepared"
+"""The name, among the companions' parameters, of what the objective prepared."""
+
 EVALUATED, NUM_LEVELS = 128, 12
 """Held-out examples whose loss is followed in training, at how many noise levels."""
 
@@ -55,7 +58,8 @@ def initial_params(
     params = init_params(
         model, experiment.seed, extra=lambda key: objective.init(key, model)
     )
-    return params | {"network": model.network.start(params["network"], companions)}
+    network = model.network.start(params["network"], companions)
+    return params | {"network": objective.start(network, companions)}
 
 
 def make_loss(
@@ -93,6 +97,9 @@ def make_loss(
                 for role, offer in (offers or {}).items()
             },
             key_dropout,
+            target=with_companions(step.target, step.companions) if step.target else (),
+            num_steps=experiment.train.num_steps,
+            prepared=step.companions.get(PREPARED, {}),
         )
         batch = Batch(x0, {**(cond or {}), **how} or None, rows)
         found = objective(key_loss, whole, batch, context)
@@ -101,6 +108,31 @@ def make_loss(
         return found
 
     return loss
+
+
+def with_prepared(
+    experiment: Experiment,
+    params: Params,
+    companions: Mapping[str, Params],
+    offers: Mapping[str, Callable[[Params], Any]],
+) -> Mapping[str, Any]:
+    """The companions' parameters, and what the objective prepares before training.
+
+    Args:
+        experiment: to be trained.
+        params: the initial parameters.
+        companions: role -> the parameters of other runs.
+        offers: see `make_loss`.
+    """
+    model, dataset = experiment.model, experiment.dataset
+    offered = {role: offer(companions[role]) for role, offer in offers.items()}
+    context = Context(model, jnp.zeros((), jnp.int32), params, offered, None)
+
+    def told(index: np.ndarray) -> Any:
+        return conditions.of_samples(model.conditions, dataset, index)
+
+    made = experiment.objective.prepare(context, told, experiment.seed)
+    return {**companions, PREPARED: made} if made else companions
 
 
 def scale_note(experiment: Experiment) -> str | None:
@@ -164,7 +196,7 @@ def training_cost(
 
     def forwards(params: Params, batch: Rows, others: Mapping[str, Params]) -> Any:
         key = jr.key(0)
-        step = StepContext(jnp.zeros((), jnp.int32), params, others)
+        step = StepContext(jnp.zeros((), jnp.int32), params, others, params)
         _, backwards = jax.vjp(lambda p: loss(key, p, batch, step).mean(), params)
         return backwards
 
@@ -208,7 +240,8 @@ def make_evaluate(
     count = divisible(min(EVALUATED, len(held_out)), here)
     rows = held_out[np.arange(count) % len(held_out)]
     keys = sample_keys(experiment.seed, 0, count)
-    looks = [_look_at_samples(experiment, here)] if objective.trains_denoiser else []
+    draws = objective.trains_denoiser or objective.trains_jumps
+    looks = [_look_at_samples(experiment, here)] if draws else []
     if objective.has_levels:
         looks.append(_look_at_levels(experiment, here, keys, rows))
     else:
@@ -270,7 +303,9 @@ def _look_at_loss(
     def look(params: Params, step: int, folder: Path) -> dict[str, float]:
         del folder
         own = {name: p for name, p in params.items() if name != COMPANIONS}
-        context = StepContext(jnp.asarray(step, jnp.int32), own, dict(companions))
+        # The average stands in for the target that follows the parameters.
+        now = jnp.asarray(step, jnp.int32)
+        context = StepContext(now, own, dict(companions), own)
         return {"test_loss": float(compiled(key, own, rows, context).mean())}
 
     return look

@@ -130,6 +130,34 @@ def ddpm(
     return _with_zero(jnp.asarray(levels[timesteps]))
 
 
+def levels(*sigmas: Annotated[Scalar, Positive]) -> Float[Array, " levels"]:
+    """Grid of given levels and 0: `levels(80.0, 0.8)` has two steps, 80 to 0.8 to 0.
+
+    Args:
+        sigmas: decreasing, positive; a level is where a step of few-step models begins.
+
+    Raises: ValueError for levels that don't decrease, or are not positive.
+    """
+    if not sigmas:
+        raise ValueError("a grid needs at least one level.")
+    if not is_traced(sigmas):
+        given = [float(s) for s in sigmas]
+        below = [*given[1:], 0.0]
+        if not all(a > b for a, b in zip(given, below, strict=True)) or math.isinf(
+            given[0]
+        ):
+            raise ValueError(
+                f"levels must be finite, positive and decrease, got {given}."
+            )
+    return _with_zero(jnp.stack([as_float(s) for s in sigmas]))
+
+
+@checks_rules
+def listed(*, sigmas: tuple[float, ...]) -> Float[Array, " levels"]:
+    """Grid of the levels that a config lists, see `levels`."""
+    return levels(*sigmas)
+
+
 def _with_zero(sigmas: Array, first: Scalar | None = None) -> Array:
     """Append 0 to a grid, and set its first level, which rounding may have moved."""
     if first is not None:
@@ -156,4 +184,5 @@ GRIDS: dict[str, Callable[..., Array]] = {
     "uniform_time": uniform_time,
     "vp": vp,
     "ddpm": ddpm,
+    "levels": listed,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 from jaxtyping import Num
 
 from score_sde.arrays import as_float, check_alike, is_traced, wide
+from score_sde.flow_map import as_denoiser, as_jump
 from score_sde.samplers.adaptive_sde import AdaptiveSDE
 from score_sde.samplers.ancestral import EulerAncestral
 from score_sde.samplers.ddim import DDIM
@@ -22,6 +24,7 @@ from score_sde.samplers.dpmpp_multi import DPMpp2M, DPMpp2MSDE, DPMpp3MSDE
 from score_sde.samplers.dpmpp_single import DPMpp2SAncestral, DPMppSDE
 from score_sde.samplers.edm import EDMStochastic, Euler, Heun
 from score_sde.samplers.edm_ablation import EDMAblation
+from score_sde.samplers.jumps import Consistency, JumpSampler
 from score_sde.samplers.langevin import Langevin
 from score_sde.samplers.lms import LMS
 from score_sde.samplers.noise import BrownianPath, from_bank, from_key
@@ -31,7 +34,7 @@ from score_sde.samplers.progress import Report, report_end, reporting
 from score_sde.samplers.repaint import RePaint
 from score_sde.samplers.steps import Draw, Sampler, SampleResult
 from score_sde.samplers.unipc import UniPC
-from score_sde.types import Array, Denoise, Grid, Key, Points, Scalar
+from score_sde.types import Array, Denoise, Grid, Jump, Key, Points, Scalar
 
 SAMPLERS: dict[str, type[Sampler]] = {
     "euler": Euler,
@@ -62,12 +65,14 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "predictor_corrector": PredictorCorrector,
     "adaptive_sde": AdaptiveSDE,
     "repaint": RePaint,
+    "jump": JumpSampler,
+    "consistency": Consistency,
 }
 
 
 def sample(
     sampler: str | Sampler,
-    denoise: Denoise,
+    denoise: Denoise | Jump,
     x: Points,
     sigmas: Grid,
     *,
@@ -85,7 +90,9 @@ def sample(
     Args:
         sampler: a name of `SAMPLERS`, or one with options, as in
             `SAMPLERS["heun"](s_churn=40.0)`.
-        denoise: D(x, sigma, cond), shaped like x.
+        denoise: D(x, sigma, cond), shaped like x; or a jump G(x, sigma, sigma_next,
+            cond), of which samplers other than "jump" and "consistency" take the
+            denoiser on its diagonal.
         x: [batch, *dims], noise of standard deviation sigmas[0] around the data.
         sigmas: strictly decreasing, usually from `grids`; the last may be 0.
         key: for samplers that add noise. The noise of example i is a function of
@@ -102,8 +109,9 @@ def sample(
 
     Raises: ValueError for an unknown name, a grid that does not decrease or begins
         above the Brownian path, noise or a denoiser's result of another shape than x,
-        too few draws of noise, a path for a sampler that passes a level twice, and a
-        stochastic sampler without key or noise.
+        too few draws of noise, a path for a sampler that passes a level twice, a
+        stochastic sampler without key or noise, and a flow map that was not made for
+        the jumps of the sampler.
     """
     sampler, given = _named(sampler), as_float(x)
     # Levels and states of half precision would lose what steps add.
@@ -112,8 +120,12 @@ def sample(
     if sampler.stochastic and key is None and noise is None:
         raise ValueError(f"{sampler} adds noise: give it a key, or the noise itself.")
 
-    def evaluate(x: Array, sigma: Scalar) -> Array:
-        denoised = as_float(denoise(x.astype(given.dtype), sigma, cond))
+    sampler.check_model(denoise, sigmas)
+    made: Callable[..., Any] = as_jump if sampler.jumps else as_denoiser
+    function = made(denoise)
+
+    def evaluate(x: Array, *levels: Scalar) -> Array:
+        denoised = as_float(function(x.astype(given.dtype), *levels, cond))
         return check_alike("the denoised data", denoised, x).astype(x.dtype)
 
     _check_noise(sampler, noise, sigmas)

@@ -32,9 +32,9 @@ def reporting(model: Model, sigmas: Array, report: Report) -> Model:
         passed = (sigmas[:-1] > sigma.max() * (1 + 1e-5)).sum()
         report(int(passed), len(sigmas) - 1)
 
-    def observed(x: Array, sigma: Scalar) -> Array:
+    def observed(x: Array, sigma: Scalar, *next_levels: Scalar) -> Array:
         jax.debug.callback(on_host, sigma, sigmas)
-        return model(x, sigma)
+        return model(x, sigma, *next_levels)
 
     return observed
 

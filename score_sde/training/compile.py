@@ -134,6 +134,7 @@ def prepare_training(
     seed: int,
     project: Callable[[Params], Params] = lambda params: params,
     companions: Mapping[str, Params] = NO_COMPANIONS,
+    target_decay: Callable[[Array], Array] | None = None,
 ) -> tuple[TrainStep, TrainState]:
     """Compile the step of these settings, and place the state before the first.
 
@@ -147,6 +148,7 @@ def prepare_training(
         seed: of all that is drawn.
         project: brings parameters back to where training keeps them.
         companions: role -> the parameters of another run, which are not trained.
+        target_decay: of the loss's target, None for a loss without any.
 
     Returns:
         (state, batch) -> (state, metrics), and the first state.
@@ -160,9 +162,15 @@ def prepare_training(
         ema_rampup_ratio=settings.ema_rampup_ratio,
         project=project,
         power_ema_stds=settings.power_ema_stds,
+        target_decay=target_decay,
     )
     num_averages = len(settings.power_ema_stds)
-    state = init_state(params, optimizer, num_power_emas=num_averages)
+    state = init_state(
+        params,
+        optimizer,
+        num_power_emas=num_averages,
+        has_target=target_decay is not None,
+    )
     compiled = compile_train_step(step, state, devices, mesh)
     placed = (
         put_state(dict(companions), mesh, fsdp=False) if companions else NO_COMPANIONS

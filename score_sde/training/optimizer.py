@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated, Any
 
 import jax
+import numpy as np
 import optax
 
 from score_sde.fields import settings
@@ -31,7 +33,8 @@ class Optimizer:
     AdamW with Nesterov momentum at adam_learning_rate.
 
     The learning rate rises linearly over warmup_steps, then is constant, falls as half
-    a cosine to 1 % at the last step, or falls as 1/sqrt(step / decay_start_steps).
+    a cosine to 1 % at the last step, or falls as 1/sqrt(step / decay_start_steps). With
+    `cycles` above 1 all of that happens as often, in equal parts of training.
     """
 
     method: Annotated[str, one_of(METHODS)] = "adamw"
@@ -40,6 +43,7 @@ class Optimizer:
     warmup_steps: Annotated[int, NonNegative] = 0
     schedule: Annotated[str, one_of(SCHEDULES)] = "constant"
     decay_start_steps: Annotated[int, at_least(1)] = 1
+    cycles: Annotated[int, at_least(1)] = 1
     clip_norm: Annotated[float, PositiveOrInfinite] = 1.0
     b1: Annotated[float, below(1)] = 0.9
     b2: Annotated[float, below(1)] = 0.999
@@ -49,13 +53,21 @@ class Optimizer:
     @property
     def depends_on_num_steps(self) -> bool:
         """Whether the learning rate of a step depends on how many there will be."""
-        return self.schedule == "cosine"
+        return self.schedule == "cosine" or self.cycles > 1
 
 
 def make_schedule(
     settings: Optimizer, *, num_steps: int, peak: float | None = None
 ) -> optax.Schedule:
     """The learning rate as a function of the step; `peak` if it is another one."""
+    if settings.cycles > 1:
+        ends = np.linspace(0, num_steps, settings.cycles + 1).round().astype(int)
+        once = dataclasses.replace(settings, cycles=1)
+        parts = [
+            make_schedule(once, num_steps=int(length), peak=peak)
+            for length in np.diff(ends)
+        ]
+        return optax.join_schedules(parts, [int(end) for end in ends[1:-1]])
     peak = settings.learning_rate if peak is None else peak
     warmup = settings.warmup_steps
     after: optax.Schedule
