@@ -66,8 +66,8 @@ __version__ = "0.1.0"
 
 _MODULES = (
     "anatomy arrays conditions data dequantisation editing elbo evaluation flow_map "
-    "guidance likelihood losses measurements networks noise_levels oracles precondition "
-    "predictions samplers schedules sde training types weights"
+    "guidance likelihood losses measurements networks noise_levels oracles "
+    "precondition predictions samplers schedules sde training types weights"
 )
 _NAMES = {
     "fields": "pytree",
