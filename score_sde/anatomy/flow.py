@@ -55,6 +55,14 @@ def quantile_map(
 
     Raises: ValueError for a mixture of more dimensions, for levels below 0, and for
         level 0 where a component has variance 0.
+
+    Examples:
+        The flow of a Gaussian scales distances to its mean:
+
+        >>> from score_sde.oracles import Gaussian
+        >>> unit = Gaussian(jnp.zeros(1), jnp.ones((1, 1)))
+        >>> print(round(float(quantile_map(unit, [2.0], 3**0.5, 0.0)[0]), 5))
+        1.0
     """
     x = as_float(x)
     if x.ndim != 1:
