@@ -45,6 +45,8 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 def on_config(config: Any) -> Any:
     """Set the navigation; a page of docs/ that is not listed is a how-to page."""
+    # Once more: mkdocs takes away what was added while it imported this file.
+    sys.path.append(str(ROOT))
     listed = {*OF_THE_SITE, *HOW_TO, *TABLES, *TRUST, *MORE}
     others = sorted(
         p.name for p in (ROOT / "docs").glob("*.md") if p.name not in listed
