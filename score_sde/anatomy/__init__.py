@@ -15,9 +15,6 @@ Rows of results are the times t = 0 ... T. A grid is a rising row of points of t
 line; integrals over it are by the trapezoid rule.
 """
 
-from score_sde.anatomy.cascade import Cascade as Cascade
-from score_sde.anatomy.cascade import cascade as cascade
-from score_sde.anatomy.cascade import given_average as given_average
 from score_sde.anatomy.chain import Kernel as Kernel
 from score_sde.anatomy.chain import Marginals as Marginals
 from score_sde.anatomy.chain import Paths as Paths
@@ -42,5 +39,8 @@ from score_sde.anatomy.posteriors import ReversePosterior as ReversePosterior
 from score_sde.anatomy.posteriors import conditional_posterior as conditional_posterior
 from score_sde.anatomy.posteriors import family as family
 from score_sde.anatomy.posteriors import reverse_posterior as reverse_posterior
+from score_sde.anatomy.two_stages import Cascade as Cascade
+from score_sde.anatomy.two_stages import cascade as cascade
+from score_sde.anatomy.two_stages import given_average as given_average
 from score_sde.anatomy.unet import UNetTable as UNetTable
 from score_sde.anatomy.unet import unet_table as unet_table
