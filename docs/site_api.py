@@ -54,7 +54,12 @@ def pages() -> dict[str, str]:
 
 
 def _page(module: str) -> str:
-    entries = [f"::: score_sde.{module}.{name}" for name in public_names(module)]
+    here = _path(module)
+    entries = []
+    for name in public_names(module):
+        # The file of a function that has its name would stand for it.
+        file = f"{name}." if (here / f"{name}.py").exists() else ""
+        entries.append(f"::: score_sde.{module}.{file}{name}")
     head = f"# score_sde.{module}\n\n{_docstring(module)}"
     return "\n\n".join([head, *entries]) + "\n"
 
