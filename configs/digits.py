@@ -292,7 +292,7 @@ def direct(config: ConfigDict) -> None:
     """
     student(config, 2_000)
     levels = (80.0, 14.0, 2.5, 0.4)
-    config.objective = {"name": "direct", "levels": levels, "teacher_steps": 4}
+    config.objective = {"name": "direct", "levels": levels, "teacher_steps": 2}
     config.grid = {"name": "levels", "sigmas": (80.0,)}
 
 

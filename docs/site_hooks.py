@@ -33,6 +33,7 @@ CONCEPTS = ["notebooks/anatomy.md", "notebooks/tour.md", "notebooks/conditional.
 HOW_TO = [
     *("own_experiment.md", "data.md", "parts.md", "python.md", "training.md"),
     *("likelihood.md", "guidance.md", "evaluation.md", "weights.md", "networks.md"),
+    "few_steps.md",
 ]
 TABLES = ["samplers.md", "tables.md", "config.md"]
 TRUST = ["measured.md", "verified.md", "checks.md", "reliability.md"]

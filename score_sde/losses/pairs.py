@@ -7,7 +7,7 @@ neighbours; pair 0 is the highest.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ class Ladder(NamedTuple):
     sigma_max: float = 80.0
     rho: float = 7.0
 
-    def level(self, share: Array) -> Array:
+    def level(self, share: Any) -> Any:
         """The level at a share of the way from sigma_max, 0, to sigma_min, 1."""
         high, low = (s ** (1 / self.rho) for s in (self.sigma_max, self.sigma_min))
         return (high + share * (low - high)) ** self.rho

@@ -50,7 +50,8 @@ class SecondLevel(nn.Module):
     @nn.compact
     def __call__(self, ratio: Array) -> Array:
         place = jnp.log1p(1000 * ratio) / math.log(1001)
-        angles = math.pi * place[:, None] * jnp.arange(1.0, 9.0, dtype=ratio.dtype)
+        numbers = jnp.arange(1.0, 9.0, dtype=ratio.dtype)[None]
+        angles = math.pi * place[:, None] * numbers
         waves = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=1)
         h = nn.silu(nn.Dense(self.size)(waves))
         return nn.Dense(self.size, kernel_init=nn.initializers.zeros)(h)

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from score_sde import conditions, guidance
 from score_sde.conditions import Condition
@@ -161,7 +161,7 @@ def _network(
     shape, known = dataset.shape, reads(module)
     cond = conditions.of_blank(told, shape)
     if two_levels:
-        cond = {**(cond or {}), "ratio": jnp.zeros(1, jnp.float32)}
+        cond = {**(cond or {}), "ratio": np.zeros(1, np.float32)}
     options = fields_of(type(module))
     problems = [
         f"network{'.' if text.split()[0] in options else ': '}{text}"

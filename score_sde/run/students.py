@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jaxtyping import Float
 
 from score_sde.arrays import example_keys, expand_like, per_example
 from score_sde.fields import require, settings
@@ -29,7 +30,7 @@ from score_sde.networks.blocks import SECOND_LEVEL
 from score_sde.rules import Finite, NonNegative, Positive, at_least, each, one_of
 from score_sde.run.model import Model, jump
 from score_sde.run.objectives import Batch, Context, Objective
-from score_sde.samplers import grids, sample
+from score_sde.samplers import sample
 from score_sde.sde import SDE
 from score_sde.types import Array, Denoise, Key, Params, UserError
 
@@ -208,17 +209,14 @@ class Progressive(Student):
         """The number of steps of the first stage."""
         return len(self.levels) or self.first
 
-    def grid(self) -> Array:
+    def grid(self) -> Float[np.ndarray, " levels"]:
         """The levels of the first stage, and 0."""
-        if self.levels:
-            return grids.levels(*self.levels)
-        ladder = ladder_of(self.sde)
-        with jax.ensure_compile_time_eval():
-            share = jnp.linspace(0, 1, self.count + 1)[:-1]
-            return jnp.append(ladder.level(share), 0.0)
+        share = np.linspace(0, 1, self.count + 1)[:-1]
+        levels = self.levels or ladder_of(self.sde).level(share)
+        return np.append(np.asarray(levels), 0.0)
 
     def reach(self) -> Reach:
-        grid = np.asarray(self.grid())[:: self.count // self.last]
+        grid = self.grid()[:: self.count // self.last]
         return Reach(tuple(float(s) for s in grid), "next")
 
     def target_decay(self, num_steps: int) -> Callable[[Array], Array]:
@@ -245,7 +243,7 @@ class Progressive(Student):
         key_index, key_eps = jr.split(key)
         x0, cond = batch.x0, batch.cond
         grid = jnp.asarray(self.grid(), x0.dtype)
-        count = self._steps(context.step, context.num_steps)
+        count = self._steps(context.step, context.num_steps).astype(x0.dtype)
         stride = jnp.round(self.count / count).astype(jnp.int32)
         u = uniform_like(key_index, x0)
         index = stride * jnp.floor(u * count).astype(jnp.int32)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import optax
 
-from score_sde.fields import settings
+from score_sde.fields import require, settings
 from score_sde.networks.network import is_frozen
 from score_sde.rules import (
     NonNegative,
@@ -20,7 +20,7 @@ from score_sde.rules import (
     one_of,
 )
 
-METHODS = ("adamw", "muon")
+METHODS = ("adamw", "muon", "radam")
 SCHEDULES = ("constant", "cosine", "inverse_sqrt")
 
 
@@ -30,7 +30,8 @@ class Optimizer:
 
     `adamw`, or `muon` (Jordan et al. 2024): the update of each matrix and convolution
     is orthogonalised and given the size that AdamW's has; all other parameters follow
-    AdamW with Nesterov momentum at adam_learning_rate.
+    AdamW with Nesterov momentum at adam_learning_rate. `radam` rectifies the variance
+    of Adam's first steps (Liu et al. 2020), and has no decay of weights.
 
     The learning rate rises linearly over warmup_steps, then is constant, falls as half
     a cosine to 1 % at the last step, or falls as 1/sqrt(step / decay_start_steps). With
@@ -49,6 +50,15 @@ class Optimizer:
     b2: Annotated[float, below(1)] = 0.999
     eps: Annotated[float, Positive] = 1e-8
     weight_decay: Annotated[float, NonNegative] = 0.0
+
+    def __post_init__(self) -> None:
+        require(
+            self,
+            (
+                "weight_decay 0 with method 'radam'",
+                lambda s: not s.weight_decay or s.method != "radam",
+            ),
+        )
 
     @property
     def depends_on_num_steps(self) -> bool:
@@ -103,6 +113,8 @@ def make_optimizer(
             consistent_rms=0.2,
             muon_weight_dimension_numbers=_matrices,
         )
+    elif settings.method == "radam":
+        update = optax.radam(rate, b1=settings.b1, b2=settings.b2, eps=settings.eps)
     else:
         update = optax.adamw(
             rate,
