@@ -37,3 +37,9 @@ def test_all_files_that_the_table_names_exist():
     assert len(names) > 15
     for name in names:
         assert (ROOT / "score_sde" / name).exists(), name
+
+
+def test_what_it_counts_is_registered():
+    from score_sde.samplers import SAMPLERS
+
+    assert f"**{len(SAMPLERS)} samplers**" in README
