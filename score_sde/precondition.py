@@ -165,8 +165,7 @@ def iddpm(
     grows with noise up to num_steps - 1; a sigma nearest to no noise at all has -1.
     """
     sigma = as_float(sigma)
-    known = schedules.iddpm_levels(num_steps, c_1, c_2)
-    levels = jnp.asarray(known, sigma.dtype)
+    levels = jnp.asarray(schedules.iddpm_levels(num_steps, c_1, c_2), sigma.dtype)
     ascending = levels[::-1]
     middles = 0.5 * (ascending[1:] + ascending[:-1])
     index = jnp.searchsorted(middles, sigma) - 1

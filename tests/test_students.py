@@ -16,7 +16,8 @@ from score_sde.flow_map import carry
 from score_sde.losses import WEIGHTS
 from score_sde.networks import NETWORKS, from_linen
 from score_sde.run.model import Model, denoiser, init_params, jump
-from score_sde.run.objectives import OBJECTIVES, Batch, Context
+from score_sde.run.objective import Batch, Context
+from score_sde.run.objectives import OBJECTIVES
 from score_sde.run.sections import SECTIONS
 from score_sde.run.students import started
 from score_sde.types import UserError

@@ -25,7 +25,7 @@ from score_sde.latents.discriminator import NORMS, PatchDiscriminator, statistic
 from score_sde.latents.reconstruction import Distance
 from score_sde.rules import NonNegative, Positive, at_least, one_of
 from score_sde.run.model import Model
-from score_sde.run.objectives import Batch, Context, Objective
+from score_sde.run.objective import Batch, Context, Objective
 from score_sde.run.perceptual import PERCEPTUAL, perceptual_problems
 from score_sde.training.optimizer import Optimizer
 from score_sde.types import Array, Key, Params

@@ -16,10 +16,8 @@ import numpy as np
 from score_sde import conditions, guidance
 from score_sde.conditions import Condition
 from score_sde.data import Dataset
-from score_sde.editing import restore_by
 from score_sde.fields import fields_of
 from score_sde.flow_map import FlowMap
-from score_sde.measurements import Mask
 from score_sde.networks import (
     Network,
     as_network,
@@ -29,11 +27,12 @@ from score_sde.networks import (
     with_companions,
     with_image,
 )
+from score_sde.run.agreement import disagreements
 from score_sde.run.experiment import OFFERED_BY_RUN, Drawing, Experiment
 from score_sde.run.latents import decoded_by_companion
 from score_sde.run.making import Maker
 from score_sde.run.model import Model
-from score_sde.run.objectives import as_objective
+from score_sde.run.objective import as_objective
 from score_sde.run.sections import PLAIN, SECTIONS
 from score_sde.sde import SDE
 from score_sde.types import Array, UserError, choices_text
@@ -148,7 +147,7 @@ def _joined(
         drawing=drawing,
         **{name: made[name] for name in AS_THEY_ARE},
     )
-    return experiment, problems + found + _disagreements(experiment, names)
+    return experiment, problems + found + disagreements(experiment, names)
 
 
 AS_THEY_ARE = (
@@ -290,99 +289,3 @@ def _unstated_ends(grid: Callable[..., Array], sde: SDE) -> dict[str, Any]:
     stated = getattr(grid, "keywords", {})
     wanted = fields_of(grid.func) if isinstance(grid, partial) else {}
     return {k: t for k, t in ends.items() if k in wanted and k not in stated}
-
-
-def _unsuited_drawing(experiment: Experiment, names: Mapping[str, str]) -> list[str]:
-    """Why samples of a student of few steps can't be drawn so, a text each."""
-    objective, sampler = experiment.objective, experiment.drawing.sampler
-    if not objective.trains_jumps:
-        return []
-    problems = []
-    if not (objective.trains_denoiser or sampler.jumps):
-        problems.append(
-            f"sampler.name is {names['sampler']!r}; objective {names['objective']!r} "
-            "trains no denoiser, but jumps: use 'jump' or 'consistency'"
-        )
-    if sampler.jumps:
-        problems += [
-            f"{section}.name is {names[section]!r}; it acts on a denoiser, and a "
-            "student has learned it or not: use 'none'"
-            for section in ("guidance", "threshold")
-            if names[section] != "none"
-        ]
-    return problems
-
-
-def _unsuited_restoration(experiment: Experiment) -> list[str]:
-    """Why the method can't restore a picture of this noise: it is made once."""
-    shape, noise_std = experiment.model.shape, experiment.editing.noise_std
-    if experiment.editing.task == "image_to_image":
-        return []
-    known, y = Mask(np.ones(shape)), np.zeros((1, *shape), np.float32)
-    try:
-        restore_by(
-            experiment.restoration,
-            *(lambda x, sigma, cond=None: x, known, y),
-            noise_std=noise_std,
-            grid=np.asarray([1.0, 0.0]),
-        )
-    except ValueError as error:
-        return [f"restoration: {str(error).rstrip('.')}"]
-    return []
-
-
-def _disagreements(experiment: Experiment, names: Mapping[str, str]) -> list[str]:
-    """Rules between parts: each says what it needs of the others."""
-    model, drawing, train = experiment.model, experiment.drawing, experiment.train
-    objective, companions = experiment.objective, experiment.companions
-    problems = [
-        f"objective.name is {names['objective']!r}: {text}"
-        for text in objective.problems(model)
-    ]
-    if model.network.parts is not None and objective.trains_denoiser:
-        problems.append(
-            f"network.name is {names['network']!r}, an autoencoder; objective.name "
-            "'autoencoder' trains it"
-        )
-    if objective.needs_whole_batch and experiment.devices.accumulate > 1:
-        problems.append(
-            f"devices.accumulate is {experiment.devices.accumulate}; the objective "
-            "needs the whole batch at once"
-        )
-    problems += [f"editing.{text}" for text in experiment.editing.problems(model.shape)]
-    problems += _unsuited_restoration(experiment)
-    problems += [
-        f"likelihood.{text}" for text in experiment.likelihood.problems(model.points)
-    ]
-    problems += _unsuited_drawing(experiment, names)
-    if "variance" in drawing.sampler.wants and not model.predicts_variance:
-        problems.append(
-            "sampler.variance is 'learned'; it needs a network that predicts "
-            "variances: network.learn_sigma True, of a network that has it"
-        )
-    users = {
-        **dict.fromkeys(objective.companions, "objective"),
-        **dict.fromkeys(model.network.companions, "network"),
-        **dict.fromkeys(drawing.roles, "guidance"),
-        **dict.fromkeys(experiment.dataset.made_by, "data"),
-    }
-    problems += [
-        f"{user}.name is {names[user]!r}; it needs another run: "
-        f"--config.companions.{role}.run=FOLDER"
-        for role, user in users.items()
-        if role not in companions
-    ]
-    if train.condition_dropout and not model.conditions:
-        problems.append(
-            f"train.condition_dropout is {train.condition_dropout}; the network is "
-            "told nothing: see section conditions"
-        )
-    optimizer = experiment.optimizer
-    if optimizer.warmup_steps >= train.num_steps // optimizer.cycles:
-        problems.append(
-            f"optimizer.warmup_steps is {optimizer.warmup_steps}; it must be below "
-            f"train.num_steps, {train.num_steps}"
-            + f", over {optimizer.cycles} cycles"
-            * (optimizer.cycles > 1)
-        )
-    return problems

@@ -10,7 +10,7 @@ import numpy as np
 from score_sde.data import Dataset
 from score_sde.editing import Restorer
 from score_sde.run.model import Model
-from score_sde.run.objectives import Objective
+from score_sde.run.objective import Objective
 from score_sde.run.settings import (
     Companion,
     Data,

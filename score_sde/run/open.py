@@ -20,7 +20,7 @@ from score_sde.run.companions import Loaded
 from score_sde.run.experiment import Experiment
 from score_sde.run.likelihoods import score_examples
 from score_sde.run.model import denoiser, jump, with_companions
-from score_sde.run.objectives import Objective
+from score_sde.run.objective import Objective
 from score_sde.run.paths import differences, without
 from score_sde.run.sample import Samples, draw_samples, sample_keys, sampled_model
 from score_sde.run.sections import CHAIN_FIELDS, complete

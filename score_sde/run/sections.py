@@ -32,9 +32,9 @@ from score_sde.run.settings import (
     Sampling,
     Scoring,
 )
-from score_sde.run.students import Direct, Progressive
 from score_sde.run.students_consistency import CONSISTENCY
 from score_sde.run.students_flow_maps import FLOW_MAPS
+from score_sde.run.students_teacher import Direct, Progressive
 from score_sde.runtime.mesh import Devices
 from score_sde.samplers import SAMPLERS, grids
 from score_sde.training.optimizer import Optimizer

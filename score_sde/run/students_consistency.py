@@ -35,7 +35,7 @@ from score_sde.networks import LogVariance
 from score_sde.noise_levels import NoiseLevels
 from score_sde.rules import Finite, NonNegative, Positive, at_least, below, one_of
 from score_sde.run.model import Model
-from score_sde.run.objectives import Batch, Context
+from score_sde.run.objective import Batch, Context
 from score_sde.run.students import Student, distance_of, ladder_of, noise_like
 from score_sde.sde import SDE
 from score_sde.types import Array, Key, Params

@@ -24,7 +24,7 @@ from score_sde.losses.flow_maps import (
 )
 from score_sde.noise_levels import NoiseLevels
 from score_sde.rules import Finite, NonNegative, Positive, Share, at_least, one_of
-from score_sde.run.objectives import Batch, Context
+from score_sde.run.objective import Batch, Context
 from score_sde.run.students import Student, noise_like, uniform_like
 from score_sde.sde import SDE
 from score_sde.types import Array, Key, Params

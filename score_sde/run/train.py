@@ -25,7 +25,8 @@ from score_sde.run.model import (
     training_points,
     with_companions,
 )
-from score_sde.run.objectives import Batch, Context, points_cost
+from score_sde.run.objective import Batch, Context
+from score_sde.run.objectives import points_cost
 from score_sde.run.sample import make_draw, sample_keys
 from score_sde.run.settings import measured_sigma_data
 from score_sde.runtime.jobs import BY_EXAMPLE, EVERYWHERE, map_examples

@@ -27,7 +27,7 @@ from score_sde.samplers.edm_ablation import EDMAblation
 from score_sde.samplers.jumps import Consistency, JumpSampler
 from score_sde.samplers.langevin import Langevin
 from score_sde.samplers.lms import LMS
-from score_sde.samplers.memory import Memory, remembering
+from score_sde.samplers.memory import remembering
 from score_sde.samplers.noise import BrownianPath, from_bank, from_key
 from score_sde.samplers.plms import PLMS
 from score_sde.samplers.predictor_corrector import PredictorCorrector
@@ -89,32 +89,25 @@ def sample(
     it is called more than once.
 
     Args:
-        sampler: a name of `SAMPLERS`, or one with options, as in
-            `SAMPLERS["heun"](s_churn=40.0)`.
+        sampler: a name, or an object such as `SAMPLERS["heun"](s_churn=40.0)`.
         denoise: D(x, sigma, cond), shaped like x; or a jump G(x, sigma, sigma_next,
-            cond), of which samplers other than "jump" and "consistency" take the
-            denoiser on its diagonal. One with an attribute `memory` (see
+            cond), whose diagonal is the denoiser. One with an attribute `memory` (see
             `samplers.memory`) is given at each step what it learned before.
         x: [batch, *dims], noise of standard deviation sigmas[0] around the data.
         sigmas: strictly decreasing, usually from `grids`; the last may be 0.
         key: for samplers that add noise. The noise of example i is a function of
             (key, step, i), so that a sample doesn't depend on its batch; keys may
-            also be given one per example, shape [batch]. For a sampler that chooses its
-            steps by its noise it is the key of a `BrownianPath`.
-        noise: [draws, batch, *dims], used instead of a key: the k-th draw of the
-            algorithm is noise[k]. Or a `BrownianPath`, for samples that converge when
-            the grid is refined.
+            also be given one per example, [batch]. A sampler that chooses its steps by
+            its noise makes a `BrownianPath` of it.
+        noise: instead of a key, [draws, batch, *dims], the k-th draw being noise[k]; or
+            a `BrownianPath`, for samples that converge when the grid is refined.
         cond: the condition of the denoiser, or None.
         return_path: also return x at every level, and each step's prediction of x0.
-        progress: called on the host as progress(levels passed, levels);
-            `progress_bar` draws a bar.
+        progress: called on the host with (levels passed, levels), like `progress_bar`.
 
-    Raises: ValueError for an unknown name, a grid that does not decrease or begins
-        above the Brownian path, noise or a denoiser's result of another shape than x,
-        too few draws of noise, a path for a sampler that passes a level twice, a
-        stochastic sampler without key or noise, a denoiser with a memory that the
-        sampler can't carry, and a flow map that was not made for the jumps of the
-        sampler.
+    Raises: ValueError for an unknown name, a grid that does not decrease, noise or a
+        denoiser's result of another shape than x, noise that is missing, too short, or
+        of no use to the sampler, and a memory or a jump that it can't take.
 
     Examples:
         Data that are all 0 have the denoiser 0, and every path ends there:
@@ -128,39 +121,51 @@ def sample(
     # Levels and states of half precision would lose what steps add.
     x = given.astype(wide(given.dtype))
     _check_grid(sigmas)
-    if sampler.stochastic and key is None and noise is None:
-        raise ValueError(f"{sampler} adds noise: give it a key, or the noise itself.")
-
     sampler.check_model(denoise, sigmas)
+    _check_noise(sampler, key, noise, sigmas)
+    sigmas = jnp.asarray(sigmas, x.dtype)
+    draw = _draws(sampler, key, noise, x, sigmas)
+    model, sampler = _bound(sampler, denoise, given.dtype, sigmas, cond, progress)
+    result = sampler.run(model, x, sigmas, draw, return_path=return_path)
+    if progress is not None:
+        report_end(result, sigmas, progress)
+    return result.of_type(given.dtype)
+
+
+def _bound(
+    sampler: Sampler,
+    denoise: Denoise | Jump,
+    dtype: Any,
+    sigmas: Array,
+    cond: Any,
+    progress: Report | None,
+) -> tuple[Callable[..., Array], Sampler]:
+    """The model that the sampler calls, and the sampler, with a memory if there is one.
+
+    The model is given x of the caller's type, and its results are those of x again.
+    """
     made: Callable[..., Any] = as_jump if sampler.jumps else as_denoiser
     function = made(denoise)
+    memory: Any = getattr(denoise, "memory", None)
 
     def checked(denoised: Array, x: Array) -> Array:
         alike = check_alike("the denoised data", as_float(denoised), x)
         return alike.astype(x.dtype)
 
     def evaluate(x: Array, *levels: Scalar) -> Array:
-        return checked(function(x.astype(given.dtype), *levels, cond), x)
+        return checked(function(x.astype(dtype), *levels, cond), x)
 
     def recall(known: Any, x: Array, sigma: Scalar) -> tuple[Array, Any]:
-        assert memory is not None
-        x0, after = memory.recall(known, x.astype(given.dtype), sigma, cond)
+        x0, after = memory.recall(known, x.astype(dtype), sigma, cond)
         return checked(x0, x), after
 
-    memory: Memory | None = getattr(denoise, "memory", None)
-    _check_noise(sampler, noise, sigmas)
-    sigmas = jnp.asarray(sigmas, x.dtype)
-    draw = _draws(sampler, key, noise, x, sigmas)
     model, told = evaluate, recall
     if progress is not None:
         model = reporting(evaluate, sigmas, progress, place=1)
         told = reporting(recall, sigmas, progress, place=2)
     if memory is not None:
         sampler = remembering(sampler, memory.start, told)
-    result = sampler.run(model, x, sigmas, draw, return_path=return_path)
-    if progress is not None:
-        report_end(result, sigmas, progress)
-    return result.of_type(given.dtype)
+    return model, sampler
 
 
 def _named(sampler: str | Sampler) -> Sampler:
@@ -203,7 +208,9 @@ def _check_grid(sigmas: Grid) -> None:
         raise ValueError(f"sigmas must not be negative, got {values[-1]}.")
 
 
-def _check_noise(sampler: Sampler, noise: Any, sigmas: Grid) -> None:
+def _check_noise(sampler: Sampler, key: Key | None, noise: Any, sigmas: Grid) -> None:
+    if sampler.stochastic and key is None and noise is None:
+        raise ValueError(f"{sampler} adds noise: give it a key, or the noise itself.")
     if noise is None or not sampler.stochastic:
         return
     if isinstance(noise, BrownianPath):

@@ -56,7 +56,7 @@ class GaussianMixture:
         """Gradient of log p_t at xt; without an SDE, alpha = 1 and t = sigma."""
         del cond
         xt = as_float(xt)
-        solved, log_joint = self._solve(xt, *_alpha_std(t, sde, xt))
+        solved, log_joint = self._solve(xt, *alpha_std(t, sde, xt))
         return _average(log_joint, -solved)
 
     def log_prob(
@@ -70,7 +70,7 @@ class GaussianMixture:
     ) -> Float[Array, "batch components"]:
         """Log-density of xt and each component: [batch, components]."""
         xt = as_float(xt)
-        return self._solve(xt, *_alpha_std(t, sde, xt))[1]
+        return self._solve(xt, *alpha_std(t, sde, xt))[1]
 
     def sample(self, key: Key, num_samples: int) -> Float[Array, "{num_samples} *dims"]:
         """Draw x0 independently, [num_samples, dims]."""
@@ -160,7 +160,7 @@ class GaussianMixture:
     def _posterior(self, x: Points, sigma: Level) -> tuple[Array, Array]:
         """The log-joint of x and each component, and E[x0 given both]."""
         x = as_float(x)
-        solved, log_joint = self._solve(x, *_alpha_std(sigma, None, x))
+        solved, log_joint = self._solve(x, *alpha_std(sigma, None, x))
         covariances, means = (
             jnp.asarray(a, x.dtype) for a in (self.covariances, self.means)
         )
@@ -239,7 +239,7 @@ def _average(log_joint: Array, values: Array) -> Array:
     return (jax.nn.softmax(log_joint, axis=1)[..., None] * values).sum(1)
 
 
-def _alpha_std(t: Level, sde: SDE | None, x: Array) -> tuple[Array, Array]:
+def alpha_std(t: Level, sde: SDE | None, x: Array) -> tuple[Array, Array]:
     """Compute (alpha, std) at t, each a scalar or [batch].
 
     Raises: ValueError for t of another shape.
@@ -294,104 +294,3 @@ class LabelledMixture(GaussianMixture):
         label = as_labels(label, len(self.classes))
         known = jnp.log(jnp.asarray(self.classes, dtype))[jnp.maximum(label, 0)]
         return jnp.where((label == NO_LABEL)[:, None], jnp.zeros_like(known), known)
-
-
-class Gaussian(GaussianMixture):
-    """One Gaussian, whose flow is known too.
-
-    Args:
-        mean: [dims].
-        covariance: [dims, dims], positive semi-definite.
-    """
-
-    def __init__(self, mean: Array, covariance: Array):
-        mean = as_float(mean)
-        super().__init__(
-            mean[None], as_float(covariance)[None], jnp.ones(1, mean.dtype)
-        )
-
-    def flow(
-        self, x: Points, sigma: Level, sigma_next: Level, *, num_steps: int = 1
-    ) -> Float[Array, "batch dims"]:
-        """Carry x by the probability flow from level sigma to sigma_next, in one step.
-
-        Along each eigenvector of the covariance, with eigenvalue c, the distance to
-        the mean scales by sqrt((c + sigma_next^2) / (c + sigma^2)).
-        """
-        del num_steps  # nothing is solved
-        x = as_float(x)
-        values, vectors = jnp.linalg.eigh(jnp.asarray(self.covariances[0], x.dtype))
-        mean = jnp.asarray(self.means, x.dtype)
-        level, level_next = (
-            jnp.asarray(s, x.dtype).reshape(-1, 1) for s in (sigma, sigma_next)
-        )
-        scale = jnp.sqrt((values[None] + level_next**2) / (values[None] + level**2))
-        return mean + (scale * ((x - mean) @ vectors)) @ vectors.T
-
-
-jax.tree_util.register_pytree_node(
-    Gaussian,
-    lambda g: ((g.means, g.covariances, g.weights), None),
-    lambda _, leaves: _rebuilt(leaves),
-)
-
-
-def _rebuilt(leaves: Any) -> Gaussian:
-    gaussian = object.__new__(Gaussian)
-    GaussianMixture.__init__(gaussian, *leaves)
-    return gaussian
-
-
-@pytree
-class PointMasses:
-    """The empirical distribution of a data set: its denoiser is the ideal one.
-
-    A network that reached the minimum of the denoising loss on these points would be
-    this function (Karras et al. 2022, app. B.3).
-
-    Args:
-        points: [num_points, *dims].
-    """
-
-    points: Float[Array, "points *dims"]
-
-    def denoise(
-        self, x: Points, sigma: Level, cond: Any = None
-    ) -> Float[Array, "batch *dims"]:
-        """E[x0 given x0 + sigma eps = x], an average of points; `cond` is ignored."""
-        del cond
-        x = as_float(x)
-        log_joint = self._log_joint(x, *_alpha_std(sigma, None, x))
-        posterior = jax.nn.softmax(log_joint, axis=1)
-        flat = jnp.asarray(self.points, x.dtype).reshape(len(self.points), -1)
-        return (posterior @ flat).reshape(x.shape)
-
-    def score(
-        self, xt: Points, t: Level, cond: Any = None, *, sde: SDE | None = None
-    ) -> Float[Array, "batch *dims"]:
-        """Gradient of log p_t at xt; without an SDE, alpha = 1 and t = sigma."""
-        xt = as_float(xt)
-        alpha, std = (expand_like(a, xt) for a in _alpha_std(t, sde, xt))
-        sigma = t if sde is None else sde.sigma(t)
-        return (alpha * self.denoise(xt / alpha, sigma, cond) - xt) / std**2
-
-    def log_prob(
-        self, xt: Points, t: Level, *, sde: SDE | None = None
-    ) -> Float[Array, " batch"]:
-        """Log-density of xt at time t in nats, [batch]; without an SDE, t = sigma."""
-        xt = as_float(xt)
-        log_joint = self._log_joint(xt, *_alpha_std(t, sde, xt))
-        return jax.nn.logsumexp(log_joint, axis=1)
-
-    def sample(self, key: Key, num_samples: int) -> Float[Array, "{num_samples} *dims"]:
-        """Draw points with replacement, [num_samples, *dims]."""
-        return jr.choice(key, jnp.asarray(self.points), (num_samples,))
-
-    def _log_joint(self, xt: Array, alpha: Array, std: Array) -> Array:
-        points = jnp.asarray(self.points, xt.dtype).reshape(1, len(self.points), -1)
-        alpha, std = (a[:, None] if a.ndim else a for a in (alpha, std))
-        centres = (alpha[..., None] if alpha.ndim else alpha) * points
-        gaps = xt.reshape(len(xt), 1, -1) - centres
-        log_count = math.log(len(self.points))
-        log_norm = gaps.shape[-1] * (jnp.log(std) + 0.5 * math.log(2 * math.pi))
-        return -0.5 * ((gaps**2).sum(-1) / std**2) - log_norm - log_count

@@ -1,0 +1,59 @@
+"""One Gaussian, whose flow has a closed form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from score_sde.arrays import as_float
+from score_sde.oracles.mixtures import GaussianMixture
+from score_sde.types import Array, Level, Points
+
+
+class Gaussian(GaussianMixture):
+    """One Gaussian, whose flow is known too.
+
+    Args:
+        mean: [dims].
+        covariance: [dims, dims], positive semi-definite.
+    """
+
+    def __init__(self, mean: Array, covariance: Array):
+        mean = as_float(mean)
+        super().__init__(
+            mean[None], as_float(covariance)[None], jnp.ones(1, mean.dtype)
+        )
+
+    def flow(
+        self, x: Points, sigma: Level, sigma_next: Level, *, num_steps: int = 1
+    ) -> Float[Array, "batch dims"]:
+        """Carry x by the probability flow from level sigma to sigma_next, in one step.
+
+        Along each eigenvector of the covariance, with eigenvalue c, the distance to
+        the mean scales by sqrt((c + sigma_next^2) / (c + sigma^2)).
+        """
+        del num_steps  # nothing is solved
+        x = as_float(x)
+        values, vectors = jnp.linalg.eigh(jnp.asarray(self.covariances[0], x.dtype))
+        mean = jnp.asarray(self.means, x.dtype)
+        level, level_next = (
+            jnp.asarray(s, x.dtype).reshape(-1, 1) for s in (sigma, sigma_next)
+        )
+        scale = jnp.sqrt((values[None] + level_next**2) / (values[None] + level**2))
+        return mean + (scale * ((x - mean) @ vectors)) @ vectors.T
+
+
+jax.tree_util.register_pytree_node(
+    Gaussian,
+    lambda g: ((g.means, g.covariances, g.weights), None),
+    lambda _, leaves: _rebuilt(leaves),
+)
+
+
+def _rebuilt(leaves: Any) -> Gaussian:
+    gaussian = object.__new__(Gaussian)
+    GaussianMixture.__init__(gaussian, *leaves)
+    return gaussian
