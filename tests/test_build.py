@@ -127,7 +127,11 @@ CLAUSES = {
     },
     **{
         ("guidance", name): {"conditions": {"label": {}}}
-        for name in ("classifier_free", "scheduled", "composed")
+        for name in ("classifier_free", "scheduled", "composed", "projected")
+    },
+    **{
+        ("guidance", name): {"conditions": {"label": {}}}
+        for name in ("plus_plus", "zero_star", "tangential", "frequency")
     },
 }
 

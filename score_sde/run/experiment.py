@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from score_sde.data import Dataset
+from score_sde.editing import Restorer
 from score_sde.run.model import Model
 from score_sde.run.objectives import Objective
 from score_sde.run.settings import (
@@ -24,6 +25,10 @@ from score_sde.training.optimizer import Optimizer
 from score_sde.training.settings import Training
 from score_sde.types import Array, Denoise
 
+OFFERED_BY_RUN = ("grid", "perturbed")
+"""Needs of guidance that the run itself meets: its noise levels, and its model with
+parts of the network left out. All other needs are roles of companions."""
+
 
 class Drawing(NamedTuple):
     """How samples are drawn."""
@@ -35,6 +40,8 @@ class Drawing(NamedTuple):
     roles: tuple[str, ...]
     """Roles of the companions that guidance needs."""
     threshold: Callable[[Denoise], Denoise]
+    own: tuple[str, ...] = ()
+    """What guidance needs of the run itself: names in `OFFERED_BY_RUN`."""
 
 
 class Experiment(NamedTuple):
@@ -52,6 +59,8 @@ class Experiment(NamedTuple):
     sampling: Sampling
     likelihood: Scoring
     editing: Editing
+    restoration: Callable[..., Restorer]
+    """(denoiser, measurement, y, and what it wants) -> how a picture is restored."""
     evaluation: Evaluation
     features: Callable[[], Callable[[Any], np.ndarray]]
     """Makes the extractor of features from images."""
