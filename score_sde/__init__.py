@@ -10,6 +10,7 @@ there.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from score_sde import anatomy as anatomy
     from score_sde import arrays as arrays
     from score_sde import conditions as conditions
     from score_sde import data as data
@@ -65,9 +66,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = (
-    "arrays conditions data dequantisation editing elbo evaluation flow_map guidance "
-    "likelihood losses measurements networks noise_levels oracles precondition "
-    "predictions samplers schedules sde steering training types weights"
+    "anatomy arrays conditions data dequantisation editing elbo evaluation flow_map "
+    "guidance likelihood losses measurements networks noise_levels oracles "
+    "precondition predictions samplers schedules sde steering training types weights"
 )
 _NAMES = {
     "fields": "pytree",

@@ -268,6 +268,17 @@ def make_denoiser(
             `functools.partial(edm, sigma_data=0.5)`.
 
     Raises: ValueError, when called, for an output of another shape.
+
+    Examples:
+        A network whose output is 0 leaves the skip connection, which is half of x where
+        the noise is as large as the data:
+
+        >>> from functools import partial
+        >>> denoise = make_denoiser(
+        ...     lambda x, noise, cond: jnp.zeros_like(x), partial(edm, sigma_data=0.5)
+        ... )
+        >>> print(denoise(jnp.ones((1, 2)), 0.5).round(3))
+        [[0.5 0.5]]
     """
     predict = make_denoiser_with_variance(network_fn, precondition)
     return lambda x, sigma, cond=None: predict(x, sigma, cond)[0]

@@ -213,9 +213,11 @@ def draw_edits(
         cond=cond,
     )
     x = result.x
-    if given.measurement is not None and not settings.noise_std:
+    if given.measurement is None:
+        x = model.render(params, x)
+    elif not settings.noise_std:
         x = editing.keep_measured(x, given.measurement, given.y)
-    return Edits(model.render(params, x), jnp.broadcast_to(result.num_evals, len(keys)))
+    return Edits(x, jnp.broadcast_to(result.num_evals, len(keys)))
 
 
 def make_edit(

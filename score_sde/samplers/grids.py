@@ -36,6 +36,11 @@ def karras(
         rho: 1 is even in sigma; the larger, the denser at low noise.
 
     Raises: ValueError unless 0 < sigma_min < sigma_max, rho > 0 and num_steps >= 1.
+
+    Examples:
+        >>> sigmas = karras(3, sigma_min=0.02, sigma_max=80.0)
+        >>> print([round(float(s), 2) for s in sigmas])
+        [80.0, 4.05, 0.02, 0.0]
     """
     _check_ends(sigma_min, sigma_max)
     high, low = (jnp.power(as_float(s), 1 / rho) for s in (sigma_max, sigma_min))
