@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.timeout(1200)
 AUTOENCODER = {
     "network.channels": 8,
     "network.groups": 4,
