@@ -99,10 +99,21 @@ AUTOENCODING = {
 }
 REQUIRED = {
     ("grid", "*"): {"num_steps": 5},
+    ("grid", "levels"): {"sigmas": (80.0, 0.8)},
     ("noise_levels", "ladder"): {"sigmas": (0.1, 1.0)},
     ("guidance", "scheduled"): {"sigmas": (0.1, 1.0), "weights": (3.0, 1.0)},
 }
+STUDENT = {
+    "companions": {"teacher": {"run": "anywhere"}},
+    "sampler": {"name": "consistency"},
+}
+STUDENTS = [
+    name
+    for name, made in SECTIONS["objective"].registry.items()
+    if getattr(made, "trains_jumps", False)
+]
 CLAUSES = {
+    **{("objective", name): STUDENT for name in STUDENTS},
     ("noise_levels", "learned"): {"weight": {"name": "noise"}},
     ("network", "text_unet"): {"conditions": {"words": {}}},
     **{("network", name): AUTOENCODING for name in AUTOENCODERS},
