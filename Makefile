@@ -1,6 +1,7 @@
 # make digits   train on handwritten digits, sample, score, measure: minutes, from nothing
 # make test     the default test suite
 # make lint     ruff and mypy
+# make docs     the site, build/site/index.html, strictly; read it without a network
 # make wheel    dist/score_sde-*.whl, which installs score_sde and score-sde
 #
 # Each makes its own environment in .venv first, once. PYTHON=... picks the Python.
@@ -10,7 +11,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 WORKDIR := runs/digits
 
-.PHONY: digits test lint wheel
+.PHONY: digits test lint docs wheel
 
 digits: $(VENV)/core.stamp
 	@$(VENV)/bin/score-sde train --config=digits --workdir=$(WORKDIR)
@@ -26,6 +27,10 @@ lint: $(VENV)/dev.stamp
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+docs: $(VENV)/docs.stamp
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
+
 wheel: $(VENV)/core.stamp
 	@rm -rf build
 	@$(RUN) -m pip wheel --quiet --disable-pip-version-check --no-deps -w dist .
@@ -39,6 +44,11 @@ $(VENV)/core.stamp: pyproject.toml setup.py | $(VENV)/bin/python
 $(VENV)/dev.stamp: $(VENV)/core.stamp
 	@echo "installing the test tools into $(VENV) ..."
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+$(VENV)/docs.stamp: $(VENV)/core.stamp
+	@echo "installing what writes the site into $(VENV) ..."
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	@touch $@
 
 $(VENV)/bin/python:

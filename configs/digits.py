@@ -167,6 +167,73 @@ def classifier(config: ConfigDict) -> None:
     config.train.num_steps = 4_000
 
 
+# Latents.
+
+
+def autoencoder(config: ConfigDict) -> None:
+    """Train an autoencoder of 4x4 latents with two channels, for `latent`.
+
+    score-sde train --config=digits:autoencoder --workdir=runs/autoencoder
+    score-sde encode --workdir=runs/autoencoder
+    """
+    config.data.points = "centres"
+    config.network = {
+        "name": "kl_autoencoder",
+        "latent_channels": 2,
+        "channels": 32,
+        "multipliers": (1, 2),
+        "blocks_per_level": 1,
+        "groups": 8,
+        "kl_weight": 1e-3,
+    }
+    config.objective = {
+        "name": "autoencoder",
+        "reconstruction": "l1",
+        "perceptual": "classifier",
+        "perceptual_weight": 0.1,
+        "discriminator": "hinge",
+        "discriminator_weight": 0.2,
+        "discriminator_channels": 32,
+        "discriminator_layers": 1,
+        "discriminator_learning_rate": 5e-4,
+        "adversarial_start": 500,
+        "adversarial_ramp": 1_000,
+    }
+    del config.weight
+    del config.noise_levels
+    config.optimizer = {
+        "learning_rate": 1e-3,
+        "b1": 0.5,
+        "b2": 0.9,
+        "schedule": "cosine",
+        "warmup_steps": 50,
+    }
+    config.train.num_steps = 2_500
+
+
+def latent(config: ConfigDict) -> None:
+    """Train a diffusion in the latents of the run `autoencoder`.
+
+    score-sde train --config=digits:latent --workdir=runs/latent
+    """
+    config.data = {
+        "name": "latents",
+        "path": "runs/autoencoder/latents",
+        "batch_size": 64,
+        "sigma_data": 1.0,
+    }
+    config.companions = {"autoencoder": {"run": "runs/autoencoder"}}
+    config.network = {
+        "name": "unet",
+        "channels": 32,
+        "multipliers": (1, 2),
+        "blocks_per_level": 1,
+        "dropout": 0.1,
+    }
+    config.noise_levels = {"name": "log_normal", "mean": -0.6, "std": 1.4}
+    config.noise_levels.stratified = True
+
+
 # Likelihood.
 
 
@@ -269,6 +336,83 @@ def _score_sde(config: ConfigDict) -> None:
     config.grid = {"name": "uniform_time", "num_steps": 100}
 
 
+# Few steps: score-sde distil --from=runs/digits --config=digits_direct --workdir=...
+
+
+def student(config: ConfigDict, num_steps: int) -> None:
+    """Train on from a run of this network, which is the companion `teacher`."""
+    config.optimizer = {
+        "method": "adamw",
+        "learning_rate": 1e-3,
+        "schedule": "cosine",
+        "warmup_steps": 20,
+    }
+    config.train.num_steps = num_steps
+    config.train.ema_halflife_steps = 50.0
+    config.sampler = {"name": "jump"}
+
+
+def direct(config: ConfigDict) -> None:
+    """Learn the jumps between four levels, and to data, of stored trajectories.
+
+    One, two or four steps: --config.grid.sigmas=80.0, or 80.0,2.5.
+    """
+    student(config, 2_000)
+    levels = (80.0, 14.0, 2.5, 0.4)
+    config.objective = {"name": "direct", "levels": levels, "teacher_steps": 2}
+    config.grid = {"name": "levels", "sigmas": (80.0,)}
+
+
+def progressive(config: ConfigDict) -> None:
+    """Halve the steps from four to one; the first four are taught by Heun's method."""
+    student(config, 1_500)
+    config.optimizer.cycles = 3
+    levels = (80.0, 14.0, 2.5, 0.4)
+    config.objective = {"name": "progressive", "levels": levels}
+    config.grid = {"name": "levels", "sigmas": (80.0,)}
+
+
+def consistency(config: ConfigDict) -> None:
+    """Distil a consistency model (Song et al. 2023)."""
+    student(config, 2_400)
+    config.objective = {"name": "consistency", "from_teacher": True}
+    config.sampler = {"name": "consistency"}
+    config.grid = {"name": "levels", "sigmas": (80.0, 0.8)}
+
+
+def tuning(config: ConfigDict) -> None:
+    """Tune a consistency model from the data (Geng et al. 2025)."""
+    student(config, 2_000)
+    config.noise_levels = {"name": "log_normal", "mean": -1.1, "std": 2.0}
+    config.objective = {"name": "consistency_tuning"}
+    config.sampler = {"name": "consistency"}
+    config.grid = {"name": "levels", "sigmas": (80.0, 0.8)}
+
+
+def continuous(config: ConfigDict) -> None:
+    """Distil a consistency model in continuous time (Lu and Song 2025)."""
+    student(config, 1_500)
+    config.noise_levels = {"name": "log_normal", "mean": -1.0, "std": 1.4}
+    config.objective = {"name": "continuous_consistency", "warm_up_steps": 300}
+    config.sampler = {"name": "consistency"}
+    config.grid = {"name": "levels", "sigmas": (80.0, 0.98)}
+
+
+def mean_flow(config: ConfigDict) -> None:
+    """Distil the average velocity (Geng et al. 2025)."""
+    student(config, 1_500)
+    config.objective = {"name": "mean_flow"}
+    config.grid = {"name": "levels", "sigmas": (80.0,)}
+
+
+def flow_map(config: ConfigDict) -> None:
+    """Distil a flow map between any two levels by the Lagrangian loss (Boffi 2025)."""
+    student(config, 1_500)
+    config.noise_levels = {"name": "log_normal", "mean": -0.5, "std": 2.0}
+    config.objective = {"name": "flow_map", "method": "lagrangian"}
+    config.grid = {"name": "levels", "sigmas": (80.0, 2.5)}
+
+
 VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
     "label": label,
     "words": words,
@@ -276,6 +420,8 @@ VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
     "image": image,
     "control": control,
     "classifier": classifier,
+    "autoencoder": autoencoder,
+    "latent": latent,
     "likelihood": likelihood,
     "vdm": vdm,
     "variational": variational,
@@ -283,5 +429,12 @@ VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
     "vp": vp,
     "subvp": subvp,
     "ve": ve,
+    "direct": direct,
+    "progressive": progressive,
+    "consistency": consistency,
+    "tuning": tuning,
+    "continuous": continuous,
+    "mean_flow": mean_flow,
+    "flow_map": flow_map,
 }
 """What may stand behind the colon -> what it changes."""

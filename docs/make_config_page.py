@@ -89,6 +89,8 @@ COMMON = {
     "adam_learning_rate": "that of the parameters that Muon leaves to AdamW.",
     "warmup_steps": "steps over which the learning rate rises.",
     "schedule": "how the learning rate falls afterwards.",
+    "cycles": "how often all of that happens, in equal parts of training.",
+    "sigmas": "the levels where steps begin, decreasing; the last one ends at 0.",
     "decay_start_steps": "where `inverse_sqrt` begins to fall.",
     "clip_norm": "the longest gradient; longer ones are scaled down to it.",
     "b1": "decay of the mean of gradients.",

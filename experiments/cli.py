@@ -10,7 +10,10 @@ import ast
 import difflib
 import runpy
 import sys
+import textwrap
 from pathlib import Path
+
+from .config_files import packaged_names
 
 HEAD = """\
 score-sde: continuous-time score models
@@ -18,12 +21,16 @@ score-sde: continuous-time score models
 usage: score-sde PROGRAM --workdir=DIR [--config=NAME] [FLAGS]
        score-sde PROGRAM --help
 
+to begin:
+  score-sde train --config=points --workdir=runs/points    a minute on two cores
+  score-sde new my_experiment                              a config of your own
+
 programs:
 """
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a program; without one, list them all.
+    """Run a program; without one, list them all, and the configs.
 
     Args:
         argv: the words after score-sde; None for those of the process.
@@ -33,7 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     """
     words = sys.argv[1:] if argv is None else argv
     if not words or words[0] in ("-h", "--help", "-help", "help"):
-        print(HEAD + _table())
+        print(f"{HEAD}{_table()}\n\nconfigs (--config=NAME, or a file of yours):")
+        print(textwrap.indent(textwrap.fill(", ".join(packaged_names()), 86), "  "))
         return 0
     if words[0] in ("--version", "-version"):
         from importlib.metadata import version

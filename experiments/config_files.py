@@ -2,7 +2,8 @@
 
     --config=digits          a packaged config, one of the files in configs/
     --config=FILE.py         a Python file with get_config()
-    --config=digits:WORD     either of them with an argument: get_config("WORD")
+    --config=digits:WORD     either of them with an argument: get_config("WORD"); of a
+                             packaged one, digits_WORD says the same
 
 A file may say `from . import other` to start from another config in its own folder. It
 may hold references and placeholders of ml_collections, which `overrides` resolves.
@@ -127,6 +128,9 @@ def find(text: str) -> Source:
         known = path.stem in names
         hint = f"; there is a packaged one: --config={path.stem}" if known else ""
         raise ValueError(f"--config: no file {name!r}{hint}.")
+    for stem in sorted(names, key=len, reverse=True):  # digits_vdm is digits:vdm
+        if given is None and name.startswith(f"{stem}_"):
+            return Source(PACKAGED / f"{stem}.py", name.removeprefix(f"{stem}_"))
     from score_sde.types import choices_text
 
     hint = choices_text(name, names)

@@ -23,9 +23,10 @@ def main(command: launch.Command) -> None:
     from score_sde.run.build import build
     from score_sde.run.describe import opened
     from score_sde.run.edit import read
+    from score_sde.run.open import DENOISER
 
     given = read(build(command.config))  # the files before any device work
-    run = opened(command)
+    run = opened(command, needs=DENOISER)
     if run is not None:
         edited(run, given, command.workdir)
 
@@ -74,7 +75,7 @@ def edited(run: Any, given: Any, workdir: Any) -> None:
         largest = float(std.max())
         spread = 2 * std / (largest or 1.0) - 1
         shown = np.concatenate([given.shown(), mean, spread, x[:61]])
-        levels = experiment.model.num_levels
+        levels = experiment.shown.num_levels
         save_samples(
             picture,
             np.asarray(to_levels(jnp.asarray(shown), num_levels=levels)),

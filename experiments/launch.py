@@ -84,6 +84,7 @@ def parse(
     options: Mapping[str, str] | None = None,
     flags: Mapping[str, str] | None = None,
     default: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    combined: Callable[[Any, dict[str, Any]], Any] | None = None,
 ) -> Command:
     """Read the command line; --help answers before anything heavy is imported.
 
@@ -94,6 +95,8 @@ def parse(
         flags: flags of this program alone, each with its help.
         default: makes the config from the options, where neither --config nor the run
             states one.
+        combined: makes the config from that of --config and the options, before fields
+            are set.
 
     Raises:
         SystemExit: a mistake, after one line that says what is wrong.
@@ -120,6 +123,8 @@ def parse(
             config = ConfigDict(default(own))
         else:
             config = open_config(known.config, known.workdir)
+            if combined is not None and known.config is not None:
+                config = combined(config, own)
         config = apply(config, overrides)
         hosts = _hosts(parser, known)
         workdir, dry_run = known.workdir, known.dry_run
@@ -139,7 +144,8 @@ def run(main: Callable[[Command], None], description: str, **own: Any) -> None:
     Args:
         main: the program.
         description: of the program, the head of its help.
-        own: the program's `options`, `flags` and `default` for `parse`.
+        own: the program's `options`, `flags`, `default` and `combined` for
+            `parse`.
     """
     command = parse(description, **own)
     from score_sde.runtime.preemption import Stopped, listening

@@ -26,6 +26,7 @@ def main(command: launch.Command) -> None:
         scale_note,
         training_batches,
         training_cost,
+        with_prepared,
     )
     from score_sde.runtime.lock import writing
     from score_sde.runtime.mesh import (
@@ -74,7 +75,9 @@ def main(command: launch.Command) -> None:
 
         devices, mesh = experiment.devices, make_mesh(experiment.devices)
         loss = make_loss(experiment, loaded.offers)
+        scored = experiment._replace(objective=experiment.objective.scored())
         params = initial_params(experiment, loaded.params)
+        used = with_prepared(experiment, params, loaded.params, loaded.offers)
         train_step, state = prepare_training(
             loss,
             params,
@@ -84,9 +87,11 @@ def main(command: launch.Command) -> None:
             mesh,
             seed=experiment.seed,
             project=partial(project_params, experiment.model),
-            companions=loaded.params,
+            companions=used,
+            target_decay=experiment.objective.target_decay(experiment.train.num_steps),
+            groups=experiment.objective.optimizers(experiment.optimizer),
         )
-        cost = training_cost(experiment, params, loaded.params, loaded.offers)
+        cost = training_cost(experiment, params, used, loaded.offers)
         train(
             state,
             train_step,
@@ -95,7 +100,11 @@ def main(command: launch.Command) -> None:
             mesh=mesh,
             workdir=command.workdir,
             evaluate=make_evaluate(
-                experiment, command.workdir, mesh, loss, loaded.params
+                experiment,
+                command.workdir,
+                mesh,
+                make_loss(scored, loaded.offers),
+                used,
             ),
             steps_per_call=devices.steps_per_call,
             flops_per_image=3 * cost.flops,

@@ -10,6 +10,7 @@ there.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from score_sde import anatomy as anatomy
     from score_sde import arrays as arrays
     from score_sde import conditions as conditions
     from score_sde import data as data
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from score_sde import editing as editing
     from score_sde import elbo as elbo
     from score_sde import evaluation as evaluation
+    from score_sde import flow_map as flow_map
     from score_sde import guidance as guidance
     from score_sde import likelihood as likelihood
     from score_sde import losses as losses
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from score_sde import types as types
     from score_sde import weights as weights
     from score_sde.fields import pytree as pytree
+    from score_sde.flow_map import make_jump as make_jump
     from score_sde.likelihood import LogProb as LogProb
     from score_sde.likelihood import bits_per_dim as bits_per_dim
     from score_sde.likelihood import log_prob as log_prob
@@ -63,12 +66,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = (
-    "arrays conditions data dequantisation editing elbo evaluation guidance likelihood "
-    "losses measurements networks noise_levels oracles precondition predictions "
-    "samplers schedules sde steering training types weights"
+    "anatomy arrays conditions data dequantisation editing elbo evaluation flow_map "
+    "guidance likelihood losses measurements networks noise_levels oracles "
+    "precondition predictions samplers schedules sde steering training types weights"
 )
 _NAMES = {
     "fields": "pytree",
+    "flow_map": "make_jump",
     "likelihood": "LogProb bits_per_dim log_prob mean_and_error",
     "losses": "denoising_loss",
     "precondition": "make_denoiser make_score",

@@ -320,6 +320,12 @@ def bits_per_dim(
         num_levels: levels of the data as they are stored; None for continuous data.
 
     Raises: ValueError for no dimension, or fewer than two levels.
+
+    Examples:
+        A uniform density on [-1, 1]^2 gives 256 levels 8 bits a dimension:
+
+        >>> print(bits_per_dim(-2 * math.log(2), num_dims=2))
+        8.0
     """
     if num_dims < 1 or (num_levels is not None and num_levels < 2):
         raise ValueError(
@@ -331,6 +337,12 @@ def bits_per_dim(
 
 
 def mean_and_error(values: ArrayLike) -> tuple[Array, Array]:
-    """Mean over the data and its standard error, std / sqrt(count)."""
+    """Mean over the data and its standard error, std / sqrt(count).
+
+    Examples:
+        >>> mean, error = mean_and_error([1.0, 2.0, 3.0])
+        >>> print(f"{mean:.2f} +- {error:.2f}")
+        2.00 +- 0.58
+    """
     values = as_float(values)
     return values.mean(), values.std(ddof=1) / math.sqrt(len(values))

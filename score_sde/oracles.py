@@ -83,6 +83,65 @@ class GaussianMixture:
         eps = jr.normal(key_noise, (num_samples, means.shape[1]), means.dtype)
         return means[component] + jnp.einsum("nij,nj->ni", roots[component], eps)
 
+    def flow(
+        self, x: Points, sigma: Level, sigma_next: Level, *, num_steps: int = 2048
+    ) -> Float[Array, "batch *dims"]:
+        """Carry x by the probability flow from level sigma to sigma_next, up or down.
+
+        Solved by the classical Runge-Kutta method, in steps that are even in
+        asinh(10 sigma): to 1e-9 of the data's scale in float64, and to rounding in
+        float32.
+
+        Args:
+            x: [batch, dims], at level sigma.
+            sigma: a scalar or [batch].
+            sigma_next: a scalar or [batch].
+            num_steps: of the solver.
+        """
+        x = as_float(x)
+        start, end = (
+            jnp.broadcast_to(jnp.arcsinh(10 * jnp.asarray(s, x.dtype)), x.shape[:1])
+            for s in (sigma, sigma_next)
+        )
+        step = (end - start) / num_steps
+
+        def slope(x: Array, number: Array) -> Array:
+            """Slope of x by the number of the step, at a number of steps."""
+            place = start + number * step
+            # A level above 0 stands in for 0, where the slope vanishes.
+            level = jnp.maximum(jnp.sinh(place) / 10, 1e3 * jnp.finfo(x.dtype).tiny)
+            rate = step * jnp.cosh(place) / 10
+            return -(rate * level)[:, None] * self.score(x, level)
+
+        def one(x: Array, number: Array) -> tuple[Array, None]:
+            first = slope(x, number)
+            second = slope(x + first / 2, number + 0.5)
+            third = slope(x + second / 2, number + 0.5)
+            fourth = slope(x + third, number + 1)
+            return x + (first + 2 * second + 2 * third + fourth) / 6, None
+
+        return jax.lax.scan(one, x, jnp.arange(num_steps, dtype=x.dtype))[0]
+
+    def jump(
+        self, x: Points, sigma: Level, sigma_next: Level, cond: Any = None
+    ) -> Float[Array, "batch *dims"]:
+        """The jump denoiser G of the exact flow, see `flow_map`; `cond` is ignored.
+
+        X = x + (sigma_next/sigma - 1)(x - G). Where the levels are nearer than the root
+        of rounding it is the denoiser, G's limit.
+        """
+        del cond
+        x = as_float(x)
+        high, low = (
+            jnp.broadcast_to(jnp.asarray(s, x.dtype), x.shape[:1])
+            for s in (sigma, sigma_next)
+        )
+        share = 1 - low / high
+        near = jnp.abs(share) < jnp.finfo(x.dtype).eps ** 0.5
+        gain = expand_like(1 / jnp.where(near, 1, share), x)
+        jumped = x + gain * (self.flow(x, high, low) - x)
+        return jnp.where(expand_like(near, x) > 0, self.denoise(x, high), jumped)
+
     def mean(self) -> Float[Array, " dims"]:
         """Mean of x0, [dims]."""
         return self._normalised_weights() @ as_float(self.means)
@@ -252,13 +311,14 @@ class Gaussian(GaussianMixture):
         )
 
     def flow(
-        self, x: Points, sigma: Level, sigma_next: Level
+        self, x: Points, sigma: Level, sigma_next: Level, *, num_steps: int = 1
     ) -> Float[Array, "batch dims"]:
-        """Carry x by the probability flow from level sigma to sigma_next.
+        """Carry x by the probability flow from level sigma to sigma_next, in one step.
 
         Along each eigenvector of the covariance, with eigenvalue c, the distance to
         the mean scales by sqrt((c + sigma_next^2) / (c + sigma^2)).
         """
+        del num_steps  # nothing is solved
         x = as_float(x)
         values, vectors = jnp.linalg.eigh(jnp.asarray(self.covariances[0], x.dtype))
         mean = jnp.asarray(self.means, x.dtype)

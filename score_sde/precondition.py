@@ -56,6 +56,27 @@ def edm(
 
 
 @checks_rules
+def consistency(
+    sigma: Times,
+    *,
+    sigma_data: Annotated[float, Positive] = 0.5,
+    sigma_min: Annotated[float, Positive] = 0.002,
+) -> Preconditioner:
+    """EDM's, with D = x at sigma_min rather than at 0 (Song et al. 2023, app. C).
+
+    Args:
+        sigma: the noise level, any shape.
+        sigma_data: standard deviation of the data.
+        sigma_min: where the flow ends.
+    """
+    sigma = as_float(sigma)
+    above = sigma - sigma_min
+    c = edm(sigma, sigma_data=sigma_data)
+    skip = sigma_data**2 / (above**2 + sigma_data**2)
+    return c._replace(skip=skip, out=above * sigma_data * c.in_)
+
+
+@checks_rules
 def vp(
     sigma: Times,
     *,
@@ -221,6 +242,7 @@ def _log(sigma: Array) -> Array:
 
 PRECONDITIONERS: dict[str, Callable[..., Preconditioner]] = {
     "edm": edm,
+    "consistency": consistency,
     "vp": vp,
     "subvp": subvp,
     "ve": ve,
@@ -246,6 +268,17 @@ def make_denoiser(
             `functools.partial(edm, sigma_data=0.5)`.
 
     Raises: ValueError, when called, for an output of another shape.
+
+    Examples:
+        A network whose output is 0 leaves the skip connection, which is half of x where
+        the noise is as large as the data:
+
+        >>> from functools import partial
+        >>> denoise = make_denoiser(
+        ...     lambda x, noise, cond: jnp.zeros_like(x), partial(edm, sigma_data=0.5)
+        ... )
+        >>> print(denoise(jnp.ones((1, 2)), 0.5).round(3))
+        [[0.5 0.5]]
     """
     predict = make_denoiser_with_variance(network_fn, precondition)
     return lambda x, sigma, cond=None: predict(x, sigma, cond)[0]
@@ -263,7 +296,7 @@ def make_denoiser_with_variance(
     def predict(
         x: Points, sigma: Level, cond: Any = None
     ) -> tuple[Float[Array, "batch *dims"], Float[Array, "batch ..."]]:
-        x, c = _coefficients(precondition, x, sigma)
+        x, c = coefficients(precondition, x, sigma)
         skip, out, in_ = (expand_like(a, x) for a in (c.skip, c.out, c.in_))
         raw = network_fn(in_ * x, c.noise, cond)
         raw, v = raw[..., : x.shape[-1]], raw[..., x.shape[-1] :]
@@ -278,16 +311,24 @@ def make_classifier(
     """Make logits(x, sigma), [batch, classes], of `network_fn(in_ x, noise)`."""
 
     def logits(x: Points, sigma: Level) -> Float[Array, "batch classes"]:
-        x, c = _coefficients(precondition, x, sigma)
+        x, c = coefficients(precondition, x, sigma)
         return network_fn(expand_like(c.in_, x) * x, c.noise)
 
     return logits
 
 
-def _coefficients(
+def coefficients(
     precondition: Precondition, x: Points, sigma: Level
 ) -> tuple[Array, Preconditioner]:
-    """Return x as floats, and the coefficients at the level of each example."""
+    """Return x as floats, and the coefficients at the level of each example.
+
+    Args:
+        precondition: of a network.
+        x: [batch, *dims].
+        sigma: a scalar or [batch].
+
+    Raises: ValueError for a sigma that is neither.
+    """
     x = as_float(x)
     sigma = jnp.asarray(sigma, wide(x.dtype))
     expand_like(sigma, x)  # refuses what is neither a scalar nor [batch]

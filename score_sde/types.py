@@ -67,6 +67,18 @@ class Score(Protocol):
     def __call__(self, xt: Array, t: Level, cond: Any = None, /) -> Array: ...
 
 
+@runtime_checkable
+class Jump(Protocol):
+    """The jump denoiser G, with which one Euler step is a whole jump of the flow map.
+
+    X(x; sigma -> sigma_next) = x + (sigma_next/sigma - 1)(x - G(x, sigma, sigma_next)).
+    """
+
+    def __call__(
+        self, x: Array, sigma: Level, sigma_next: Level, cond: Any = None, /
+    ) -> Array: ...
+
+
 class UserError(ValueError):
     """A mistake that the user can mend: programs print its message alone."""
 

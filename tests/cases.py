@@ -68,9 +68,14 @@ def close(result, expected, tolerance):
     )
 
 
+def problems_file():
+    """What `problems.json` says: two distributions, and small networks on them."""
+    return json.loads((GOLDEN / "problems.json").read_text())
+
+
 def problems():
     """The two data distributions of the reference numbers."""
-    made = json.loads((GOLDEN / "problems.json").read_text())
+    made = problems_file()
     mixture, gaussian = made["gmm2"], made["gauss4"]
     covariance = mixture["std"] ** 2 * np.eye(2)
     return {

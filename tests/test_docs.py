@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import launch, prepare_data, train
+from experiments import launch, new, prepare_data, train
 from experiments.cli import programs
 from experiments.config_files import open_config
 from experiments.overrides import apply
@@ -143,6 +143,9 @@ def test_commands_exist_with_their_fields(where, program, words, tmp_path, regis
         config = RUNS.get(value_of(flags, "--workdir"), "digits")
     if config in ("mine.py", "mine.py:WORD"):
         config = str(own_file(tmp_path))
+    if config == "my_experiment/config.py":  # which `score-sde new` writes
+        config = str(tmp_path / config)
+        assert new.main([str(tmp_path / "my_experiment")]) == 0
     flags = [word for word in flags if not word.startswith("--config=")]
     command = launch.parse(
         "",

@@ -210,6 +210,46 @@ def test_classes_are_drawn_as_asked_and_guided(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["direct", "progressive", "tuning", "mean_flow"])
+def test_a_run_is_distilled(trained, tmp_path, name):
+    """The student resumes, is sampled, or refused, and names its run."""
+    workdir = f"--workdir={tmp_path / name}"
+    short = {
+        "train.num_steps": 3,
+        "optimizer.warmup_steps": 0,
+        "data.batch_size": 8,
+        "sampling.num_samples": 6,
+        "sampling.batch_size": 6,
+    }
+    if name == "direct":
+        short["objective.num_trajectories"] = 20
+    if name == "progressive":
+        short["optimizer.cycles"] = 1
+    options = [f"--config.{k}={v}" for k, v in short.items()]
+    config = [f"--from={trained}", f"--config=digits_{name}", workdir]
+    out = program("distil", *config, *options)
+    assert "step       3/3" in out
+    assert "is trained" in program("distil", *config, *options)
+    out = program("sample", workdir)
+    count = 2 if name == "tuning" else 1
+    assert (
+        f"6 samples of {'consistency' if count == 2 else 'jump'}, {count} eval" in out
+    )
+    companions = json.loads((tmp_path / name / "samples.json").read_text())["made_by"]
+    assert companions["companions"]["teacher"]["step"] == 2
+    heun = ["--config.sampler.name=heun", "--config.grid.name=karras"]
+    is_denoiser = name == "mean_flow"
+    out = program("sample", workdir, *heun, code=0 if is_denoiser else 2)
+    assert ("6 samples of heun" if is_denoiser else "trains no denoiser") in out
+    if not is_denoiser:
+        assert "has no denoiser" in program("likelihood", workdir, code=2)
+    if name == "progressive":
+        grid = "--config.grid.sigmas=(80.0,2.5)"
+        out = program("sample", workdir, grid, code=2)
+        assert "it jumps from one to the next of the levels 80, 0" in out
+
+
+@pytest.mark.slow
 def test_captions_are_drawn(tmp_path):
     workdir = f"--workdir={tmp_path / 'text'}"
     program("train", "--config=configs/digits.py:words", workdir, *fields())

@@ -111,7 +111,9 @@ def test_weights_are_the_published_ones():
     sigma = np.geomspace(0.01, 50, 11)
     snr = 1 / sigma**2
     published = {
+        "uniform": np.ones_like(snr),
         "noise": snr,
+        "truncated_snr": np.maximum(snr, 1.0),
         "sigma_squared": sigma**2 / sigma**4,
         "edm": (sigma**2 + 0.25) / (0.5 * sigma) ** 2,
         "min_snr": np.minimum(snr, 5.0),

@@ -55,4 +55,20 @@ def check_conditional(printed):
     assert "what was trained: ['branch']" in printed
 
 
-CHECKS = {"tour": check_tour, "conditional": check_conditional}
+def check_anatomy(printed):
+    """The numbers that tests/test_anatomy.py knows, as the notebook prints them."""
+    for known in (
+        "t = 40: mean 1.087589, variance 0.704288",
+        "in total variation: 0.0086",
+        "z = -0.8, t = 3: mean -0.843852, variance 0.0385143",
+        "z = 0.4, t = 60: mean 0.361053, variance 0.0298222",
+        "KL of the first 0.0025",
+    ):
+        assert known in printed, known
+
+
+CHECKS = {
+    "tour": check_tour,
+    "conditional": check_conditional,
+    "anatomy": check_anatomy,
+}

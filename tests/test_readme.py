@@ -32,5 +32,14 @@ def test_links_lead_somewhere(path):
 
 
 def test_all_files_that_the_table_names_exist():
-    for name in re.findall(r"`([a-z_/]+(?:\.py|/))` \|", README):
+    pieces = (ROOT / "docs/pieces.md").read_text()
+    names = re.findall(r"`([a-z_/]+(?:\.py|/))` \|", pieces)
+    assert len(names) > 15
+    for name in names:
         assert (ROOT / "score_sde" / name).exists(), name
+
+
+def test_what_it_counts_is_registered():
+    from score_sde.samplers import SAMPLERS
+
+    assert f"**{len(SAMPLERS)} samplers**" in README

@@ -1,6 +1,8 @@
 """What `experiments.status` says of runs in every state."""
 
+import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from PIL import Image
 from experiments import status as program
 from score_sde.run.status import read_status
 from score_sde.runtime.lock import locked
+from score_sde.runtime.progress import Progress
 
 ROWS = [
     {"step": 50, "loss": 0.5, "gradient_norm": 1.0, "images_per_second": 100.0},
@@ -65,3 +68,40 @@ def test_no_run_is_an_error(tmp_path, capsys):
     assert program.main([f"--workdir={tmp_path}"]) == 2
     assert f"no run in {tmp_path}" in capsys.readouterr().err
     assert list(Path(tmp_path).iterdir()) == []
+
+
+class Screen(io.StringIO):
+    """A stream that says whether it is a terminal."""
+
+    def __init__(self, is_terminal):
+        super().__init__()
+        self.is_terminal = is_terminal
+
+    def isatty(self):
+        return self.is_terminal
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_long_job_says_how_long_it_still_takes(is_terminal):
+    """The first part compiles: 100 s; the others take 30 s each."""
+    screen, now = Screen(is_terminal), [0.0]
+    progress = Progress("samples", 5, stream=screen, clock=lambda: now[0])
+    for part, seconds in enumerate((100, 30, 30, 30, 30), start=1):
+        now[0] += seconds
+        progress.part_done(part)
+    lines = re.split(r"[\r\n]", screen.getvalue().strip())
+    said = [tuple(re.findall(r"(\d/5)  (\S+) left", line)[0]) for line in lines]
+    if is_terminal:
+        rest = [("3/5", "1m00s"), ("4/5", "0m30s"), ("5/5", "0m00s")]
+        assert said == [("1/5", "6m40s"), ("2/5", "1m30s"), *rest]
+        assert screen.getvalue().endswith("\n")
+    else:  # a line a minute at most, and none at the end
+        assert said == [("1/5", "6m40s"), ("3/5", "1m00s")]
+
+
+def test_a_short_job_leaves_no_line_in_a_log():
+    screen = Screen(False)
+    progress = Progress("samples", 2, stream=screen, clock=lambda: 1.0)
+    progress.part_done(1)
+    progress.part_done(2)
+    assert not screen.getvalue()

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 
 from score_sde.arrays import as_float, expand_like, is_traced
 from score_sde.samplers.memory import Memory
-from score_sde.types import Array, Denoise, Level, Points, Scalar, Times
+from score_sde.types import Array, Denoise, Jump, Level, Points, Scalar, Times
 
 Schedule = Callable[[Array], Array]
 """sigma, a scalar or [batch] -> weights of that shape."""
@@ -50,7 +50,7 @@ class Guided:
         return self.function(as_float(x), sigma, cond)
 
 
-def network_evals(denoise: Denoise, sigma: Times) -> Int[Array, "*times"]:
+def network_evals(denoise: Denoise | Jump, sigma: Times) -> Int[Array, "*times"]:
     """Evaluations of the network in one call of `denoise` at sigma: 1 if it is plain.
 
     `SampleResult.num_evals` counts calls of the denoiser; times this it is the cost in
@@ -70,6 +70,11 @@ def interval(
     Source: Kynkaanniemi et al. 2024.
 
     Raises: ValueError unless 0 <= low < high, and for a weight that is not finite.
+
+    Examples:
+        >>> weight = interval(3.0, 0.2, 5.0)
+        >>> print([float(weight(sigma)) for sigma in (0.1, 1.0, 10.0)])
+        [1.0, 3.0, 1.0]
     """
     if not 0 <= low < high:
         raise ValueError(f"an interval needs 0 <= low < high, got {low} and {high}.")
@@ -88,6 +93,11 @@ def interpolated(sigmas: Sequence[float], weights: Sequence[float]) -> Schedule:
 
     Raises: ValueError unless the levels are positive and ascend, with a finite weight
         for each.
+
+    Examples:
+        >>> weight = interpolated((0.1, 10.0), (1.0, 3.0))
+        >>> print(f"{weight(0.01):.1f} {weight(1.0):.1f} {weight(80.0):.1f}")
+        1.0 2.0 3.0
     """
     if not len(sigmas) == len(weights) > 0:
         raise ValueError(f"{len(sigmas)} sigmas need as many weights, got {weights}.")

@@ -12,7 +12,7 @@ import numpy as np
 
 from score_sde.arrays import as_labels, example_keys, per_example
 from score_sde.networks.attention import attend_to_self
-from score_sde.networks.cond import refuse_condition, require_condition
+from score_sde.networks.cond import has_entry, refuse_condition, require_condition
 from score_sde.networks.layers import Dense, GroupNorm
 from score_sde.types import NO_LABEL, Array
 
@@ -32,6 +32,29 @@ def fourier_embedding(noise: Array, size: int, *, scale: float = 16.0) -> Array:
     frequencies = np.random.RandomState(0).normal(size=size // 2) * scale
     angles = 2 * math.pi * noise[:, None] * jnp.asarray(frequencies, noise.dtype)[None]
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=1)
+
+
+SECOND_LEVEL = "second_level"
+"""The name of that module in a network."""
+
+
+class SecondLevel(nn.Module):
+    """What the level where a jump ends adds to an embedding: nothing before training.
+
+    The ratio of the levels, in [0, 1], is seen as log(1 + 1000 ratio), which tells far
+    ends apart: from sigma = 80 both 0.4 and 0 are nearly a ratio of 0.
+    """
+
+    size: int
+
+    @nn.compact
+    def __call__(self, ratio: Array) -> Array:
+        place = jnp.log1p(1000 * ratio) / math.log(1001)
+        numbers = jnp.arange(1.0, 9.0, dtype=ratio.dtype)[None]
+        angles = math.pi * place[:, None] * numbers
+        waves = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=1)
+        h = nn.silu(nn.Dense(self.size)(waves))
+        return nn.Dense(self.size, kernel_init=nn.initializers.zeros)(h)
 
 
 class NoiseAndCondition(nn.Module):
@@ -65,6 +88,8 @@ class NoiseAndCondition(nn.Module):
             h += nn.Dense(self.size)(cond["vector"])
         else:
             refuse_condition(cond, "vector", "vector_dims")
+        if has_entry(cond, "ratio"):
+            h += SecondLevel(self.size, name=SECOND_LEVEL)(cond["ratio"])
         return nn.silu(h)
 
 

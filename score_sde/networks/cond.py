@@ -35,15 +35,20 @@ def with_image(network: Network) -> Network:
     return network._replace(apply=apply)
 
 
+def has_entry(cond: Any, name: str) -> bool:
+    """Whether a condition has an entry of this name."""
+    return isinstance(cond, dict) and name in cond
+
+
 def require_condition(cond: Any, name: str) -> None:
     """Raises: ValueError if cond lacks an entry that the network was built for."""
-    if not isinstance(cond, dict) or name not in cond:
+    if not has_entry(cond, name):
         raise ValueError(f"this network is conditional: it needs cond[{name!r}].")
 
 
 def refuse_condition(cond: Any, name: str, option: str) -> None:
     """Raises: ValueError if cond has an entry that the network was built without."""
-    if isinstance(cond, dict) and name in cond:
+    if has_entry(cond, name):
         raise ValueError(
             f"this network was made without {option}; it was given cond[{name!r}]."
         )

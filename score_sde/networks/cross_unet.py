@@ -73,7 +73,7 @@ class CrossUNet(nn.Module):
         token_dims: size of a token; 0 for a network without tokens.
     """
 
-    reads: ClassVar = frozenset({"label", "vector", "tokens", "mask"})
+    reads: ClassVar = frozenset({"label", "vector", "tokens", "mask", "ratio"})
     predicts_variance: ClassVar = False
 
     channels: Size = 64

@@ -8,6 +8,8 @@ from typing import Annotated, Any, ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
+from score_sde.networks.blocks import SECOND_LEVEL, SecondLevel
+from score_sde.networks.cond import has_entry
 from score_sde.networks.embeddings import FourierFeatures, conditions, sine_embedding
 from score_sde.networks.options import Count, Embedding, FilterTaps
 from score_sde.networks.resampling import filter_down, filter_for_strides, filter_up
@@ -44,7 +46,7 @@ class SongUNet(PlannedUNet):
             for none.
     """
 
-    reads: ClassVar = frozenset({"label", "vector", "augment"})
+    reads: ClassVar = frozenset({"label", "vector", "augment", "ratio"})
 
     embedding: Embedding = "positional"
     resample_filter: FilterTaps = (1, 1)
@@ -135,6 +137,8 @@ class SongUNet(PlannedUNet):
                 source = source * math.sqrt(self.num_classes)
             has_bias = name != "augment"
             h = h + layers.dense(source, size, f"map_{name}", use_bias=has_bias)
+        if has_entry(cond, "ratio"):
+            h = h + SecondLevel(size, name=SECOND_LEVEL)(cond["ratio"])
         for i in range(2):
             h = nn.silu(layers.dense(h, 4 * self.channels, f"map_layer{i}"))
         return h

@@ -126,7 +126,7 @@ class UNetEncoder(nn.Module):
             which decide the likelihood (Kingma et al. 2021, app. C).
     """
 
-    reads: ClassVar = frozenset({"label", "vector"})
+    reads: ClassVar = frozenset({"label", "vector", "ratio"})
     predicts_variance: ClassVar = False
 
     channels: Size = 64

@@ -81,7 +81,7 @@ class NoiseLevels:
     def draw(self, key: Key, batch: int) -> Float[Array, " {batch}"]:
         """Draw [batch] noise levels; example i depends on (key, i), or on the shift."""
         if self.stratified:
-            numbers, total = place_in_batch(batch)
+            numbers, total, _ = place_in_batch(batch)
             u = (jr.uniform(key) + numbers / total) % 1.0
         else:
             u = jax.vmap(jr.uniform)(example_keys(key, batch))

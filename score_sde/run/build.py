@@ -18,6 +18,7 @@ from score_sde.conditions import Condition
 from score_sde.data import Dataset
 from score_sde.editing import restore_by
 from score_sde.fields import fields_of
+from score_sde.flow_map import FlowMap
 from score_sde.measurements import Mask
 from score_sde.networks import (
     Network,
@@ -29,6 +30,7 @@ from score_sde.networks import (
     with_image,
 )
 from score_sde.run.experiment import OFFERED_BY_RUN, Drawing, Experiment
+from score_sde.run.latents import decoded_by_companion
 from score_sde.run.making import Maker
 from score_sde.run.model import Model
 from score_sde.run.objectives import as_objective
@@ -109,7 +111,10 @@ def _joined(
     """
     data, dataset = made["data"]
     told, module = tuple(made["conditions"].values()), made["network"]
-    network, problems = _network(module, names["network"], dataset, told)
+    objective = as_objective(made["objective"])
+    network, problems = _network(
+        module, names["network"], dataset, told, objective.two_levels
+    )
     if made["network_roles"]:
         network = with_companions(network, module, made["network_roles"])
     model = Model(
@@ -124,14 +129,22 @@ def _joined(
         precondition=made["precondition"],
         conditions=told,
         chain=made["chain"].levels,
+        shown_levels=dataset.shown.num_levels,
+        two_levels=objective.two_levels,
+        reach=objective.reach,
     )
+    if dataset.made_by:
+        model, found = decoded_by_companion(
+            model, dataset, made["companions"], made["sampling"].decode_tile
+        )
+        problems += found
     drawing, found = _drawing(made, model)
     experiment = Experiment(
         seed=seed,
         dataset=dataset,
         data=data,
         model=model,
-        objective=as_objective(made["objective"]),
+        objective=objective,
         drawing=drawing,
         **{name: made[name] for name in AS_THEY_ARE},
     )
@@ -147,11 +160,17 @@ AS_THEY_ARE = (
 
 
 def _network(
-    module: Any, name: str, dataset: Dataset, told: tuple[Condition, ...]
+    module: Any,
+    name: str,
+    dataset: Dataset,
+    told: tuple[Condition, ...],
+    two_levels: bool,
 ) -> tuple[Network, list[str]]:
     """The network for these data, which sees a picture beside its input if told one."""
     shape, known = dataset.shape, reads(module)
     cond = conditions.of_blank(told, shape)
+    if two_levels:
+        cond = {**(cond or {}), "ratio": np.zeros(1, np.float32)}
     options = fields_of(type(module))
     problems = [
         f"network{'.' if text.split()[0] in options else ': '}{text}"
@@ -161,8 +180,14 @@ def _network(
         f"network.name is {name!r}; it can't be told {entry!r}, but "
         f"{sorted(known or ()) or 'nothing'}: see section conditions"
         for entry in cond or {}
-        if entry != "image" and known is not None and entry not in known
+        if entry not in ("image", "ratio") and known is not None and entry not in known
     ]
+    if two_levels and known is not None and "ratio" not in known:
+        problems.append(
+            f"network.name is {name!r}; objective needs a network that is told where a "
+            "jump ends, cond['ratio']: 'unet', 'song_unet' or 'mlp'"
+        )
+        return as_network(module, shape, conditions.of_blank(told, shape)), problems
     if cond is None or "image" not in cond or (known and "image" in known):
         return as_network(module, shape, cond), problems
     if predicts_variance(module):
@@ -247,10 +272,16 @@ def check_grid(experiment: Experiment) -> None:
     Raises:
         ConfigError: if the SDE's ends and those that the config states disagree.
     """
+    drawing, model = experiment.drawing, experiment.model
     try:
-        experiment.drawing.grid()
+        sigmas = drawing.grid()
+        drawing.sampler.check_model(FlowMap(_never_called, model.reach()), sigmas)
     except ValueError as error:
         raise ConfigError([f"grid: {str(error).rstrip('.')}"]) from None
+
+
+def _never_called(*args: Any) -> Array:
+    raise AssertionError(args)
 
 
 def _unstated_ends(grid: Callable[..., Array], sde: SDE) -> dict[str, Any]:
@@ -259,6 +290,27 @@ def _unstated_ends(grid: Callable[..., Array], sde: SDE) -> dict[str, Any]:
     stated = getattr(grid, "keywords", {})
     wanted = fields_of(grid.func) if isinstance(grid, partial) else {}
     return {k: t for k, t in ends.items() if k in wanted and k not in stated}
+
+
+def _unsuited_drawing(experiment: Experiment, names: Mapping[str, str]) -> list[str]:
+    """Why samples of a student of few steps can't be drawn so, a text each."""
+    objective, sampler = experiment.objective, experiment.drawing.sampler
+    if not objective.trains_jumps:
+        return []
+    problems = []
+    if not (objective.trains_denoiser or sampler.jumps):
+        problems.append(
+            f"sampler.name is {names['sampler']!r}; objective {names['objective']!r} "
+            "trains no denoiser, but jumps: use 'jump' or 'consistency'"
+        )
+    if sampler.jumps:
+        problems += [
+            f"{section}.name is {names[section]!r}; it acts on a denoiser, and a "
+            "student has learned it or not: use 'none'"
+            for section in ("guidance", "threshold")
+            if names[section] != "none"
+        ]
+    return problems
 
 
 def _unsuited_restoration(experiment: Experiment) -> list[str]:
@@ -287,11 +339,22 @@ def _disagreements(experiment: Experiment, names: Mapping[str, str]) -> list[str
         f"objective.name is {names['objective']!r}: {text}"
         for text in objective.problems(model)
     ]
+    if model.network.parts is not None and objective.trains_denoiser:
+        problems.append(
+            f"network.name is {names['network']!r}, an autoencoder; objective.name "
+            "'autoencoder' trains it"
+        )
+    if objective.needs_whole_batch and experiment.devices.accumulate > 1:
+        problems.append(
+            f"devices.accumulate is {experiment.devices.accumulate}; the objective "
+            "needs the whole batch at once"
+        )
     problems += [f"editing.{text}" for text in experiment.editing.problems(model.shape)]
     problems += _unsuited_restoration(experiment)
     problems += [
         f"likelihood.{text}" for text in experiment.likelihood.problems(model.points)
     ]
+    problems += _unsuited_drawing(experiment, names)
     if "variance" in drawing.sampler.wants and not model.predicts_variance:
         problems.append(
             "sampler.variance is 'learned'; it needs a network that predicts "
@@ -301,6 +364,7 @@ def _disagreements(experiment: Experiment, names: Mapping[str, str]) -> list[str
         **dict.fromkeys(objective.companions, "objective"),
         **dict.fromkeys(model.network.companions, "network"),
         **dict.fromkeys(drawing.roles, "guidance"),
+        **dict.fromkeys(experiment.dataset.made_by, "data"),
     }
     problems += [
         f"{user}.name is {names[user]!r}; it needs another run: "
@@ -313,9 +377,12 @@ def _disagreements(experiment: Experiment, names: Mapping[str, str]) -> list[str
             f"train.condition_dropout is {train.condition_dropout}; the network is "
             "told nothing: see section conditions"
         )
-    if experiment.optimizer.warmup_steps >= train.num_steps:
+    optimizer = experiment.optimizer
+    if optimizer.warmup_steps >= train.num_steps // optimizer.cycles:
         problems.append(
-            f"optimizer.warmup_steps is {experiment.optimizer.warmup_steps}; it must "
-            f"be below train.num_steps, {train.num_steps}"
+            f"optimizer.warmup_steps is {optimizer.warmup_steps}; it must be below "
+            f"train.num_steps, {train.num_steps}"
+            + f", over {optimizer.cycles} cycles"
+            * (optimizer.cycles > 1)
         )
     return problems

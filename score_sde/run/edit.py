@@ -72,11 +72,17 @@ def read(experiment: Experiment) -> Given:
         UserError: for a missing file, one that is no picture, one of another size than
             the model's, a mask with nothing to draw.
     """
-    model, settings = experiment.model, experiment.editing
-    if len(model.shape) != 3 or model.num_levels is None:
+    settings, images = experiment.editing, experiment.shown
+    if len(images.shape) != 3 or images.num_levels is None:
         raise UserError(
             f"{experiment.dataset.name} are points; only images are edited."
         )
+    if images is not experiment.dataset and settings.task != "image_to_image":
+        raise UserError(
+            f"editing.task is {settings.task!r}; a picture is measured in pixels, and "
+            "this run draws latents, which image_to_image alone can start from."
+        )
+    model = experiment.model._replace(shape=images.shape, num_levels=images.num_levels)
     return TASKS[settings.task](settings, model)
 
 
@@ -170,7 +176,7 @@ def draw_edits(
     *,
     offers: Offers = NO_OFFERS,
 ) -> Edits:
-    """Draw one result per key, in the scale of the data.
+    """Draw one result per key, in the scale of the images.
 
     Args:
         experiment: with the model, the sampler, the task and the method.
@@ -185,7 +191,8 @@ def draw_edits(
     keys_start, keys_path = jax.vmap(jax.random.split, out_axes=1)(keys)
     origin = jnp.zeros((len(keys), *model.shape), jnp.float32)
     if given.origin is not None:
-        origin = jnp.broadcast_to(jnp.asarray(given.origin, origin.dtype), origin.shape)
+        start = model.embed(params, jnp.asarray(given.origin, origin.dtype))
+        origin = jnp.broadcast_to(start, origin.shape)
         sigmas = editing.tail(sigmas, settings.strength)
     sigmas = jnp.asarray(sigmas, origin.dtype)
     restorer = editing.Restorer(guided_denoiser(model, drawing, params, offers))
@@ -206,7 +213,9 @@ def draw_edits(
         cond=cond,
     )
     x = result.x
-    if given.measurement is not None and not settings.noise_std:
+    if given.measurement is None:
+        x = model.render(params, x)
+    elif not settings.noise_std:
         x = editing.keep_measured(x, given.measurement, given.y)
     return Edits(x, jnp.broadcast_to(result.num_evals, len(keys)))
 

@@ -72,4 +72,19 @@ class Experiment(NamedTuple):
     @property
     def training_roles(self) -> tuple[str, ...]:
         """Roles of the companions without which it can't be trained."""
-        return (*self.model.network.companions, *self.objective.companions)
+        known = (*self.model.network.companions, *self.objective.companions)
+        return (*known, *self.dataset.made_by)
+
+    @property
+    def shown(self) -> Dataset:
+        """The data that samples are compared with: of latents, the images."""
+        return self.dataset.shown
+
+    @property
+    def scored(self) -> Dataset:
+        """The data whose likelihood is computed: of latents the images, by a bound.
+
+        Without a density of latents given an image there is no bound, and it is that
+        of the latents.
+        """
+        return self.dataset if self.model.points_of_images is None else self.shown

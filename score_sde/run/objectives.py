@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
@@ -24,6 +25,7 @@ from score_sde import elbo, losses
 from score_sde.arrays import mean_over_data, per_example
 from score_sde.conditions import Rows
 from score_sde.fields import settings
+from score_sde.flow_map import ANYWHERE, Reach
 from score_sde.guidance import from_logits
 from score_sde.networks import LogVariance
 from score_sde.noise_levels import NoiseLevels
@@ -36,6 +38,7 @@ from score_sde.run.model import (
     network_fn,
     reverse_chain,
 )
+from score_sde.training.optimizer import Optimizer
 from score_sde.types import Array, Denoise, Key, Params
 
 
@@ -62,6 +65,12 @@ class Context(NamedTuple):
     """Role -> what that run offers: a denoiser, or the log_prob of a classifier."""
     dropout_key: Key | None
     """Key of the dropout in this step."""
+    target: Params = ()
+    """The parameters that follow, of an objective with a `target_decay`."""
+    num_steps: int = 1
+    """Steps of the whole training."""
+    prepared: Mapping[str, Any] = MappingProxyType({})
+    """What the objective prepared before the first step."""
 
     def denoiser(self, params: Params) -> Denoise:
         """The denoiser with these parameters and the dropout of this step."""
@@ -74,12 +83,43 @@ class Objective:
 
     companions: ClassVar[tuple[str, ...]] = ()
     """Roles of the runs that it uses."""
+    denoisers: ClassVar[tuple[str, ...]] = ()
+    """Roles among them whose runs must have trained a denoiser."""
     trains_denoiser: ClassVar[bool] = True
     """Whether the trained network makes a denoiser, to be sampled and scored."""
+    trains_jumps: ClassVar[bool] = False
+    """Whether samples are drawn by its jumps, see `flow_map`."""
+    two_levels: ClassVar[bool] = False
+    """Whether the network must be told where a jump ends."""
+    depends_on_num_steps: ClassVar[bool] = False
+    """Whether the loss of a step depends on how many there will be."""
     has_levels: ClassVar[bool] = False
     """Whether it has `middle_levels` and `loss_by_level`."""
     bounds_chain: ClassVar[bool] = False
     """Whether the bound that is reported is the discrete chain's."""
+    trains_autoencoder: ClassVar[bool] = False
+    """Whether the trained network is an autoencoder, to encode and decode."""
+
+    @property
+    def needs_whole_batch(self) -> bool:
+        """Whether the loss of an example depends on the others of its batch."""
+        return False
+
+    def open(self) -> None:
+        """Read or train what the loss needs, outside of any compiled function."""
+
+    def scored(self) -> Objective:
+        """The objective whose loss of held-out examples is followed."""
+        return self
+
+    def estimated(self) -> Objective:
+        """The objective whose cost is estimated, without any file or any data."""
+        return self
+
+    def optimizers(self, main: Optimizer) -> dict[str, Optimizer]:
+        """The optimiser of each group of parameters that has one of its own."""
+        del main
+        return {}
 
     def init(self, key: Key, model: Model) -> Params:
         """The parameters that it learns beside the network's, a dict."""
@@ -90,6 +130,40 @@ class Objective:
         """Why it can't train this model on its data, a text each."""
         del model
         return []
+
+    def reach(self) -> Reach:
+        """The jumps that the network is trained for."""
+        return ANYWHERE
+
+    def start(self, params: Params, companions: Mapping[str, Params]) -> Params:
+        """The network's parameters before the first step, given initial ones.
+
+        Args:
+            params: as the network starts.
+            companions: role -> the parameters of other runs, or their shapes.
+        """
+        del companions
+        return params
+
+    def target_decay(self, num_steps: int) -> Callable[[Array], Array] | None:
+        """The decay of `Context.target` as a function of the step; None without one.
+
+        Args:
+            num_steps: of the whole training.
+        """
+        del num_steps
+        return None
+
+    def prepare(self, context: Context, cond: Callable[[Any], Any], seed: int) -> Any:
+        """What is computed once, before the first step, and kept: a dict of arrays.
+
+        Args:
+            context: of the first step.
+            cond: numbers of samples -> what they are told, or None.
+            seed: of the config.
+        """
+        del context, cond, seed
+        return {}
 
     def offer(self, model: Model, params: Params) -> Any:
         """What a run trained by it offers to others: its denoiser."""

@@ -12,15 +12,17 @@ import numpy as np
 
 from score_sde import conditions
 from score_sde.data import Dataset
+from score_sde.flow_map import FlowMap
 from score_sde.likelihood import LogProb
 from score_sde.run import companions
 from score_sde.run.build import build, check_grid
 from score_sde.run.companions import Loaded
 from score_sde.run.experiment import Experiment
 from score_sde.run.likelihoods import score_examples
-from score_sde.run.model import denoiser, with_companions
+from score_sde.run.model import denoiser, jump, with_companions
+from score_sde.run.objectives import Objective
 from score_sde.run.paths import differences, without
-from score_sde.run.sample import Samples, draw_samples, guided_denoiser, sample_keys
+from score_sde.run.sample import Samples, draw_samples, sample_keys, sampled_model
 from score_sde.run.sections import CHAIN_FIELDS, complete
 from score_sde.run.train import initial_params
 from score_sde.runtime.folder import read_config
@@ -29,6 +31,14 @@ from score_sde.samplers import Sampler
 from score_sde.sde import SDE
 from score_sde.training.restore import restored_average
 from score_sde.types import Array, Denoise, Params, UserError
+
+SAMPLES, DENOISER, AUTOENCODER = "samples", "denoiser", "autoencoder"
+NEEDS: dict[str, Callable[[Objective], bool]] = {
+    SAMPLES: lambda o: o.trains_denoiser or o.trains_jumps,
+    DENOISER: lambda o: o.trains_denoiser,
+    AUTOENCODER: lambda o: o.trains_autoencoder,
+}
+"""What a run may have to be of use -> whether its objective trains it."""
 
 
 class Run(NamedTuple):
@@ -46,13 +56,24 @@ class Run(NamedTuple):
 
     @property
     def denoiser(self) -> Denoise:
-        """The trained denoiser D(x, sigma, cond=None), without guidance."""
+        """The trained denoiser D(x, sigma, cond=None), without guidance.
+
+        Raises: ValueError for a student of few steps that is none.
+        """
         return denoiser(self.experiment.model, self.params)
 
     @property
-    def guided(self) -> Denoise:
-        """The denoiser that samples are drawn from: with guidance and threshold."""
-        return guided_denoiser(
+    def jump(self) -> FlowMap:
+        """The trained jump G(x, sigma, sigma_next, cond=None), see `flow_map`.
+
+        Of a run that trained a denoiser it ignores sigma_next.
+        """
+        return jump(self.experiment.model, self.params)
+
+    @property
+    def guided(self) -> Denoise | FlowMap:
+        """What samples are drawn from: the denoiser with guidance, or a jump."""
+        return sampled_model(
             self.experiment.model,
             self.experiment.drawing,
             self.params,
@@ -118,6 +139,7 @@ def open_run(
     *,
     hosts: Mapping[str, Any] | None = None,
     step: int = 0,
+    needs: str = SAMPLES,
 ) -> Run:
     """Open a trained run.
 
@@ -127,19 +149,22 @@ def open_run(
             sampler; None for that one.
         hosts: how to find the other hosts, see `runtime.mesh.start_devices`.
         step: of the checkpoint; 0 for the newest.
+        needs: what it must have trained: "samples", by a denoiser or by jumps,
+            "denoiser", "autoencoder", or "" for anything.
 
     Raises:
-        UserError: if there is no run, no good checkpoint, or no denoiser in it.
+        UserError: if there is no run, no good checkpoint, or not that in it.
     """
     workdir = Path(workdir)
     whole = complete(read_config(workdir) if config is None else config)
     experiment = build(whole)
     if config is not None and (workdir / "config.json").is_file():
         _check_model(workdir, whole, experiment)
-    if not experiment.objective.trains_denoiser:
+    if needs and not NEEDS[needs](experiment.objective):
         name = whole["objective"]["name"]
+        part = DENOISER if needs == SAMPLES else needs
         raise UserError(
-            f"{workdir} was trained by objective {name!r}: it has no denoiser."
+            f"{workdir} was trained by objective {name!r}: it has no {part}."
         )
     start_devices(hosts)
     check_grid(experiment)

@@ -61,7 +61,8 @@ def check_same(
         return None
     old = without(complete(read_config(workdir)), FREE)
     new = without(config, FREE)
-    if not experiment.optimizer.depends_on_num_steps:
+    parts = (experiment.optimizer, experiment.objective)
+    if not any(part.depends_on_num_steps for part in parts):
         old.pop("train.num_steps", None)
         new.pop("train.num_steps", None)
     file = workdir / DESCRIPTION

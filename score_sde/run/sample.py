@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from score_sde import conditions, data
 from score_sde.arrays import example_keys, per_example
+from score_sde.flow_map import ANYWHERE, FlowMap
 from score_sde.guidance import Perturb, network_evals
 from score_sde.networks import perturbed
 from score_sde.run.experiment import Drawing, Experiment
@@ -22,6 +23,7 @@ from score_sde.run.model import (
     Model,
     denoiser,
     denoiser_with_variance,
+    jump,
 )
 from score_sde.runtime.folder import Arrays
 from score_sde.runtime.jobs import BY_EXAMPLE, EVERYWHERE, map_examples
@@ -45,10 +47,22 @@ class Samples(NamedTuple):
     """False where an adaptive sampler gave up or x is not finite."""
 
 
+def sampled_model(
+    model: Model, drawing: Drawing, params: Params, offers: Offers = NO_OFFERS
+) -> Denoise | FlowMap:
+    """What samples are drawn from: the guided denoiser, or the jump of a student.
+
+    The arguments are those of `guided_denoiser`.
+    """
+    if drawing.sampler.jumps and (model.two_levels or model.reach() != ANYWHERE):
+        return jump(model, params)
+    return guided_denoiser(model, drawing, params, offers)
+
+
 def guided_denoiser(
     model: Model, drawing: Drawing, params: Params, offers: Offers = NO_OFFERS
 ) -> Denoise:
-    """The denoiser from which samples are drawn.
+    """The denoiser, guided and corrected.
 
     Args:
         model: of a config.
@@ -94,7 +108,7 @@ def evals_per_call(
 
     Over the levels of the grid; both are 1 without guidance.
     """
-    denoise = guided_denoiser(model, drawing, params, offers)
+    denoise = sampled_model(model, drawing, params, offers)
     evals = network_evals(denoise, drawing.grid()[:-1])
     return int(evals.min()), int(evals.max())
 
@@ -124,15 +138,17 @@ def draw_samples(
     start = sigmas[0].astype(like.dtype) * per_example(jr.normal, keys_start, like)
     result = sample(
         bound_sampler(drawing.sampler, model, params, cond),
-        guided_denoiser(model, drawing, params, offers),
+        sampled_model(model, drawing, params, offers),
         start,
         sigmas,
         key=keys_path,
         cond=cond,
     )
-    finite = jnp.isfinite(result.x.reshape(len(keys), -1)).all(1)
+    # Before levels are made of them: a NaN would be a black pixel.
+    points = model.render(params, result.x)
+    finite = jnp.isfinite(points.reshape(len(keys), -1)).all(1)
     return Samples(
-        data.to_levels(result.x, num_levels=model.num_levels),
+        data.to_levels(points, num_levels=model.shown_levels),
         jnp.broadcast_to(result.num_evals, finite.shape),
         finite if result.success is None else finite & result.success,
     )

@@ -8,6 +8,7 @@ a registry, in a config file or in a module that `parts` lists, can name it in a
 from __future__ import annotations
 
 import inspect
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -18,7 +19,9 @@ from score_sde.editing import METHODS
 from score_sde.evaluation import FEATURES, METRICS
 from score_sde.fields import MISSING, Field, fields_of, is_literal
 from score_sde.guidance import GUIDANCES, THRESHOLDS, is_model
+from score_sde.latents import AUTOENCODERS
 from score_sde.networks import NETWORKS
+from score_sde.run.autoencoding import Autoencoding
 from score_sde.run.objectives import OBJECTIVES
 from score_sde.run.settings import (
     Chain,
@@ -29,12 +32,17 @@ from score_sde.run.settings import (
     Sampling,
     Scoring,
 )
+from score_sde.run.students import Direct, Progressive
+from score_sde.run.students_consistency import CONSISTENCY
+from score_sde.run.students_flow_maps import FLOW_MAPS
 from score_sde.runtime.mesh import Devices
 from score_sde.samplers import SAMPLERS, grids
 from score_sde.training.optimizer import Optimizer
 from score_sde.training.settings import Training
 
+OBJECTIVES |= {"progressive": Progressive, "direct": Direct, **CONSISTENCY, **FLOW_MAPS}
 Registry = Mapping[str, Callable[..., Any]]
+OBJECTIVES["autoencoder"] = Autoencoding
 
 
 class Section(NamedTuple):
@@ -69,7 +77,7 @@ SECTIONS: dict[str, Section] = {
     "data": Section(SOURCES, Data, is_required=True),
     "sde": Section(sde.SDES, is_required=True),
     "conditions": Section(CONDITIONS, is_open=True, default={}),
-    "network": Section(NETWORKS, is_required=True),
+    "network": Section(ChainMap(NETWORKS, AUTOENCODERS), is_required=True),
     "precondition": Section(
         precondition.PRECONDITIONERS, called_with=1, is_required=True
     ),

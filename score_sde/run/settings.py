@@ -68,8 +68,12 @@ def measured_sigma_data(dataset: Dataset, num_examples: int = NUM_MEASURED) -> f
     """The standard deviation of scaled training data, from examples evenly apart."""
     count = len(dataset.train)
     rows = np.unique(np.linspace(0, count - 1, min(count, num_examples)).astype(int))
-    x = centres(dataset.train[rows]["values"], num_levels=dataset.num_levels)
-    return float(np.std(np.asarray(x, np.float64)))
+    read = dataset.train[rows]
+    x = centres(read["values"], num_levels=dataset.num_levels)
+    variance = np.var(np.asarray(x, np.float64))
+    if "std" in read:  # of latents that are drawn around their means
+        variance += np.mean(np.asarray(read["std"], np.float64) ** 2)
+    return float(np.sqrt(variance))
 
 
 def resolved(
@@ -121,10 +125,18 @@ class Companion:
 
 @settings
 class Sampling:
-    """How many samples, and how many at once; their contents don't depend on that."""
+    """How many samples, and how many at once; their contents don't depend on that.
+
+    Attributes:
+        num_samples: how many are drawn.
+        batch_size: how many at once.
+        decode_tile: of latents, the longest side that is decoded at once; tiles overlap
+            by a quarter and are blended. 0 for all of it.
+    """
 
     num_samples: Annotated[int, at_least(1)] = 64
     batch_size: Annotated[int, at_least(1)] = 64
+    decode_tile: Annotated[int, NonNegative] = 0
 
 
 TASKS = (

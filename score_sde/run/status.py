@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from score_sde.runtime.folder import read_json
-from score_sde.training.goodput import duration
+from score_sde.runtime.progress import duration
 from score_sde.types import UserError
 
 Row = dict[str, float | None]

@@ -21,6 +21,7 @@ from score_sde.run.experiment import Experiment
 from score_sde.run.model import (
     COMPANIONS,
     init_params,
+    posterior_points,
     training_points,
     with_companions,
 )
@@ -31,6 +32,9 @@ from score_sde.runtime.jobs import BY_EXAMPLE, EVERYWHERE, map_examples
 from score_sde.runtime.mesh import divisible, is_main_host, local_mesh, to_host
 from score_sde.training.step import NO_COMPANIONS, LossFn, StepContext, TrainState
 from score_sde.types import Array, Key, Params
+
+PREPARED = "prepared"
+"""The name, among the companions' parameters, of what the objective prepared."""
 
 EVALUATED, NUM_LEVELS = 128, 12
 """Held-out examples whose loss is followed in training, at how many noise levels."""
@@ -55,7 +59,8 @@ def initial_params(
     params = init_params(
         model, experiment.seed, extra=lambda key: objective.init(key, model)
     )
-    return params | {"network": model.network.start(params["network"], companions)}
+    network = model.network.start(params["network"], companions)
+    return params | {"network": objective.start(network, companions)}
 
 
 def make_loss(
@@ -68,6 +73,7 @@ def make_loss(
         offers: role -> (parameters -> what that run offers), of the companions.
     """
     model, objective = experiment.model, experiment.objective
+    objective.open()
 
     def loss(key: Key, params: Params, rows: Rows, step: StepContext) -> Array:
         key_data, key_flip, key_loss, key_dropout = jr.split(key, 4)
@@ -77,7 +83,7 @@ def make_loss(
             rows = rows | {"values": values}
         points = training_points(model, key_data, params, rows["values"])
         x0, cond = (
-            points.x,
+            posterior_points(jr.fold_in(key, 7), points.x, rows),
             conditions.in_training(model.conditions, jr.fold_in(key, 5), rows),
         )
         if cond is not None and experiment.train.condition_dropout:
@@ -93,6 +99,9 @@ def make_loss(
                 for role, offer in (offers or {}).items()
             },
             key_dropout,
+            target=with_companions(step.target, step.companions) if step.target else (),
+            num_steps=experiment.train.num_steps,
+            prepared=step.companions.get(PREPARED, {}),
         )
         batch = Batch(x0, {**(cond or {}), **how} or None, rows)
         found = objective(key_loss, whole, batch, context)
@@ -101,6 +110,31 @@ def make_loss(
         return found
 
     return loss
+
+
+def with_prepared(
+    experiment: Experiment,
+    params: Params,
+    companions: Mapping[str, Params],
+    offers: Mapping[str, Callable[[Params], Any]],
+) -> Mapping[str, Any]:
+    """The companions' parameters, and what the objective prepares before training.
+
+    Args:
+        experiment: to be trained.
+        params: the initial parameters.
+        companions: role -> the parameters of other runs.
+        offers: see `make_loss`.
+    """
+    model, dataset = experiment.model, experiment.dataset
+    offered = {role: offer(companions[role]) for role, offer in offers.items()}
+    context = Context(model, jnp.zeros((), jnp.int32), params, offered, None)
+
+    def told(index: np.ndarray) -> Any:
+        return conditions.of_samples(model.conditions, dataset, index)
+
+    made = experiment.objective.prepare(context, told, experiment.seed)
+    return {**companions, PREPARED: made} if made else companions
 
 
 def scale_note(experiment: Experiment) -> str | None:
@@ -160,11 +194,13 @@ def training_cost(
     batch = {"values": jax.ShapeDtypeStruct(values, kind)}
     if experiment.dataset.num_classes:
         batch["label"] = jax.ShapeDtypeStruct((size,), np.int32)
-    loss = make_loss(experiment, offers)
+    # Without what would be read or trained first: a dry run needs no data.
+    estimated = experiment._replace(objective=experiment.objective.estimated())
+    loss = make_loss(estimated, offers)
 
     def forwards(params: Params, batch: Rows, others: Mapping[str, Params]) -> Any:
         key = jr.key(0)
-        step = StepContext(jnp.zeros((), jnp.int32), params, others)
+        step = StepContext(jnp.zeros((), jnp.int32), params, others, params)
         _, backwards = jax.vjp(lambda p: loss(key, p, batch, step).mean(), params)
         return backwards
 
@@ -208,7 +244,8 @@ def make_evaluate(
     count = divisible(min(EVALUATED, len(held_out)), here)
     rows = held_out[np.arange(count) % len(held_out)]
     keys = sample_keys(experiment.seed, 0, count)
-    looks = [_look_at_samples(experiment, here)] if objective.trains_denoiser else []
+    draws = objective.trains_denoiser or objective.trains_jumps
+    looks = [_look_at_samples(experiment, here)] if draws else []
     if objective.has_levels:
         looks.append(_look_at_levels(experiment, here, keys, rows))
     else:
@@ -233,7 +270,7 @@ def _look_at_samples(experiment: Experiment, here: Mesh) -> Look:
     def look(params: Params, step: int, folder: Path) -> dict[str, float]:
         levels = draw(params, 0)["levels"]
         path = folder / f"step_{step:07d}.png"
-        save_samples(path, levels, num_levels=experiment.model.num_levels)
+        save_samples(path, levels, num_levels=experiment.shown.num_levels)
         return {}
 
     return look
@@ -244,8 +281,12 @@ def _look_at_levels(experiment: Experiment, here: Mesh, keys: Key, rows: Rows) -
     model, objective = experiment.model, experiment.objective
     cond = conditions.of_examples(model.conditions, rows)
 
-    def losses(params: Params, keys: Key, values: Array, cond: Any) -> Array:
-        x0 = training_points(model, keys, params, values).x
+    stored = {name: rows[name] for name in ("values", "std") if name in rows}
+
+    def losses(params: Params, keys: Key, rows: Rows, cond: Any) -> Array:
+        x0 = training_points(model, keys, params, rows["values"]).x
+        folded = jax.vmap(lambda key: jr.fold_in(key, 2))(keys)
+        x0 = posterior_points(folded, x0, rows)
         return objective.loss_by_level(
             model, params, keys, x0, cond, num_levels=NUM_LEVELS
         )
@@ -253,7 +294,7 @@ def _look_at_levels(experiment: Experiment, here: Mesh, keys: Key, rows: Rows) -
     by_level = map_examples(losses, here, EVERYWHERE, *[BY_EXAMPLE] * 3)
 
     def look(params: Params, step: int, folder: Path) -> dict[str, float]:
-        found = np.asarray(by_level(params, keys, rows["values"], cond)).mean(0)
+        found = np.asarray(by_level(params, keys, stored, cond)).mean(0)
         sigmas = np.asarray(objective.middle_levels(NUM_LEVELS))
         save_losses(folder / f"loss_{step:07d}.png", sigmas, found)
         return {"test_loss": float(found.mean())}
@@ -270,7 +311,9 @@ def _look_at_loss(
     def look(params: Params, step: int, folder: Path) -> dict[str, float]:
         del folder
         own = {name: p for name, p in params.items() if name != COMPANIONS}
-        context = StepContext(jnp.asarray(step, jnp.int32), own, dict(companions))
+        # The average stands in for the target that follows the parameters.
+        now = jnp.asarray(step, jnp.int32)
+        context = StepContext(now, own, dict(companions), own)
         return {"test_loss": float(compiled(key, own, rows, context).mean())}
 
     return look

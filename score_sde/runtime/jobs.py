@@ -22,6 +22,7 @@ from jax.sharding import Mesh, PartitionSpec
 from score_sde.runtime.folder import Arrays, save_arrays, write_json
 from score_sde.runtime.mesh import DATA_AXIS, is_main_host, wait_for_hosts
 from score_sde.runtime.preemption import stop_if_requested
+from score_sde.runtime.progress import Progress
 
 EVERYWHERE, BY_EXAMPLE = PartitionSpec(), PartitionSpec(DATA_AXIS)
 """Partition specs: whole on every device; split over devices by example."""
@@ -46,7 +47,9 @@ def compute_in_parts(
         path.with_name(f"{path.name}_{number:06d}.npz")
         for number in range(-(-count // size))
     ]
-    for number in batches_of(len(files), jax.process_index(), jax.process_count()):
+    own = batches_of(len(files), jax.process_index(), jax.process_count())
+    progress = Progress(path.name, len(own))
+    for place, number in enumerate(own, start=1):
         stop_if_requested(
             f"stopped; {number} of {len(files)} parts of {path.name} are done, and the "
             "same command goes on from there."
@@ -55,6 +58,8 @@ def compute_in_parts(
             first = number * size
             arrays = {n: a[: count - first] for n, a in compute(first).items()}
             save_arrays(files[number], arrays)
+            if is_main_host():
+                progress.part_done(place)
     wait_for_hosts(str(path))
     parts = []
     for file in files:

@@ -36,6 +36,11 @@ def karras(
         rho: 1 is even in sigma; the larger, the denser at low noise.
 
     Raises: ValueError unless 0 < sigma_min < sigma_max, rho > 0 and num_steps >= 1.
+
+    Examples:
+        >>> sigmas = karras(3, sigma_min=0.02, sigma_max=80.0)
+        >>> print([round(float(s), 2) for s in sigmas])
+        [80.0, 4.05, 0.02, 0.0]
     """
     _check_ends(sigma_min, sigma_max)
     high, low = (jnp.power(as_float(s), 1 / rho) for s in (sigma_max, sigma_min))
@@ -132,6 +137,34 @@ def ddpm(
     return _with_zero(jnp.asarray(levels[timesteps]))
 
 
+def levels(*sigmas: Annotated[Scalar, Positive]) -> Float[Array, " levels"]:
+    """Grid of given levels and 0: `levels(80.0, 0.8)` has two steps, 80 to 0.8 to 0.
+
+    Args:
+        sigmas: decreasing, positive; a level is where a step of few-step models begins.
+
+    Raises: ValueError for levels that don't decrease, or are not positive.
+    """
+    if not sigmas:
+        raise ValueError("a grid needs at least one level.")
+    if not is_traced(sigmas):
+        given = [float(s) for s in sigmas]
+        below = [*given[1:], 0.0]
+        if not all(a > b for a, b in zip(given, below, strict=True)) or math.isinf(
+            given[0]
+        ):
+            raise ValueError(
+                f"levels must be finite, positive and decrease, got {given}."
+            )
+    return _with_zero(jnp.stack([as_float(s) for s in sigmas]))
+
+
+@checks_rules
+def listed(*, sigmas: tuple[float, ...]) -> Float[Array, " levels"]:
+    """Grid of the levels that a config lists, see `levels`."""
+    return levels(*sigmas)
+
+
 @checks_rules
 def sections(
     counts: Annotated[tuple[int, ...], each(at_least(1), at_least_one=True)] = (10, 20),
@@ -205,5 +238,6 @@ GRIDS: dict[str, Callable[..., Array]] = {
     "uniform_time": uniform_time,
     "vp": vp,
     "ddpm": ddpm,
+    "levels": listed,
     "sections": sections,
 }

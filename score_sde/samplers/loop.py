@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 from jaxtyping import Num
 
 from score_sde.arrays import as_float, check_alike, is_traced, wide
+from score_sde.flow_map import as_denoiser, as_jump
 from score_sde.samplers.adaptive_sde import AdaptiveSDE
 from score_sde.samplers.ancestral import EulerAncestral
 from score_sde.samplers.ddim import DDIM
@@ -22,6 +24,7 @@ from score_sde.samplers.dpmpp_multi import DPMpp2M, DPMpp2MSDE, DPMpp3MSDE
 from score_sde.samplers.dpmpp_single import DPMpp2SAncestral, DPMppSDE
 from score_sde.samplers.edm import EDMStochastic, Euler, Heun
 from score_sde.samplers.edm_ablation import EDMAblation
+from score_sde.samplers.jumps import Consistency, JumpSampler
 from score_sde.samplers.langevin import Langevin
 from score_sde.samplers.lms import LMS
 from score_sde.samplers.memory import Memory, remembering
@@ -32,7 +35,7 @@ from score_sde.samplers.progress import Report, report_end, reporting
 from score_sde.samplers.repaint import RePaint
 from score_sde.samplers.steps import Draw, Sampler, SampleResult
 from score_sde.samplers.unipc import UniPC
-from score_sde.types import Array, Denoise, Grid, Key, Points, Scalar
+from score_sde.types import Array, Denoise, Grid, Jump, Key, Points, Scalar
 
 SAMPLERS: dict[str, type[Sampler]] = {
     "euler": Euler,
@@ -63,12 +66,14 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "predictor_corrector": PredictorCorrector,
     "adaptive_sde": AdaptiveSDE,
     "repaint": RePaint,
+    "jump": JumpSampler,
+    "consistency": Consistency,
 }
 
 
 def sample(
     sampler: str | Sampler,
-    denoise: Denoise,
+    denoise: Denoise | Jump,
     x: Points,
     sigmas: Grid,
     *,
@@ -86,7 +91,9 @@ def sample(
     Args:
         sampler: a name of `SAMPLERS`, or one with options, as in
             `SAMPLERS["heun"](s_churn=40.0)`.
-        denoise: D(x, sigma, cond), shaped like x. One with an attribute `memory` (see
+        denoise: D(x, sigma, cond), shaped like x; or a jump G(x, sigma, sigma_next,
+            cond), of which samplers other than "jump" and "consistency" take the
+            denoiser on its diagonal. One with an attribute `memory` (see
             `samplers.memory`) is given at each step what it learned before.
         x: [batch, *dims], noise of standard deviation sigmas[0] around the data.
         sigmas: strictly decreasing, usually from `grids`; the last may be 0.
@@ -105,8 +112,17 @@ def sample(
     Raises: ValueError for an unknown name, a grid that does not decrease or begins
         above the Brownian path, noise or a denoiser's result of another shape than x,
         too few draws of noise, a path for a sampler that passes a level twice, a
-        stochastic sampler without key or noise, and a denoiser with a memory that the
-        sampler can't carry.
+        stochastic sampler without key or noise, a denoiser with a memory that the
+        sampler can't carry, and a flow map that was not made for the jumps of the
+        sampler.
+
+    Examples:
+        Data that are all 0 have the denoiser 0, and every path ends there:
+
+        >>> x, sigmas = 4 * jnp.ones((2, 3)), jnp.array([4.0, 2.0, 1.0, 0.0])
+        >>> out = sample("heun", lambda x, sigma, cond=None: 0 * x, x, sigmas)
+        >>> print(float(abs(out.x).max()), int(out.num_evals.max()))
+        0.0 5
     """
     sampler, given = _named(sampler), as_float(x)
     # Levels and states of half precision would lose what steps add.
@@ -115,12 +131,16 @@ def sample(
     if sampler.stochastic and key is None and noise is None:
         raise ValueError(f"{sampler} adds noise: give it a key, or the noise itself.")
 
+    sampler.check_model(denoise, sigmas)
+    made: Callable[..., Any] = as_jump if sampler.jumps else as_denoiser
+    function = made(denoise)
+
     def checked(denoised: Array, x: Array) -> Array:
         alike = check_alike("the denoised data", as_float(denoised), x)
         return alike.astype(x.dtype)
 
-    def evaluate(x: Array, sigma: Scalar) -> Array:
-        return checked(denoise(x.astype(given.dtype), sigma, cond), x)
+    def evaluate(x: Array, *levels: Scalar) -> Array:
+        return checked(function(x.astype(given.dtype), *levels, cond), x)
 
     def recall(known: Any, x: Array, sigma: Scalar) -> tuple[Array, Any]:
         assert memory is not None
@@ -133,8 +153,8 @@ def sample(
     draw = _draws(sampler, key, noise, x, sigmas)
     model, told = evaluate, recall
     if progress is not None:
-        model = reporting(evaluate, sigmas, progress)
-        told = reporting(recall, sigmas, progress)
+        model = reporting(evaluate, sigmas, progress, place=1)
+        told = reporting(recall, sigmas, progress, place=2)
     if memory is not None:
         sampler = remembering(sampler, memory.start, told)
     result = sampler.run(model, x, sigmas, draw, return_path=return_path)

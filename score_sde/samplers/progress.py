@@ -27,13 +27,16 @@ def progress_bar(passed: int, total: int) -> None:
     print(f"\r[{bar}] {passed}/{total}", end=end, file=sys.stderr, flush=True)
 
 
-def reporting(model: Evaluates, sigmas: Array, report: Report) -> Evaluates:
+def reporting(
+    model: Evaluates, sigmas: Array, report: Report, *, place: int
+) -> Evaluates:
     """Make the model report also how far the grid was when it was called.
 
     Args:
-        model: a function whose last argument is sigma.
+        model: a function of sigma and other arguments.
         sigmas: the grid.
         report: called with the levels that were passed, and their number.
+        place: of sigma among the model's arguments.
     """
 
     def on_host(sigma: np.ndarray, sigmas: np.ndarray) -> None:
@@ -42,7 +45,7 @@ def reporting(model: Evaluates, sigmas: Array, report: Report) -> Evaluates:
         report(int(passed), len(sigmas) - 1)
 
     def observed(*arguments: Any) -> Any:
-        jax.debug.callback(on_host, arguments[-1], sigmas)
+        jax.debug.callback(on_host, arguments[place], sigmas)
         return model(*arguments)
 
     return observed  # type: ignore[return-value]

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 from score_sde.fields import pytree
 from score_sde.types import Array, Scalar
 
-Model = Callable[[Array, Scalar], Array]
-"""(x, sigma) -> x0, the denoiser with its condition bound."""
+Model = Callable[..., Array]
+"""(x, sigma) -> x0, the denoiser with its condition bound; for a sampler that jumps,
+(x, sigma, sigma_next) -> G."""
 
 
 @runtime_checkable
@@ -104,6 +105,19 @@ class Sampler:
 
     needs_path: ClassVar[bool] = False
     """True if draws must be of one path, since they decide the steps."""
+    jumps: ClassVar[bool] = False
+    """True if `step` is given a jump, (x, sigma, sigma_next) -> G, for a denoiser."""
+
+    def check_model(self, model: Any, sigmas: Any) -> None:
+        """Refuse a model that can't take the steps of a grid.
+
+        Args:
+            model: a denoiser or a jump.
+            sigmas: the grid.
+
+        Raises: ValueError.
+        """
+        del model, sigmas
 
     @property
     def wants(self) -> tuple[str, ...]:

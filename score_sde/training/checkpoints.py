@@ -326,6 +326,7 @@ def _copied(state: TrainState) -> TrainState:
 
 def _items(state: TrainState) -> dict[str, Tree]:
     training = state._asdict()
-    if not state.power_emas:  # as in runs from before there were any
-        del training["power_emas"]
+    for name in ("power_emas", "target"):
+        if not training[name]:  # as in runs from before there were any
+            del training[name]
     return {"average": training.pop("ema_params"), "training": training}

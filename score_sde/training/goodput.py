@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from score_sde.runtime.progress import duration
+
 OVERHEADS = {
     "compile": "compiling",
     "data": "waiting for data",
@@ -49,12 +51,3 @@ class Goodput:
         shares = {"in steps": 1 - sum(shares.values()), **shares}
         parts = [f"{share:.1%} {name}" for name, share in shares.items()]
         return f"{duration(total)}: " + ", ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """Like 1h02m or 2m03s; '?' if unknown."""
-    if not seconds < 1e7:
-        return "?"
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from score_sde.runtime.folder import replaced
-from score_sde.training.goodput import duration
+from score_sde.runtime.progress import duration
 
 
 class Metrics:

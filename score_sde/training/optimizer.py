@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import jax
+import numpy as np
 import optax
 
-from score_sde.fields import settings
-from score_sde.networks.network import is_frozen
+from score_sde.fields import require, settings
+from score_sde.networks.network import is_frozen, is_statistic
 from score_sde.rules import (
     NonNegative,
     Positive,
@@ -18,7 +22,7 @@ from score_sde.rules import (
     one_of,
 )
 
-METHODS = ("adamw", "muon")
+METHODS = ("adamw", "muon", "radam")
 SCHEDULES = ("constant", "cosine", "inverse_sqrt")
 
 
@@ -28,10 +32,12 @@ class Optimizer:
 
     `adamw`, or `muon` (Jordan et al. 2024): the update of each matrix and convolution
     is orthogonalised and given the size that AdamW's has; all other parameters follow
-    AdamW with Nesterov momentum at adam_learning_rate.
+    AdamW with Nesterov momentum at adam_learning_rate. `radam` rectifies the variance
+    of Adam's first steps (Liu et al. 2020), and has no decay of weights.
 
     The learning rate rises linearly over warmup_steps, then is constant, falls as half
-    a cosine to 1 % at the last step, or falls as 1/sqrt(step / decay_start_steps).
+    a cosine to 1 % at the last step, or falls as 1/sqrt(step / decay_start_steps). With
+    `cycles` above 1 all of that happens as often, in equal parts of training.
     """
 
     method: Annotated[str, one_of(METHODS)] = "adamw"
@@ -40,22 +46,40 @@ class Optimizer:
     warmup_steps: Annotated[int, NonNegative] = 0
     schedule: Annotated[str, one_of(SCHEDULES)] = "constant"
     decay_start_steps: Annotated[int, at_least(1)] = 1
+    cycles: Annotated[int, at_least(1)] = 1
     clip_norm: Annotated[float, PositiveOrInfinite] = 1.0
     b1: Annotated[float, below(1)] = 0.9
     b2: Annotated[float, below(1)] = 0.999
     eps: Annotated[float, Positive] = 1e-8
     weight_decay: Annotated[float, NonNegative] = 0.0
 
+    def __post_init__(self) -> None:
+        require(
+            self,
+            (
+                "weight_decay 0 with method 'radam'",
+                lambda s: not s.weight_decay or s.method != "radam",
+            ),
+        )
+
     @property
     def depends_on_num_steps(self) -> bool:
         """Whether the learning rate of a step depends on how many there will be."""
-        return self.schedule == "cosine"
+        return self.schedule == "cosine" or self.cycles > 1
 
 
 def make_schedule(
     settings: Optimizer, *, num_steps: int, peak: float | None = None
 ) -> optax.Schedule:
     """The learning rate as a function of the step; `peak` if it is another one."""
+    if settings.cycles > 1:
+        ends = np.linspace(0, num_steps, settings.cycles + 1).round().astype(int)
+        once = dataclasses.replace(settings, cycles=1)
+        parts = [
+            make_schedule(once, num_steps=int(length), peak=peak)
+            for length in np.diff(ends)
+        ]
+        return optax.join_schedules(parts, [int(end) for end in ends[1:-1]])
     peak = settings.learning_rate if peak is None else peak
     warmup = settings.warmup_steps
     after: optax.Schedule
@@ -69,6 +93,47 @@ def make_schedule(
     # The first step already moves: warm-up counts from 1 to warmup_steps.
     rise = optax.linear_schedule(peak / max(1, warmup), peak, max(1, warmup - 1))
     return optax.join_schedules([rise, after], [warmup])
+
+
+NO_GROUPS: Mapping[str, Optimizer] = MappingProxyType({})
+REST, STATISTICS = "", "statistics"
+"""Labels of the parameters of no group, and of those that are statistics."""
+
+
+def make_group_optimizer(
+    settings: Optimizer,
+    params: Any,
+    *,
+    num_steps: int,
+    groups: Mapping[str, Optimizer] = NO_GROUPS,
+) -> optax.GradientTransformation:
+    """The optimiser of parameters of which some have one of their own.
+
+    Gradients of each group are clipped by the norm of that group. Statistics move by
+    their gradients at a rate of 1.
+
+    Args:
+        settings: of the parameters of no group.
+        params: or their shapes, a dict whose keys may name groups.
+        num_steps: of training.
+        groups: key of the parameters -> their settings.
+    """
+
+    def label(path: tuple[Any, ...], leaf: Any) -> str:
+        del leaf
+        if is_statistic(path):
+            return STATISTICS
+        name = str(getattr(path[0], "key", REST)) if path else REST
+        return name if name in groups else REST
+
+    labels = jax.tree_util.tree_map_with_path(label, params)
+    if set(jax.tree.leaves(labels)) == {REST}:
+        return make_optimizer(settings, num_steps=num_steps)
+    made = {REST: settings, **groups}
+    transforms: dict[Any, optax.GradientTransformation] = {
+        name: make_optimizer(one, num_steps=num_steps) for name, one in made.items()
+    }
+    return optax.partition({**transforms, STATISTICS: optax.sgd(1.0)}, labels)
 
 
 def make_optimizer(
@@ -91,6 +156,8 @@ def make_optimizer(
             consistent_rms=0.2,
             muon_weight_dimension_numbers=_matrices,
         )
+    elif settings.method == "radam":
+        update = optax.radam(rate, b1=settings.b1, b2=settings.b2, eps=settings.eps)
     else:
         update = optax.adamw(
             rate,

@@ -12,7 +12,7 @@ import jax.random as jr
 import optax
 
 from score_sde.arrays import part_of_batch, place_in_batch
-from score_sde.networks.network import is_frozen
+from score_sde.networks.network import is_frozen, is_statistic
 from score_sde.training.post_hoc_ema import power_rate
 from score_sde.types import Array, Key, Params
 
@@ -30,6 +30,8 @@ class StepContext(NamedTuple):
     """The moving average of the parameters."""
     companions: Mapping[str, Params] = NO_COMPANIONS
     """Role -> the parameters of another run."""
+    target: Params = ()
+    """The copy of the parameters that follows them, for a loss that has targets."""
 
 
 LossFn = Callable[[Key, Params, Batch, StepContext], Array]
@@ -51,6 +53,8 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
     power_emas: tuple[Params, ...] = ()
     """Averages of `post_hoc_ema`, one for each width that is tracked."""
+    target: Params = ()
+    """A copy of the parameters that follows them at a rate of the loss's own."""
 
 
 TrainStep = Callable[..., tuple[TrainState, Metrics]]
@@ -62,10 +66,12 @@ def init_state(
     optimizer: optax.GradientTransformation,
     *,
     num_power_emas: int = 0,
+    has_target: bool = False,
 ) -> TrainState:
-    """The state before the first step; the averages start at the parameters."""
+    """The state before the first step; averages and target start at the parameters."""
     step, averages = jnp.zeros((), jnp.int32), (params,) * num_power_emas
-    return TrainState(step, params, params, optimizer.init(params), averages)
+    target = params if has_target else ()
+    return TrainState(step, params, params, optimizer.init(params), averages, target)
 
 
 def ema_decay(step: Array, *, halflife_steps: float, rampup_ratio: float) -> Array:
@@ -110,7 +116,7 @@ def accumulated_gradient(
         key: Key, params: Params, batch: Batch, context: StepContext
     ) -> tuple[Array, Params]:
         size = len(jax.tree.leaves(batch)[0])
-        numbers, total = place_in_batch(size)
+        numbers, total, _ = place_in_batch(size)
 
         def cut(a: Array) -> Array:
             a = a.reshape(shares, parts, size // (shares * parts), *a.shape[1:])
@@ -136,7 +142,8 @@ def mean_over_axis(gradient: Gradient, axis: str) -> Gradient:
     ) -> tuple[Array, Params]:
         size = len(jax.tree.leaves(batch)[0])
         first = jax.lax.axis_index(axis) * size
-        with part_of_batch(first + jnp.arange(size), jax.lax.axis_size(axis) * size):
+        total = jax.lax.axis_size(axis) * size
+        with part_of_batch(first + jnp.arange(size), total, axis):
             found = gradient(key, params, batch, context)
         return jax.lax.pmean(found, axis)
 
@@ -152,6 +159,7 @@ def make_train_step(
     ema_rampup_ratio: float,
     project: Callable[[Params], Params] = lambda params: params,
     power_ema_stds: Sequence[float] = (),
+    target_decay: Callable[[Array], Array] | None = None,
 ) -> TrainStep:
     """Make the pure step (state, batch, companions={}) -> (state, metrics).
 
@@ -159,7 +167,9 @@ def make_train_step(
     the norm of the gradient before clipping, and whether the update was left out since
     one of them is not finite: the state is then that before the step. The parameters
     are projected first, as those of a network that keeps its weights normalised
-    (`Network.project`).
+    (`Network.project`). With a `target_decay`, a function of the number of steps taken
+    with this one, the state's target is that share of itself, and for the rest the new
+    parameters.
 
     A batch may say under `STOP`, [batch], whether the host of each example wants to
     stop; the metrics then tell every host whether any does.
@@ -172,7 +182,7 @@ def make_train_step(
     ) -> tuple[TrainState, Metrics]:
         key = jr.fold_in(jr.key(seed), state.step)
         params = project(state.params)
-        context = StepContext(state.step, state.ema_params, companions)
+        context = StepContext(state.step, state.ema_params, companions, state.target)
         value, slope = gradient(key, params, batch, context)
         updates, opt_state = optimizer.update(slope, state.opt_state, params)
         params = optax.apply_updates(params, _of_trained(updates))
@@ -184,9 +194,13 @@ def make_train_step(
             optax.incremental_update(params, old, power_rate(state.step, std))
             for std, old in zip(power_ema_stds, state.power_emas, strict=True)
         )
-        norm = optax.tree.norm(slope)
+        target = state.target
+        if target_decay is not None:
+            rate = 1 - target_decay(state.step + 1)
+            target = optax.incremental_update(params, target, rate)
+        norm = optax.tree.norm(_of_all_but_statistics(slope))
         good = jnp.isfinite(value) & jnp.isfinite(norm)
-        new = TrainState(state.step, params, ema_params, opt_state, power_emas)
+        new = TrainState(state.step, params, ema_params, opt_state, power_emas, target)
         kept = jax.tree.map(lambda now, old: jnp.where(good, now, old), new, state)
         metrics = {"loss": value, "gradient_norm": norm, "skipped": ~good}
         if STOP in batch:
@@ -194,6 +208,12 @@ def make_train_step(
         return kept._replace(step=state.step + 1), metrics
 
     return train_step
+
+
+def _of_all_but_statistics(gradient: Params) -> list[Array]:
+    """The arrays of a gradient but those of statistics, which are no slopes."""
+    leaves = jax.tree_util.tree_leaves_with_path(gradient)
+    return [array for path, array in leaves if not is_statistic(path)]
 
 
 def _of_trained(updates: Params) -> Params:

@@ -1,0 +1,241 @@
+"""Objectives of two-time flow maps, which jump between any two levels."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY
+from typing import Annotated, Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+
+from score_sde.arrays import example_keys, expand_like, mean_over_data, where_example
+from score_sde.fields import settings
+from score_sde.flow_map import as_denoiser
+from score_sde.losses.distances import squared
+from score_sde.losses.flow_maps import (
+    average_velocity,
+    circle_velocity,
+    eulerian_loss,
+    half_steps_target,
+    lagrangian_loss,
+    mean_flow_loss,
+    semigroup_loss,
+)
+from score_sde.noise_levels import NoiseLevels
+from score_sde.rules import Finite, NonNegative, Positive, Share, at_least, one_of
+from score_sde.run.objectives import Batch, Context
+from score_sde.run.students import Student, noise_like, uniform_like
+from score_sde.sde import SDE
+from score_sde.types import Array, Key, Params
+
+VELOCITIES = ("data", "teacher")
+METHODS = ("lagrangian", "eulerian", "semigroup")
+
+
+@settings
+class FlowMapStudent(Student):
+    """What two-time objectives have in common: their student is a denoiser too.
+
+    Attributes:
+        velocity: what the flow is: 'data', learned from data and noise; or 'teacher'.
+    """
+
+    _: KW_ONLY
+    velocity: Annotated[str, one_of(VELOCITIES)] = "teacher"
+
+    two_levels: ClassVar[bool] = True
+    trains_denoiser: ClassVar[bool] = True
+
+    @property
+    def distils(self) -> bool:
+        return self.velocity == "teacher"
+
+
+def times(sigma: Array) -> Array:
+    """Time on the straight line of a noise level, t = sigma/(1 + sigma)."""
+    return sigma / (1 + sigma)
+
+
+@settings
+class MeanFlow(FlowMapStudent):
+    """MeanFlow: the average velocity by its own derivative (Geng et al. 2025).
+
+    Times of the straight line are logit-normal: t is the larger of two draws, r the
+    smaller, or t itself for a share of the examples.
+
+    Attributes:
+        mean: of the logit of a time.
+        std: of the same.
+        share_equal: of the examples whose two times are equal: there it is the
+            denoiser's loss.
+        power: of the weight 1 / (S + offset)^power of an example's squared error S.
+        offset: of that weight.
+        own_tangent: whether the derivative follows the student's own velocity, as in
+            the improved form (Geng et al. 2025b); else that of the data.
+    """
+
+    sde: SDE
+    mean: Annotated[float, Finite] = -0.4
+    std: Annotated[float, Positive] = 1.0
+    share_equal: Annotated[float, Share] = 0.5
+    power: Annotated[float, NonNegative] = 1.0
+    offset: Annotated[float, Positive] = 1e-3
+    own_tangent: bool = False
+
+    def __call__(
+        self, key: Key, params: Params, batch: Batch, context: Context
+    ) -> Array:
+        key_times, key_eps, key_equal = jr.split(key, 3)
+        x0 = batch.x0
+        t, r = self._times(key_times, key_equal, x0)
+        z, velocity = self._path(t, x0, noise_like(key_eps, x0))
+        if self.distils:
+            u = average_velocity(self._fixed(context), batch.cond)
+            velocity = u(z, t, t)
+        return mean_flow_loss(
+            self.jump(params, context),
+            z,
+            velocity,
+            t,
+            r,
+            power=self.power,
+            offset=self.offset,
+            own_tangent=self.own_tangent,
+            cond=batch.cond,
+        )
+
+    def _fixed(self, context: Context) -> Any:
+        teacher = self.teacher(context)
+        return lambda x, sigma, sigma_next, cond=None: teacher(x, sigma, cond)
+
+    @staticmethod
+    def _path(t: Array, x0: Array, eps: Array) -> tuple[Array, Array]:
+        time = expand_like(t, x0)
+        return (1 - time) * x0 + time * eps, eps - x0
+
+    def _times(self, key: Key, key_equal: Key, x0: Array) -> tuple[Array, Array]:
+        keys = example_keys(key, len(x0))
+        logits = jax.vmap(lambda k: jr.normal(k, (2,), x0.dtype))(keys)
+        top = times(self.sde.sigma(self.sde.t_max)).astype(x0.dtype)
+        drawn = jnp.minimum(jax.nn.sigmoid(self.mean + self.std * logits), top)
+        t, r = drawn.max(1), drawn.min(1)
+        equal = uniform_like(key_equal, x0) < self.share_equal
+        return t, jnp.where(equal, t, r)
+
+
+@settings
+class Shortcut(FlowMapStudent):
+    """Shortcut models: one step equals two of half its size (Frans et al. 2024).
+
+    Attributes:
+        num_sizes: sizes of steps are 1, 1/2, ... 2^-num_sizes of the way.
+        share_bootstrapped: of the examples that learn from two half steps of the
+            averaged network; the others learn the velocity.
+        bound: of the points and targets of the half steps, in units of the data.
+    """
+
+    sde: SDE
+    num_sizes: Annotated[int, at_least(1)] = 7
+    share_bootstrapped: Annotated[float, Share] = 0.25
+    bound: Annotated[float, Positive] = 4.0
+
+    def __call__(
+        self, key: Key, params: Params, batch: Batch, context: Context
+    ) -> Array:
+        key_time, key_size, key_eps, key_choice = jr.split(key, 4)
+        x0, cond = batch.x0, batch.cond
+        taken = uniform_like(key_choice, x0) < self.share_bootstrapped
+        number = jnp.floor(uniform_like(key_size, x0) * self.num_sizes)
+        size = jnp.where(taken, 2.0**-number, 2.0**-self.num_sizes)
+        index = jnp.floor(uniform_like(key_time, x0) / size)
+        top = times(self.sde.sigma(self.sde.t_max)).astype(x0.dtype)
+        t = jnp.minimum(1 - index * size, top)
+        r = jnp.maximum(1 - (index + 1) * size, 0)
+        time, eps = expand_like(t, x0), noise_like(key_eps, x0)
+        z, velocity = (1 - time) * x0 + time * eps, eps - x0
+        if self.distils:
+            teacher = self.teacher(context)
+            sigma = t / (1 - t)
+            velocity = (z - teacher(z / (1 - time), sigma, cond)) / time
+        average = self.jump({**params, **context.average}, context)
+        halves = half_steps_target(average, z, t, r, bound=self.bound, cond=cond)
+        target = where_example(taken, halves, velocity)
+        # Where the velocity is learned the jump is the denoiser.
+        end = jnp.where(taken, r, t)
+        u = average_velocity(self.jump(params, context), cond)(z, t, end)
+        return squared(u, jax.lax.stop_gradient(target))
+
+
+@settings
+class FlowMatching(FlowMapStudent):
+    """Self-distillation or distillation of a flow map (Boffi et al. 2025; Sabour 2025).
+
+    Half of the loss is on the diagonal, where the jump is the denoiser; the other half
+    is one of the map's own identities, between an angle t = atan(sigma / sigma_data)
+    and a lower one drawn uniformly.
+
+    Attributes:
+        noise_levels: where the upper level is drawn from.
+        method: 'lagrangian', 'eulerian' or 'semigroup'.
+        diagonal: weight of the loss of the denoiser.
+        warm_up_steps: of 'eulerian'.
+    """
+
+    noise_levels: NoiseLevels
+    sigma_data: float
+    sde: SDE
+    method: Annotated[str, one_of(METHODS)] = "lagrangian"
+    diagonal: Annotated[float, NonNegative] = 1.0
+    warm_up_steps: Annotated[int, NonNegative] = 1_000
+
+    def __call__(
+        self, key: Key, params: Params, batch: Batch, context: Context
+    ) -> Array:
+        key_sigma, key_eps, key_lower, key_middle = jr.split(key, 4)
+        x0, cond, scale = batch.x0, batch.cond, self.sigma_data
+        sigma = self.noise_levels.draw(key_sigma, len(x0)).astype(x0.dtype)
+        t = jnp.arctan(sigma / scale)
+        least = jnp.arctan(self.sde.sigma(self.sde.t_min) / scale).astype(x0.dtype)
+        t = jnp.maximum(t, 1.01 * least)
+        sigma = scale * jnp.tan(t)
+        r = least + uniform_like(key_lower, x0) * 0.99 * (t - least)
+        x = x0 + expand_like(sigma, x0) * noise_like(key_eps, x0)
+        y = expand_like(jnp.cos(t), x0) * x
+        jump = self.jump(params, context)
+        teacher = self.teacher(context) if self.distils else None
+        aim = x0 if teacher is None else teacher(x, sigma, cond)
+        error = mean_over_data((jump(x, sigma, sigma, cond) - aim) ** 2)
+        # On the circle: the squared error of the velocity, in units of the data.
+        denoising = error / (jnp.sin(t) * scale) ** 2
+        flow = as_denoiser(jump) if teacher is None else teacher
+        if self.method == "lagrangian":
+            off = lagrangian_loss(
+                jump, y, t, r, sigma_data=scale, teacher=teacher, cond=cond
+            )
+        elif self.method == "eulerian":
+            slope = circle_velocity(flow, y, t, scale, cond)
+            share = (context.step + 1) / max(1, self.warm_up_steps)
+            off = eulerian_loss(
+                jump,
+                y,
+                t,
+                r,
+                jax.lax.stop_gradient(slope),
+                sigma_data=scale,
+                warm_up=jnp.minimum(share, 1.0).astype(x0.dtype),
+                cond=cond,
+            )
+        else:
+            middle = r + uniform_like(key_middle, x0) * (t - r)
+            off = semigroup_loss(
+                jump, jump, y, t, middle, r, sigma_data=scale, cond=cond
+            )
+        return self.diagonal * denoising + off
+
+
+FLOW_MAPS: dict[str, Any] = {
+    "mean_flow": MeanFlow,
+    "shortcut": Shortcut,
+    "flow_map": FlowMatching,
+}

@@ -1,0 +1,77 @@
+"""How far a long job is, and how long it will still take, on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+WIDTH = 24
+QUIET_SECONDS = 60.0
+"""Seconds between two lines in a log, which is no terminal."""
+
+
+def duration(seconds: float) -> str:
+    """Like 1h02m or 2m03s; '?' if unknown."""
+    if not seconds < 1e7:
+        return "?"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"
+
+
+class Progress:
+    """A bar of the parts of a job, with the time that is left.
+
+    A terminal shows one line that changes; a log gets a line a minute at most, and none
+    of a job that is shorter.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        total: int,
+        *,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        """Begin to count.
+
+        Args:
+            what: what is computed.
+            total: the number of parts.
+            stream: where it is shown; stderr if None.
+            clock: the time in seconds.
+        """
+        self.what, self.total = what, total
+        self.stream = sys.stderr if stream is None else stream
+        self.clock = clock
+        self.begun = self.shown = clock()
+        self.times: list[float] = []
+
+    def part_done(self, passed: int) -> None:
+        """Show that so many parts are done, of which one was computed just now."""
+        now = self.clock()
+        self.times.append(now)
+        is_terminal, is_last = self.stream.isatty(), passed == self.total
+        if not is_terminal and (is_last or now - self.shown < QUIET_SECONDS):
+            return
+        self.shown = now
+        filled = WIDTH * passed // self.total
+        bar = "#" * filled + "." * (WIDTH - filled)
+        left = duration(self.seconds_a_part() * (self.total - passed))
+        text = f"{self.what} [{bar}] {passed}/{self.total}  {left} left"
+        end = "\n" if is_last or not is_terminal else ""
+        print(
+            f"{chr(13) if is_terminal else ''}{text}",
+            end=end,
+            file=self.stream,
+            flush=True,
+        )
+
+    def seconds_a_part(self) -> float:
+        """Mean time of a part; the first, which compiles, counts only by itself."""
+        if len(self.times) < 2:
+            return self.times[0] - self.begun
+        return (self.times[-1] - self.times[0]) / (len(self.times) - 1)

@@ -1,0 +1,256 @@
+"""Objectives of few-step models: their losses, their start, and what they learn."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+from cases import GAUSSIAN, MIXTURE, unless
+
+import score_sde as ss
+from score_sde import noise_levels, precondition
+from score_sde.flow_map import carry
+from score_sde.losses import WEIGHTS
+from score_sde.networks import NETWORKS, from_linen
+from score_sde.run.model import Model, denoiser, init_params, jump
+from score_sde.run.objectives import OBJECTIVES, Batch, Context
+from score_sde.run.sections import SECTIONS
+from score_sde.run.students import started
+from score_sde.types import UserError
+
+REGISTERED = SECTIONS["objective"].registry
+STUDENTS = [n for n, made in REGISTERED.items() if getattr(made, "trains_jumps", False)]
+SIGMA_DATA, BATCH = 0.5, 8
+SDE = ss.EDM(t_min=0.002, t_max=80.0)
+LEVELS = (80.0, 5.0, 1.0, 0.2)
+OPTIONS = {
+    "progressive": {"weight": WEIGHTS["edm"], "levels": LEVELS},
+    "direct": {"levels": LEVELS, "num_trajectories": 64, "teacher_steps": 3},
+    "continuous_consistency": {"warm_up_steps": 2},
+}
+SHARED = {
+    "sde": SDE,
+    "sigma_data": SIGMA_DATA,
+    "noise_levels": noise_levels.LogNormal(mean=-0.8, std=1.6),
+}
+
+
+def made(name, **options):
+    """The objective of this name, given what a config's other sections would give."""
+    from score_sde.fields import fields_of
+
+    own = {**OPTIONS.get(name, {}), **options}
+    wanted = fields_of(OBJECTIVES[name])
+    return OBJECTIVES[name](**{k: v for k, v in SHARED.items() if k in wanted} | own)
+
+
+def single(oracle):
+    """The oracle in float32, as networks are."""
+    return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), oracle)
+
+
+def model_of(objective, dims, width=16, depth=2):
+    cond = {"ratio": jnp.zeros(1, jnp.float32)} if objective.two_levels else None
+    network = from_linen(NETWORKS["mlp"](width=width, depth=depth), (dims,), cond)
+    return Model(
+        shape=(dims,),
+        num_levels=None,
+        num_labels=0,
+        sigma_data=SIGMA_DATA,
+        points="uniform",
+        sde=SDE,
+        network=network,
+        predicts_variance=False,
+        precondition=partial(precondition.edm, sigma_data=SIGMA_DATA),
+        conditions=(),
+        chain=np.ones(1),
+        two_levels=objective.two_levels,
+        reach=objective.reach,
+    )
+
+
+def prepared(objective, model, oracle):
+    """The parameters, and a context whose teacher is the oracle."""
+    params = init_params(model, 0, extra=lambda key: objective.init(key, model))
+    start = Context(
+        model,
+        jnp.zeros((), jnp.int32),
+        params,
+        {"teacher": oracle.denoise},
+        None,
+        target=params,
+        num_steps=100,
+    )
+    kept = objective.prepare(start, lambda index: None, 0)
+    return params, start._replace(prepared=kept)
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_losses_are_of_each_example_alone(name):
+    """Finite, with a gradient, and the same in a larger batch."""
+    objective = made(name)
+    model = model_of(objective, 2)
+    oracle = single(MIXTURE)
+    params, context = prepared(objective, model, oracle)
+    x0 = oracle.sample(jr.key(1), BATCH)
+
+    def loss(params, x0, step=0):
+        now = context._replace(step=jnp.asarray(step, jnp.int32))
+        return objective(jr.key(2), params, Batch(x0, None, {}), now)
+
+    found = jax.jit(loss)(params, x0)
+    assert found.shape == (BATCH,)
+    np.testing.assert_allclose(jax.jit(loss)(params, x0[:3]), found[:3], rtol=1e-6)
+    for step in (0, 60):
+        slope = jax.jit(jax.grad(lambda p, s=step: loss(p, x0, s).mean()))(params)
+        assert all(jnp.isfinite(a).all() for a in jax.tree.leaves(slope))
+        assert float(optax.tree.norm(slope["network"])) > 0
+
+
+@pytest.mark.parametrize(
+    "name", unless("mlp".__eq__, ["mlp", "unet", "song_unet", "text_unet"])
+)
+def test_a_network_told_two_levels_starts_as_its_teacher(name):
+    """G(x, sigma, s) is D(x, sigma) to the bit, whatever s is."""
+    small = {"channels": 8, "multipliers": (1, 2), "blocks_per_level": 1}
+    options = {"width": 8, "depth": 1} if name == "mlp" else small
+    shape = (4, 4, 1)
+    cond = {"ratio": jnp.zeros(1, jnp.float32)}
+    told = {}
+    if name == "text_unet":
+        options["num_words"] = 3
+        told = {"words": jnp.zeros((1, 2), jnp.int32)}
+    module = NETWORKS[name](**options)
+    plain = from_linen(module, shape, told or None)
+    both = from_linen(module, shape, {**told, **cond})
+    teacher = jax.tree.map(
+        lambda a: a + 0.1 * jr.normal(jr.key(a.size), a.shape, a.dtype),
+        plain.init(jr.key(0)),
+    )
+    params = started(both.init(jr.key(1)), teacher)
+    x = jr.normal(jr.key(2), (3, *shape), jnp.float32)
+    noise = jnp.linspace(-1, 1, 3, dtype=jnp.float32)
+    told = jax.tree.map(lambda a: jnp.repeat(a, 3, axis=0), told)
+    expected = plain.apply(teacher, x, noise, told or None)
+    for ratio in (0.0, 0.3, 1.0):
+        full = jnp.full(3, ratio, jnp.float32)
+        found = both.apply(params, x, noise, {**told, "ratio": full})
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_student_of_another_network_is_refused():
+    small, large = (
+        from_linen(NETWORKS["mlp"](width=w, depth=1), (2,)).init(jr.key(0))
+        for w in (8, 16)
+    )
+    with pytest.raises(UserError, match="needs the teacher's network: parameter"):
+        started(large, small)
+    deeper = from_linen(NETWORKS["mlp"](width=8, depth=2), (2,)).init(jr.key(0))
+    with pytest.raises(UserError, match="needs the teacher's network"):
+        started(small, deeper)
+
+
+def test_the_target_of_progressive_distillation_changes_with_the_stage():
+    objective = made("progressive")
+    decay = objective.target_decay(90)
+    found = [float(decay(jnp.asarray(k))) for k in range(1, 91)]
+    assert [k for k, value in enumerate(found, 1) if value == 0] == [30, 60]
+    assert objective.reach().levels == (80.0, 0.0)
+    halfway = made("progressive", last=2)
+    assert halfway.reach().levels == (80.0, 1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"levels": (1.0, 2.0)}, "levels that decrease"),
+        ({"levels": (3.0, 2.0, 1.0)}, "power of two"),
+        ({"levels": (3.0, 2.0), "last": 4}, "power of two"),
+    ],
+)
+def test_wrong_levels_are_refused(options, says):
+    with pytest.raises(ValueError, match=says):
+        made("progressive", **options)
+
+
+# What is learned: the error to the exact map, against Euler's steps of the teacher.
+
+METHODS = {
+    "progressive": ({}, 1),
+    "direct": ({"num_trajectories": 4000, "teacher_steps": 12}, 1),
+    "direct in two steps": ({"num_trajectories": 4000, "teacher_steps": 12}, 2),
+    "consistency": ({}, 1),
+    "continuous_consistency": ({"warm_up_steps": 500}, 1),
+    "mean_flow": ({"own_tangent": True}, 1),
+    "shortcut": ({}, 1),
+    "flow_map": ({"method": "lagrangian"}, 1),
+    "flow_map eulerian": ({"method": "eulerian"}, 1),
+    "flow_map semigroup": ({"method": "semigroup"}, 1),
+}
+
+
+def trained(objective, model, oracle, steps, rate=2e-3, batch=256):
+    """A student from scratch, after so many steps of Adam."""
+    params, context = prepared(objective, model, oracle)
+    optimizer = optax.adam(optax.cosine_decay_schedule(rate, steps, 0.02))
+    decay = objective.target_decay(steps)
+    context = context._replace(num_steps=steps)
+
+    def step(carried, number):
+        params, target, state = carried
+        key_data, key_loss = jr.split(jr.fold_in(jr.key(5), number))
+        x0 = oracle.sample(key_data, batch).astype(jnp.float32)
+        now = context._replace(step=number, target=target, average=params)
+        slope = jax.grad(
+            lambda p: objective(key_loss, p, Batch(x0, None, {}), now).mean()
+        )(params)
+        updates, state = optimizer.update(slope, state, params)
+        params = optax.apply_updates(params, updates)
+        if decay is not None:
+            kept = decay(number + 1).astype(jnp.float32)
+            target = optax.incremental_update(params, target, 1 - kept)
+        return (params, target, state), None
+
+    numbers = jnp.arange(steps, dtype=jnp.int32)
+    run = jax.jit(lambda carried: jax.lax.scan(step, carried, numbers)[0])
+    return run((params, params, optimizer.init(params)))[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("oracle", [GAUSSIAN, MIXTURE], ids=["gauss4", "gmm2"])
+def test_students_come_near_the_exact_map(oracle, method):
+    """Their error is at most a third of that of as many Euler steps of the teacher."""
+    options, count = METHODS[method]
+    oracle = single(oracle)
+    objective = made(method.split()[0], start_from="scratch", **options)
+    dims = oracle.means.shape[1]
+    model = model_of(objective, dims, width=64, depth=3)
+    params = trained(objective, model, oracle, 4000)
+    levels = LEVELS[:1] if count == 1 else (80.0, 1.0)
+    x = 80 * jr.normal(jr.key(9), (2000, dims), jnp.float32)
+    grid = ss.grids.levels(*levels)
+    found = ss.sample("jump", jump(model, params), x, grid).x
+    exact = oracle.flow(x, 80.0, 0.0)
+    euler = ss.sample("jump", oracle.denoise, x, grid).x
+    error, of_euler = (
+        float(jnp.sqrt(((a - exact) ** 2).mean())) for a in (found, euler)
+    )
+    print(f"{method}: {error:.4f}, Euler {of_euler:.4f}")
+    assert error < of_euler / 3
+
+
+@pytest.mark.slow
+def test_a_two_time_student_is_a_denoiser_too():
+    oracle = single(GAUSSIAN)
+    objective = made("flow_map", start_from="scratch")
+    model = model_of(objective, 4, width=64, depth=3)
+    params = trained(objective, model, oracle, 3000)
+    x = oracle.sample(jr.key(0), 500).astype(jnp.float32)
+    x = x + jr.normal(jr.key(1), x.shape, jnp.float32)
+    error = denoiser(model, params)(x, 1.0) - oracle.denoise(x, 1.0)
+    assert float(jnp.sqrt((error**2).mean())) < 0.03
+    assert carry(jump(model, params), x, 1.0, 1.0).shape == x.shape
