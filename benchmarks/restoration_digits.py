@@ -37,7 +37,6 @@ ROWS: tuple[tuple[str, int, str, dict[str, Any]], ...] = (
     ("replace", 18, "heun", {}),
     ("repaint", 18, "", {}),
     ("repaint", 18, "", {"jump_length": 3}),
-    ("repaint", 36, "", {"repeats": 20}),
     ("pseudo_inverse", 18, "heun", {}),
     ("moment_matching", 18, "heun", {}),
     ("dps", 18, "euler", {}),
