@@ -18,22 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.conditional import judge
+from benchmarks.restoration_digits import table
 from experiments import launch
-from score_sde import conditions, editing, guidance
+from score_sde import conditions, guidance
 from score_sde.conditions.attributes import measured
 from score_sde.data import centres
 from score_sde.evaluation.plots import save_samples
 from score_sde.measurements import Downsample
-from score_sde.run.edit import Given, restorer
-from score_sde.run.model import denoiser
 from score_sde.run.open import open_run
 from score_sde.run.sample import draw_samples, sample_keys
-from score_sde.run.settings import Editing
-from score_sde.samplers import SAMPLERS, sample
 
 
 def opened(folder: Path, *arguments: str) -> Any:
@@ -112,33 +108,7 @@ def of_image(run: Any, plain: Any) -> dict[str, Any]:
 
     for name, x in by_weight(run, asked(run), len(x0)).items():
         rows[f"trained, {name}"] = row(x)
-    experiment, y = plain.experiment, small(x0)
-    sigmas = jnp.asarray(experiment.drawing.grid(), jnp.float32)
-    start = sigmas[0] * jax.random.normal(jax.random.key(1), x0.shape, jnp.float32)
-    for method, sampler, options in (
-        ("replace", "heun", {}),
-        ("replace", "repaint", {}),
-        ("replace", "repaint", {"jump_length": 3}),
-        ("pseudo_inverse", "heun", {}),
-        ("moment_matching", "heun", {}),
-        ("dps", "euler", {}),
-    ):
-        restored = restorer(
-            Editing(task="super_resolve", method=method),
-            denoiser(experiment.model, plain.params),
-            Given(y, small, lambda: small.pseudo_inverse(y)),
-            sigma_data=experiment.model.sigma_data,
-            sigmas=sigmas,
-        )
-        steps = SAMPLERS[sampler](**options)
-        run_ = jax.jit(
-            lambda x, s=steps, d=restored: (
-                sample(s, d, x, sigmas, key=jax.random.key(2)).x
-            )
-        )
-        x = np.asarray(editing.keep_measured(run_(start), small, y))
-        more = "".join(f", {k} {v}" for k, v in options.items())
-        rows[f"{method}, {sampler}{more}"] = row(x)
+    rows |= {r.pop("method"): r for r in table(plain)}
     return rows
 
 

@@ -83,6 +83,7 @@ COMMON = {
     "num_train_timesteps": "how many levels the chain has.",
     "beta_start": "the first beta of the schedules that have one.",
     "beta_end": "the last beta of the schedules that have one.",
+    "zero_terminal_snr": "whether the chain ends without signal.",
     "method": "the optimiser.",
     "learning_rate": "its highest value.",
     "adam_learning_rate": "that of the parameters that Muon leaves to AdamW.",
