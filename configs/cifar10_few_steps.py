@@ -1,5 +1,6 @@
 """CIFAR-10 in one step or two: students of an EDM run, with the published settings.
 
+    score-sde train --config=cifar10_few_steps:ict --workdir=runs/ict
     score-sde distil --from=runs/edm --config=cifar10_few_steps:ect --workdir=runs/ect
 
 `VARIANTS` has the methods; the network is that of the run which is distilled, EDM's
@@ -15,7 +16,7 @@ from . import cifar10_edm
 DIMS = 32 * 32 * 3
 
 
-def get_config(variant: str = "ect") -> ConfigDict:
+def get_config(variant: str = "ict") -> ConfigDict:
     """The config, a section per object, of one of the `VARIANTS`."""
     if variant not in VARIANTS:
         raise ValueError(f"{variant!r} is no variant; choose from {[*VARIANTS]}.")
