@@ -167,6 +167,73 @@ def classifier(config: ConfigDict) -> None:
     config.train.num_steps = 4_000
 
 
+# Latents.
+
+
+def autoencoder(config: ConfigDict) -> None:
+    """Train an autoencoder of 4x4 latents with two channels, for `latent`.
+
+    score-sde train --config=digits:autoencoder --workdir=runs/autoencoder
+    score-sde encode --workdir=runs/autoencoder
+    """
+    config.data.points = "centres"
+    config.network = {
+        "name": "kl_autoencoder",
+        "latent_channels": 2,
+        "channels": 32,
+        "multipliers": (1, 2),
+        "blocks_per_level": 1,
+        "groups": 8,
+        "kl_weight": 1e-3,
+    }
+    config.objective = {
+        "name": "autoencoder",
+        "reconstruction": "l1",
+        "perceptual": "classifier",
+        "perceptual_weight": 0.1,
+        "discriminator": "hinge",
+        "discriminator_weight": 0.2,
+        "discriminator_channels": 32,
+        "discriminator_layers": 1,
+        "discriminator_learning_rate": 5e-4,
+        "adversarial_start": 500,
+        "adversarial_ramp": 1_000,
+    }
+    del config.weight
+    del config.noise_levels
+    config.optimizer = {
+        "learning_rate": 1e-3,
+        "b1": 0.5,
+        "b2": 0.9,
+        "schedule": "cosine",
+        "warmup_steps": 50,
+    }
+    config.train.num_steps = 2_500
+
+
+def latent(config: ConfigDict) -> None:
+    """Train a diffusion in the latents of the run `autoencoder`.
+
+    score-sde train --config=digits:latent --workdir=runs/latent
+    """
+    config.data = {
+        "name": "latents",
+        "path": "runs/autoencoder/latents",
+        "batch_size": 64,
+        "sigma_data": 1.0,
+    }
+    config.companions = {"autoencoder": {"run": "runs/autoencoder"}}
+    config.network = {
+        "name": "unet",
+        "channels": 32,
+        "multipliers": (1, 2),
+        "blocks_per_level": 1,
+        "dropout": 0.1,
+    }
+    config.noise_levels = {"name": "log_normal", "mean": -0.6, "std": 1.4}
+    config.noise_levels.stratified = True
+
+
 # Likelihood.
 
 
@@ -353,6 +420,8 @@ VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
     "image": image,
     "control": control,
     "classifier": classifier,
+    "autoencoder": autoencoder,
+    "latent": latent,
     "likelihood": likelihood,
     "vdm": vdm,
     "variational": variational,

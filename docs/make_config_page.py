@@ -48,6 +48,7 @@ MEANINGS = {
     "sampling": "How many samples.",
     "likelihood": "How log-likelihoods are computed.",
     "editing": "What is done to a picture.",
+    "restoration": "How a picture is restored from what was measured of it.",
     "features": "What `evaluate` compares.",
     "metrics": "How `evaluate` compares.",
     "evaluation": "What `evaluate` compares samples with.",

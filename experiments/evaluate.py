@@ -60,7 +60,7 @@ def _draw(run: Any, samples: Any, measured: Any, path: Path) -> None:
     examples = None
     if measured.neighbours is not None:
         count, k = measured.neighbours.shape
-        rows = run.dataset.train[measured.neighbours.reshape(-1)]["values"]
+        rows = run.experiment.shown.train[measured.neighbours.reshape(-1)]["values"]
         examples = rows.reshape(count, k, *rows.shape[1:])
         samples = samples[:count]
     floor = measured.metrics.get("frechet_distance", {}).get("floor", {})
@@ -68,7 +68,7 @@ def _draw(run: Any, samples: Any, measured: Any, path: Path) -> None:
         path,
         samples=samples,
         neighbours=examples,
-        num_levels=run.experiment.model.num_levels,
+        num_levels=run.experiment.shown.num_levels,
         curve=measured.curve,
         floor=floor.get("value", {}).get("value"),
         caption=f"features: {measured.features['name']}; reference: {measured.text}",

@@ -28,7 +28,7 @@ def main(command: launch.Command) -> None:
     file = Path(command.options["to"])
     if file.suffix != ".safetensors":
         raise UserError(f"--to is {str(file)!r}; it must end in .safetensors.")
-    run = opened(command)
+    run = opened(command, needs="")
     if run is None:
         return
     params = jax.device_get(run.params["network"])

@@ -36,7 +36,7 @@ def main(command: launch.Command) -> None:
     from score_sde.run.train import initial_params
     from score_sde.runtime.folder import new_run, write_json
     from score_sde.training.checkpoints import Checkpoints
-    from score_sde.training.optimizer import make_optimizer
+    from score_sde.training.optimizer import make_group_optimizer
     from score_sde.training.step import init_state
     from score_sde.weights.published import tables
 
@@ -56,8 +56,11 @@ def main(command: launch.Command) -> None:
         params |= {
             k: v for k, v in initial_params(experiment).items() if k != "network"
         }
-    optimizer = make_optimizer(
-        experiment.optimizer, num_steps=experiment.train.num_steps
+    optimizer = make_group_optimizer(
+        experiment.optimizer,
+        params,
+        num_steps=experiment.train.num_steps,
+        groups=experiment.objective.optimizers(experiment.optimizer),
     )
     with new_run(workdir) as folder:
         describe(folder, command.config, {})
@@ -83,6 +86,7 @@ def default_config(options: dict[str, Any]) -> dict[str, Any]:
 
     Raises: ValueError with the choices for an unknown network.
     """
+    from score_sde.latents import AUTOENCODERS
     from score_sde.networks import NETWORKS
     from score_sde.run.sections import CHAIN_FIELDS
     from score_sde.weights.published import PUBLISHED, Published
@@ -90,6 +94,9 @@ def default_config(options: dict[str, Any]) -> dict[str, Any]:
     name = options["network"]
     if name in PUBLISHED:
         published = PUBLISHED[name]
+    elif name in AUTOENCODERS:
+        facts = ((256, 256, 3), "edm", 0.002, 80.0)
+        published = Published(name, {}, *facts, objective="autoencoder")
     elif name in NETWORKS:
         published = Published(name, {}, (32, 32, 3), "edm", 0.002, 80.0)
     else:
@@ -97,7 +104,8 @@ def default_config(options: dict[str, Any]) -> dict[str, Any]:
 
         close = difflib.get_close_matches(name, PUBLISHED, n=3, cutoff=0.3)
         raise ValueError(
-            f"--network is {name!r}; choose a network from {sorted(NETWORKS)}, or a "
+            f"--network is {name!r}; choose a network from "
+            f"{sorted({**NETWORKS, **AUTOENCODERS})}, or a "
             f"published configuration, such as {close or list(PUBLISHED)[:3]}."
         )
     low, high = published.sigma_min, published.sigma_max
@@ -109,6 +117,11 @@ def default_config(options: dict[str, Any]) -> dict[str, Any]:
     told: dict[str, Any] = {"label": {}} if num_classes else {}
     if is_augmented:
         told["augment"] = {"probability": 0.0}
+    objective: dict[str, Any] = {"name": published.objective}
+    trained: dict[str, Any] = {}
+    if published.objective == "denoising":
+        objective["learn_log_variance"] = published.network == "edm2"
+        trained = {"noise_levels": {"name": "log_normal"}, "weight": {"name": "edm"}}
     return {
         "seed": 0,
         "chain": chain,
@@ -123,12 +136,8 @@ def default_config(options: dict[str, Any]) -> dict[str, Any]:
         "conditions": told,
         "network": {"name": published.network, **options},
         "precondition": {"name": published.precondition, **precondition},
-        "noise_levels": {"name": "log_normal"},
-        "weight": {"name": "edm"},
-        "objective": {
-            "name": "denoising",
-            "learn_log_variance": published.network == "edm2",
-        },
+        **trained,
+        "objective": objective,
         "optimizer": {"learning_rate": 1e-4, "warmup_steps": 100},
         "train": {"num_steps": 10_000},
         "sampler": {"name": "heun"},

@@ -17,13 +17,14 @@ def main(command: launch.Command) -> None:
     from score_sde.evaluation.plots import save_bound
     from score_sde.evaluation.report import bound_by_level, table
     from score_sde.run.describe import opened
+    from score_sde.run.open import DENOISER
     from score_sde.run.provenance import circumstances, digest_of, is_done, made_by
     from score_sde.run.score import compile_programs, num_examples, score_split
     from score_sde.runtime.folder import save_arrays, write_json
     from score_sde.runtime.jobs import parts_folder
     from score_sde.runtime.mesh import is_main_host, local_mesh
 
-    run = opened(command, needs_denoiser=True)
+    run = opened(command, needs=DENOISER)
     if run is None:
         return
     experiment, mesh = run.experiment, local_mesh()
@@ -43,7 +44,7 @@ def main(command: launch.Command) -> None:
         )
         arrays |= {f"{split}_{name}": a for name, a in scores.items()}
         if split == "test":
-            num_dims = int(np.prod(experiment.dataset.shape))
+            num_dims = int(np.prod(experiment.scored.shape))
             levels = bound_by_level(scores, num_dims)
     if is_main_host():
         arrays["made_by"] = np.asarray(digest_of(causes))

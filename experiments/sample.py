@@ -55,7 +55,7 @@ def drawn(run: Any, workdir: Path) -> dict[str, Any]:
         compute=lambda first: draw(run.params, first),
     )
     seconds = time.monotonic() - start
-    samples = experiment.dataset.to_units(arrays.pop("levels"))
+    samples = experiment.shown.to_units(arrays.pop("levels"))
     arrays = {"samples": samples, **arrays}
     levels, good = arrays["samples"], arrays["success"]
     fewest, most = evals_per_call(
@@ -66,7 +66,7 @@ def drawn(run: Any, workdir: Path) -> dict[str, Any]:
         stored = {**arrays, "made_by": np.asarray(word)}
         save_arrays(workdir / "samples.npz", stored, compress=True)
         shown = levels[good][:144]
-        save_samples(picture, shown, num_levels=experiment.model.num_levels)
+        save_samples(picture, shown, num_levels=experiment.shown.num_levels)
         made = {
             "num_evals": num_evals,
             "network_evals_per_eval": [fewest, most],

@@ -75,6 +75,7 @@ def main(command: launch.Command) -> None:
 
         devices, mesh = experiment.devices, make_mesh(experiment.devices)
         loss = make_loss(experiment, loaded.offers)
+        scored = experiment._replace(objective=experiment.objective.scored())
         params = initial_params(experiment, loaded.params)
         used = with_prepared(experiment, params, loaded.params, loaded.offers)
         train_step, state = prepare_training(
@@ -88,6 +89,7 @@ def main(command: launch.Command) -> None:
             project=partial(project_params, experiment.model),
             companions=used,
             target_decay=experiment.objective.target_decay(experiment.train.num_steps),
+            groups=experiment.objective.optimizers(experiment.optimizer),
         )
         cost = training_cost(experiment, params, used, loaded.offers)
         train(
@@ -97,7 +99,13 @@ def main(command: launch.Command) -> None:
             settings=experiment.train,
             mesh=mesh,
             workdir=command.workdir,
-            evaluate=make_evaluate(experiment, command.workdir, mesh, loss, used),
+            evaluate=make_evaluate(
+                experiment,
+                command.workdir,
+                mesh,
+                make_loss(scored, loaded.offers),
+                used,
+            ),
             steps_per_call=devices.steps_per_call,
             flops_per_image=3 * cost.flops,
             restored=restored,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from score_sde import samplers as samplers
     from score_sde import schedules as schedules
     from score_sde import sde as sde
+    from score_sde import steering as steering
     from score_sde import training as training
     from score_sde import types as types
     from score_sde import weights as weights
@@ -67,7 +68,7 @@ __version__ = "0.1.0"
 _MODULES = (
     "anatomy arrays conditions data dequantisation editing elbo evaluation flow_map "
     "guidance likelihood losses measurements networks noise_levels oracles "
-    "precondition predictions samplers schedules sde training types weights"
+    "precondition predictions samplers schedules sde steering training types weights"
 )
 _NAMES = {
     "fields": "pytree",

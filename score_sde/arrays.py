@@ -104,13 +104,17 @@ class Place(NamedTuple):
     """The number of each example there, [examples]."""
     total: int
     """The number of examples of the whole batch."""
+    axis: str | None = None
+    """The mapped axis along which the other parts lie; None if this is the batch."""
 
 
 _part: ContextVar[Place | None] = ContextVar("part", default=None)
 
 
 @contextmanager
-def part_of_batch(numbers: Array, total: int) -> Iterator[None]:
+def part_of_batch(
+    numbers: Array, total: int, axis: str | None = None
+) -> Iterator[None]:
     """Say, while functions are traced, that their arrays are a part of a batch.
 
     Then an example draws the same numbers in a part, on one device of several, say, as
@@ -119,8 +123,9 @@ def part_of_batch(numbers: Array, total: int) -> Iterator[None]:
     Args:
         numbers: the number of each example in the whole batch, [examples].
         total: the number of examples of the whole batch.
+        axis: the mapped axis along which the other parts lie.
     """
-    token = _part.set(Place(numbers, total))
+    token = _part.set(Place(numbers, total, axis))
     try:
         yield
     finally:
@@ -137,6 +142,18 @@ def place_in_batch(batch: int) -> Place:
         return Place(jnp.arange(batch), batch)
     assert len(part.numbers) == batch, (len(part.numbers), batch)
     return part
+
+
+def mean_over_batch(tree: Any) -> Any:
+    """The means over the whole batch of what are means over this part of it.
+
+    Parts that are computed one after another have no mean of all: whoever needs it
+    says so (`Objective.needs_whole_batch`).
+    """
+    part = _part.get()
+    if part is None or part.axis is None:
+        return tree
+    return jax.lax.pmean(tree, part.axis)
 
 
 def typed_key(key: Any) -> Key:

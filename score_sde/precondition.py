@@ -181,6 +181,7 @@ def chain(
     num_train_timesteps: Annotated[int, at_least(1)] = 1000,
     beta_start: Annotated[float, Positive] = 1e-4,
     beta_end: Annotated[float, Positive] = 0.02,
+    zero_terminal_snr: bool = False,
     timestep_scale: Annotated[float, Positive] = 1.0,
 ) -> Preconditioner:
     """Noise prediction of a network that was fed the timesteps of a discrete chain.
@@ -195,10 +196,11 @@ def chain(
         num_train_timesteps: the length of the chain.
         beta_start: the first beta.
         beta_end: the last beta.
+        zero_terminal_snr: whether the chain ends without signal.
         timestep_scale: what the network was told of timestep 1.
     """
     levels = schedules.chain_levels(
-        beta_schedule, num_train_timesteps, beta_start, beta_end
+        beta_schedule, num_train_timesteps, beta_start, beta_end, zero_terminal_snr
     )
     sigma = as_float(sigma)
     known = jnp.asarray(np.log(levels), sigma.dtype)

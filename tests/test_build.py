@@ -9,6 +9,7 @@ import pytest
 
 from experiments.launch import load_config
 from score_sde import conditions, data
+from score_sde.latents import AUTOENCODERS
 from score_sde.networks import count_parameters
 from score_sde.run import build, model, train
 from score_sde.run.sections import (
@@ -26,7 +27,7 @@ CONFIGS = sorted((ROOT / "configs").glob("[a-z]*.py"))
 VARIANTS = {
     "digits": (
         *("label", "words", "vector", "image", "classifier", "likelihood", "vdm"),
-        *("variational", "hybrid", "vp", "subvp", "ve"),
+        *("variational", "hybrid", "vp", "subvp", "ve", "autoencoder"),
     ),
     "patches": ("vdm",),
     "imagenet512_edm2": ("s",),
@@ -86,6 +87,16 @@ def test_building_touches_no_device():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+AUTOENCODING = {
+    "objective": {"name": "autoencoder"},
+    "data": {
+        "name": "absent",
+        "shape": (32, 32, 3),
+        "num_levels": 256,
+        "num_classes": 10,
+        "sigma_data": 0.5,
+    },
+}
 REQUIRED = {
     ("grid", "*"): {"num_steps": 5},
     ("noise_levels", "ladder"): {"sigmas": (0.1, 1.0)},
@@ -94,6 +105,8 @@ REQUIRED = {
 CLAUSES = {
     ("noise_levels", "learned"): {"weight": {"name": "noise"}},
     ("network", "text_unet"): {"conditions": {"words": {}}},
+    **{("network", name): AUTOENCODING for name in AUTOENCODERS},
+    ("objective", "autoencoder"): {"network": {"name": "kl_autoencoder"}},
     ("network", "classifier"): {"objective": {"name": "classification"}},
     ("objective", "classification"): {"network": {"name": "classifier"}},
     ("objective", "hybrid"): {
@@ -114,7 +127,11 @@ CLAUSES = {
     },
     **{
         ("guidance", name): {"conditions": {"label": {}}}
-        for name in ("classifier_free", "scheduled", "composed")
+        for name in ("classifier_free", "scheduled", "composed", "projected")
+    },
+    **{
+        ("guidance", name): {"conditions": {"label": {}}}
+        for name in ("plus_plus", "zero_star", "tangential", "frequency")
     },
 }
 

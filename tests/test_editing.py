@@ -7,7 +7,15 @@ from cases import GAUSSIAN
 
 import score_sde as ss
 from score_sde import editing, measurements
-from score_sde.measurements import Blur, Downsample, Grey, Mask, Matrix
+from score_sde.measurements import (
+    Blur,
+    Downsample,
+    Grey,
+    Mask,
+    Matrix,
+    Operator,
+    fourier,
+)
 from score_sde.samplers import SAMPLERS
 
 IMAGE = (4, 6, 3)
@@ -18,6 +26,9 @@ MEASUREMENTS = {
     "blur": (Blur(measurements.gaussian_kernel(3, 0.8)), IMAGE),
     "crooked blur": (Blur(jr.normal(jr.key(2), (2, 3))), IMAGE),
     "matrix": (Matrix(jr.normal(jr.key(3), (2, 4))), (4,)),
+    # Distinct eigenvalues of A A', hence iterations that are exact: few.
+    "operator": (Operator(lambda x: x[:, ::2] + 0.5 * x[:, 1::2], shape=IMAGE), IMAGE),
+    "waves": (fourier(np.arange(24).reshape(4, 6) % 3 > 0), IMAGE),
     "wide matrix": (Matrix(jnp.ones((3, 4)) * jnp.arange(1, 4.0)[:, None]), (4,)),
 }
 sweep = pytest.mark.parametrize("name", MEASUREMENTS)

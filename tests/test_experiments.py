@@ -342,6 +342,26 @@ def test_a_picture_is_edited_and_its_known_pixels_stay(trained, pictures):
     assert np.ptp(arrays["edited"][:, 4:], axis=0).min() > 0
     with Image.open(trained / "edited.png") as picture:
         assert picture.size[0] > 100
+    np.testing.assert_allclose(arrays["mean"], arrays["edited"].mean(0), atol=1e-6)
+    np.testing.assert_allclose(arrays["std"], arrays["edited"].std(0), atol=1e-6)
+    # The same again is there; by another method it is made anew, in parts.
+    stroke = [
+        "edit",
+        f"--workdir={trained}",
+        "--config.editing.task=stroke",
+        f"--config.editing.image={pictures / 'image.png'}",
+        f"--config.editing.mask={pictures / 'mask.png'}",
+        "--config.editing.num_samples=3",
+        "--config.sampling.batch_size=1",
+        "--config.restoration.name=ddrm",
+        "--config.restoration.eta=0.5",
+    ]
+    assert "3 results of stroke by ddrm" in program(*stroke)
+    assert "made before" in program(*stroke)
+    found = np.load(trained / "edited.npz")["edited"]
+    np.testing.assert_allclose(found[:, :4], known, atol=1e-6)
+    assert not np.allclose(found, arrays["edited"], atol=1e-2)
+    assert not (trained / "edited_parts").exists()
 
 
 @pytest.mark.parametrize(
@@ -364,7 +384,7 @@ def test_a_picture_is_edited_and_its_known_pixels_stay(trained, pictures):
         ({"task": "colourise"}, "editing.task is 'colourise'; .*three colours"),
         ({"task": "sharpen"}, "editing.task is 'sharpen'; choose from"),
         ({"strength": 0.0}, "editing.strength is 0.0; it must be > 0 and <= 1"),
-        ({"noise_std": 0.1, "method": "replace"}, "a method that knows noise"),
+        ({"quality": 0}, "editing.quality is 0; it must be from 1 to 100"),
     ],
 )
 def test_files_to_edit_are_checked_before_any_device_work(pictures, fields, message):
@@ -375,6 +395,23 @@ def test_files_to_edit_are_checked_before_any_device_work(pictures, fields, mess
     }
     with pytest.raises(UserError, match=message):
         edits.read(build(config))
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"name": "replace"}, "restoration: replace takes what was measured as free"),
+        ({"name": "dps", "step": 0.0}, "restoration.step is 0.0; it must be > 0"),
+        ({"name": "daps", "langevin": 3}, "restoration.langevin: no such field"),
+        ({"name": "ddmr"}, "restoration.name is 'ddmr'; did you mean 'ddrm'"),
+    ],
+)
+def test_methods_of_restoration_are_checked_with_the_config(method, message):
+    config = launch.load_config(str(ROOT / "configs/digits.py"), Path())
+    config["editing"] = {"task": "deblur", "noise_std": 0.1}
+    config["restoration"] = method
+    with pytest.raises(UserError, match=message):
+        build(config)
 
 
 @pytest.mark.parametrize("text", ['{"train": {"num', "[]"])

@@ -22,7 +22,7 @@ FLOORS = floors()
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
 GROUND = FLOORS[0]  # in this order
 OWNERS = {
-    "flax": {"networks", "weights"},
+    "flax": {"networks", "latents", "weights"},
     "diffrax": {"integrate", "step_sizes", "multistep_flow", "samplers", "likelihood"},
     "lineax": {"samplers"},
     "optax": {"training"},

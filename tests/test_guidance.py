@@ -583,6 +583,12 @@ def test_guidance_says_what_it_needs():
         "composed": ((), ()),
         "classifier": (("label",), ("classifier",)),
         "auto": (None, ("worse",)),
+        "projected": ((), ()),
+        "plus_plus": ((), ("grid",)),
+        "zero_star": ((), ()),
+        "tangential": ((), ()),
+        "frequency": ((), ()),
+        "perturbed": (None, ("perturbed",)),
     }
     for make in guidance.THRESHOLDS.values():
         assert guidance.condition_needed(make) is None

@@ -1,5 +1,6 @@
 """Data of any rank: what networks take, what they refuse, and how ranks are related."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -203,6 +204,16 @@ PROBLEMS = [
         (64, 64, 3),
         "num_heads is 5; it must divide the 64 channels of a level with attention",
     ),
+    (
+        ADM(channels=32, channels_per_head=0, num_heads_upsample=5),
+        (64, 64, 3),
+        "num_heads_upsample is 5; it must divide the 64 channels of a level with",
+    ),
+    (
+        ADM(channels=64, num_heads_upsample=2),
+        (64, 64, 3),
+        "num_heads_upsample is 2; it counts where channels_per_head is 0",
+    ),
     (DiT(patch_size=3), (8, 8, 4), "patch_size is 3; it must divide the sides, (8, 8)"),
     (
         DiT(hidden_size=18, num_heads=3),
@@ -247,3 +258,27 @@ def test_networks_state_whether_they_predict_variances():
     assert not predicts_variance(DiT(learn_sigma=False))
     assert predicts_variance(ADM(learn_sigma=True))
     assert not any(map(predicts_variance, (ADM(), UNet(), MLP(), DDPMUNet(), EDM2())))
+
+
+def test_adm_attends_by_heads_of_its_own_on_the_way_up():
+    """As guided-diffusion: in the blocks that join the way down, not in the middle."""
+    found = {}
+
+    def record(call, args, options, context):
+        if hasattr(context.module, "num_heads") and context.module.name:
+            found[context.module.name] = context.module.num_heads
+        return call(*args, **options)
+
+    options = {"channels": 32, "multipliers": (1, 1), "blocks_per_level": 1}
+    options |= {"attention_resolutions": (8,), "channels_per_head": 0, "num_heads": 2}
+    module = ADM(**options, num_heads_upsample=4)
+    with nn.intercept_methods(record):
+        x, noise = jnp.ones((1, 16, 16, 3), jnp.float32), jnp.zeros(1, jnp.float32)
+        jax.eval_shape(module.init, jax.random.key(0), x, noise)
+    heads = {name: n for name, n in found.items() if n}
+    assert heads == {
+        "enc_8x8_block0": 2,
+        "dec_8x8_in0": 2,
+        "dec_8x8_block0": 4,
+        "dec_8x8_block1": 4,
+    }

@@ -3,15 +3,19 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+import scipy.stats
 from cases import ALL_SDES, name_of
 
 import score_sde as ss
 from score_sde.noise_levels import (
+    CosineInterpolated,
     Ladder,
     Learned,
     LikelihoodImportance,
+    LogLogistic,
     LogNormal,
     LogUniform,
+    SplitLogNormal,
     UniformTime,
 )
 
@@ -22,6 +26,10 @@ CONTINUOUS = [
     LogUniform(),
     LikelihoodImportance(ss.VP()),
     Learned(ss.EDM(), num_bins=4, logits=jnp.asarray([0.0, 1.0, -1.0, 0.5])),
+    LogLogistic(),
+    LogLogistic(mean=-1.0, scale=0.8, sigma_min=0.05, sigma_max=3.0),
+    SplitLogNormal(mode=-1.0, std_low=0.5, std_high=1.5),
+    CosineInterpolated(image_size=256),
 ]
 ALL = [*CONTINUOUS, LADDER]
 sweep = pytest.mark.parametrize("levels", ALL, ids=repr)
@@ -104,6 +112,15 @@ def test_a_ladder_is_drawn_from_its_levels(key):
     ("make", "message"),
     [
         (lambda: LogNormal(std=0.0), "std is 0.0; it must be > 0"),
+        (lambda: SplitLogNormal(std_high=0.0), "std_high is 0.0; it must be > 0"),
+        (
+            lambda: LogLogistic(sigma_min=2.0, sigma_max=1.0),
+            "LogLogistic needs sigma_min < sigma_max",
+        ),
+        (
+            lambda: CosineInterpolated(sigma_min=2.0, sigma_max=1.0),
+            "CosineInterpolated needs sigma_min < sigma_max",
+        ),
         (lambda: LogNormal(mean=float("nan")), "mean is nan; it must be a number"),
         (
             lambda: LogUniform(sigma_min=2.0, sigma_max=1.0),
@@ -196,3 +213,55 @@ def test_a_learned_schedule_finds_the_one_of_least_variance():
             integral, abs=5 * values.std() / np.sqrt(2048)
         )
     assert after.std() < 0.8 * before.std()
+
+
+def test_shapes_of_noise_levels_are_those_of_other_libraries():
+    """SciPy's logistic and normals, and the cosine of Hoogeboom et al. 2023, in t."""
+    u = np.linspace(0.01, 0.99, 25)
+    ends = scipy.stats.logistic.cdf(np.log([0.05, 3.0]), -1.0, 0.8)
+    exact = scipy.stats.logistic.ppf(ends[0] + u * np.ptp(ends), -1.0, 0.8)
+    cut = LogLogistic(mean=-1.0, scale=0.8, sigma_min=0.05, sigma_max=3.0)
+    np.testing.assert_allclose(np.log(cut.quantile(jnp.asarray(u))), exact, rtol=1e-9)
+    split = SplitLogNormal(mode=-1.0, std_low=0.5, std_high=1.5)
+    np.testing.assert_allclose(split.quantile(jnp.asarray(0.25)), np.exp(-1.0))
+    whole = SplitLogNormal(mode=0.3, std_low=0.7, std_high=0.7)
+    same = LogNormal(mean=0.3, std=0.7)
+    both = (levels.quantile(jnp.asarray(u)) for levels in (whole, same))
+    np.testing.assert_allclose(*both, rtol=1e-9)
+    draws = np.log(split.draw(jr.key(0), 200_000))
+    # The moments of a split normal: the mean is mode + sqrt(2 / pi) (high - low).
+    assert abs(draws.mean() - (-1.0 + np.sqrt(2 / np.pi))) < 5 * draws.std() / 447
+
+    def log_snr(t, noise_size):
+        shift = 2 * np.log(noise_size / 256)
+        lowest, highest = (-2 * np.log(s / 0.5) - shift for s in (1000.0, 0.001))
+        start, end = (np.arctan(np.exp(-0.5 * s)) for s in (highest, lowest))
+        return -2 * np.log(np.tan(start + t * (end - start))) + shift
+
+    t = 1 - u  # from data to noise in u, from noise to data in t
+    mixed = t * log_snr(1 - t, 64.0) + (1 - t) * log_snr(1 - t, 32.0)
+    found = CosineInterpolated(image_size=256).quantile(jnp.asarray(u))
+    np.testing.assert_allclose(found, 0.5 * np.exp(-0.5 * mixed), rtol=1e-9)
+
+
+def test_a_schedule_fitted_to_losses_is_the_resampler_by_second_moments(key):
+    sde, sigma = ss.EDM(), LogUniform(0.002, 80.0).draw(key, 4_000)
+    levels = Learned(sde, num_bins=8)
+    loss = 1 / (1 + sigma) * (1 + 0.3 * jr.normal(jr.key(1), sigma.shape))
+    fitted = levels.fitted(sigma, loss)
+    edges = np.geomspace(0.002, 80.0, 9)
+    place = np.clip(np.digitize(sigma, edges) - 1, 0, 7)
+    root = [np.sqrt((np.asarray(loss)[place == k] ** 2).mean()) for k in range(8)]
+    expected = 0.999 * np.asarray(root) / np.sum(root) + 0.001 / 8
+    np.testing.assert_allclose(np.exp(fitted.logits), expected, rtol=1e-5)
+
+    # Its gradient vanishes there: no other schedule has losses of less variance.
+    def second_moment(logits):
+        probability = jax.nn.softmax(logits)
+        return (jnp.asarray(root) ** 2 / probability).sum()
+
+    there = jax.grad(second_moment)(jnp.log(jnp.asarray(root)))
+    np.testing.assert_allclose(there, 0.0, atol=1e-9)
+    # As the reference resampler: even as long as any bin is short of losses.
+    cold = levels.fitted(sigma[:20], loss[:20])
+    np.testing.assert_allclose(np.exp(cold.logits), 1 / 8, rtol=1e-6)

@@ -35,6 +35,7 @@ VARIANTS |= {
     "dpm_solver_3 singlestep": SAMPLERS["dpm_solver_3"](
         method="singlestep", lower_order_final=False
     ),
+    "plms runge_kutta": SAMPLERS["plms"](start="runge_kutta"),
     "unipc 3": SAMPLERS["unipc"](order=3, lower_order_final=False),
     "predictor_corrector subvp": SAMPLERS["predictor_corrector"](
         sde=ss.SubVP(), predictor="euler_maruyama", corrector="ald"

@@ -22,8 +22,9 @@ PARTS = {
     **{f"sde {k}": (v, 0) for k, v in sde.SDES.items()},
     **{f"levels {k}": (v, 0) for k, v in noise_levels.NOISE_LEVELS.items()},
 }
-ANY_TEXT = {"negative_caption", "captions"}
+ANY_TEXT = {"negative_caption", "captions", "skip", "attention"}
 OBJECTS = {"classifier", "sde", "worse", "log_prob", "learned", "logits", "sigmas"}
+OBJECTS |= {"grid", "perturbed"}
 
 
 @pytest.mark.parametrize("part", PARTS)

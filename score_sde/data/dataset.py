@@ -81,6 +81,11 @@ class Dataset:
         identify: computes `identity` in a cheaper way than reading every example.
         found: options of the source that it read from the data: a run keeps them, and
             then knows its format and its units where the data are gone.
+        origin: the data whose latents these are; None for data that are shown as they
+            are.
+        made_by: role -> the checksum of the parameters of the run that made these
+            latents, and decodes them.
+        decoder_std: root mean squared error of images that are decoded from latents.
     """
 
     name: str
@@ -94,11 +99,19 @@ class Dataset:
         default=None, repr=False
     )
     found: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+    origin: Dataset | None = dataclasses.field(default=None, repr=False)
+    made_by: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
+    decoder_std: float = 0.0
 
     @property
     def format(self) -> Format:
         """Shape, levels and number of classes of one example."""
         return Format(self.shape, self.num_levels, self.num_classes)
+
+    @property
+    def shown(self) -> Dataset:
+        """The data that samples are compared with, and shown like."""
+        return self if self.origin is None else self.origin
 
     @property
     def facts(self) -> dict[str, Any]:

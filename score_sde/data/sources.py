@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Annotated
 
 from score_sde.data.dataset import ABSENT, Dataset, Format, absent
+from score_sde.data.encoded import LATENTS, latents
 from score_sde.data.files import FILES, described_files
 from score_sde.data.images import digits, patches
 from score_sde.data.local import OnThisMachine
@@ -77,6 +78,40 @@ def from_files(
     return described_files(path, stated, test_path)
 
 
+def from_latents(
+    *,
+    path: Path = "",
+    shift: Annotated[tuple[float, ...], each(Finite)] = (),
+    scale: Annotated[tuple[float, ...], each(Positive)] = (),
+    on_the_fly: bool = False,
+    decoder_std: Annotated[float, NonNegative] = 0.0,
+) -> Dataset:
+    """Latents that `score-sde encode` wrote, for a run with companion autoencoder.
+
+    Args:
+        path: the folder that it wrote.
+        shift: what a model sees as 0, of each channel, or one number; without it the
+            mean, or 0 if the scale is stated.
+        scale: what a model sees as 1, of each channel, or one number; without it the
+            standard deviation. A published factor f is the scale 1 / f.
+        on_the_fly: whether images are encoded as they are read, so that no files of
+            latents are needed.
+        decoder_std: deviation of the decoder's Gaussian in the likelihood of images; 0
+            for the root mean squared error on training images, which an autoencoder
+            that has overfitted makes too small.
+    """
+    if not path:
+        raise UserError("path is missing: --config.data.path=FOLDER.")
+    return latents(
+        path,
+        shift,
+        scale,
+        on_the_fly,
+        decoder_std,
+        source=lambda name, options: SOURCES[name](**options),
+    )
+
+
 def not_here(
     *,
     shape: Shape = (32, 32, 3),
@@ -115,7 +150,7 @@ def is_prepared_by_tfds(name: str) -> bool:
 
 SOURCES: ChainMap[str, Callable[..., Dataset]] = ChainMap(
     DATASETS,
-    {FILES: from_files, ABSENT: not_here},
+    {FILES: from_files, LATENTS: from_latents, ABSENT: not_here},
     {name: _tfds_source(name) for name in TFDS},
 )
 """Name -> function from options to a data set: `DATASETS`, files and all others."""

@@ -40,14 +40,17 @@ BLOCK = 4096
 
 
 class Settings(NamedTuple):
-    """How a classifier is trained."""
+    """How a classifier is trained; `make_classifier` says what each means."""
 
-    width: int
-    num_steps: int
-    batch_size: int
-    learning_rate: float
-    num_train: int
-    seed: int
+    width: int = 64
+    num_steps: int = 1_000
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    num_train: int = 20_000
+    seed: int = 0
+
+
+DEFAULTS = Settings()
 
 
 @checks_options
@@ -55,12 +58,12 @@ def make_classifier(
     dataset: Annotated[Dataset, Labelled],
     *,
     output: Annotated[str, one_of(("features", "logits"))] = "features",
-    width: Annotated[int, at_least(2)] = 64,
-    num_steps: Annotated[int, at_least(1)] = 1_000,
-    batch_size: Annotated[int, at_least(1)] = 64,
-    learning_rate: Annotated[float, Positive] = 2e-3,
-    num_train: Annotated[int, NonNegative] = 20_000,
-    seed: Annotated[int, NonNegative] = 0,
+    width: Annotated[int, at_least(2)] = DEFAULTS.width,
+    num_steps: Annotated[int, at_least(1)] = DEFAULTS.num_steps,
+    batch_size: Annotated[int, at_least(1)] = DEFAULTS.batch_size,
+    learning_rate: Annotated[float, Positive] = DEFAULTS.learning_rate,
+    num_train: Annotated[int, NonNegative] = DEFAULTS.num_train,
+    seed: Annotated[int, NonNegative] = DEFAULTS.seed,
 ) -> Extractor:
     """Features of a small classifier of these data, trained here on the training split.
 
@@ -77,16 +80,13 @@ def make_classifier(
         seed: of its first parameters and of the order of examples.
     Raises: UserError for data without labels, or that are not there.
     """
-    from score_sde.networks.features.small import SmallClassifier
-
     if not Labelled.holds(dataset):
         raise UserError(
             f"features.name is 'classifier'; {dataset.name} has no labels to train one "
             "on: choose features.name 'values' or 'efficientnet_lite0'."
         )
     settings = Settings(width, num_steps, batch_size, learning_rate, num_train, seed)
-    module = SmallClassifier(dataset.num_classes, width)
-    params, word = _trained(module, dataset, settings)
+    module, params, word = trained_classifier(dataset, settings)
     return extractor_of(
         f"a classifier of {dataset.name}",
         module,
@@ -97,6 +97,16 @@ def make_classifier(
         logits="logits",
         takes_any=True,
     )
+
+
+def trained_classifier(
+    dataset: Dataset, settings: Settings = DEFAULTS
+) -> tuple[Any, Mapping[str, Any], str]:
+    """The classifier of these data: its module, its parameters, their SHA-256."""
+    from score_sde.networks.features.small import SmallClassifier
+
+    module = SmallClassifier(dataset.num_classes, settings.width)
+    return module, *_trained(module, dataset, settings)
 
 
 def scaled(values: np.ndarray) -> np.ndarray:

@@ -113,15 +113,30 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     return "\n".join(_lines(split, row) for split, row in rows.items())
 
 
+UNITS = {
+    "data": ("bits/dim by the flow", "bits/dim, the variational bound"),
+    "images": (
+        "bits/dim of images, a bound by flow and autoencoder",
+        "bits/dim of images, by the variational bound of the latents",
+    ),
+    "latents": (
+        "bits for each number of the latents, by the flow; not of images",
+        "bits for each number of the latents, the variational bound",
+    ),
+}
+"""What is scored -> how its two numbers are called."""
+
+
 def _lines(split: str, row: dict[str, Any]) -> str:
     errors = ", ".join(f"{name} {e:.4f}" for name, e in row["errors"].items())
     # The reverse SDE and its decoder are a model of their own, which may fit better.
     verdict = f"{'above' if row['bound_above'] else 'BELOW'} that of the flow"
+    by_flow, by_bound = UNITS[row.get("of", "data")]
     lines = [
         f"{split:>5}: {row['bits_per_dim']:.4f} +- {row['standard_error']:.4f} "
-        f"bits/dim by the flow ({errors})",
+        f"{by_flow} ({errors})",
         f"       {row['bound']:.4f} +- {row['bound_standard_error']:.4f} "
-        f"bits/dim, the variational bound: {verdict}",
+        f"{by_bound}: {verdict}",
         f"       {row['scored']} examples, {row['evaluations']:.0f} evaluations each, "
         f"{row['images_per_second']:.1f} a second, {row['seconds']:.0f} s in all"
         + (f", {row['failed']} FAILED and left out" if row["failed"] else ""),

@@ -7,13 +7,17 @@ added there) has the signature
 
 and states in it all that it needs: another model by a keyword-only parameter without a
 default, named after the role of the run that offers it, such as `worse` (a denoiser) or
-`classifier` (a `LabelLogProb`); a condition by
-the decorator `needs_condition`; options, with their rules, by all other parameters.
+`classifier` (a `LabelLogProb`), or after what the run itself offers, `grid` (its noise
+levels) and `perturbed` (a `Perturb`); a condition by the decorator `needs_condition`;
+options, with their rules, by all other parameters.
 `models_needed(guide)`, `condition_needed(guide)` and `fields.fields_of(guide, skip=1)`
 read these; `bind(guide, **options)` binds options and checks them at once.
 """
 
 from score_sde.arrays import check_labels as check_labels
+from score_sde.guidance.branches import frequency_decoupled as frequency_decoupled
+from score_sde.guidance.branches import tangential as tangential
+from score_sde.guidance.branches import zero_star as zero_star
 from score_sde.guidance.conditional import LabelLogProb as LabelLogProb
 from score_sde.guidance.conditional import classifier as classifier
 from score_sde.guidance.conditional import classifier_free as classifier_free
@@ -21,6 +25,7 @@ from score_sde.guidance.conditional import compose as compose
 from score_sde.guidance.conditional import drop_condition as drop_condition
 from score_sde.guidance.conditional import from_logits as from_logits
 from score_sde.guidance.conditional import null_condition as null_condition
+from score_sde.guidance.conditional import plus_plus as plus_plus
 from score_sde.guidance.conditional import without_condition as without_condition
 from score_sde.guidance.configured import GUIDANCES as GUIDANCES
 from score_sde.guidance.configured import THRESHOLDS as THRESHOLDS
@@ -38,3 +43,5 @@ from score_sde.guidance.needs import is_model as is_model
 from score_sde.guidance.needs import models_needed as models_needed
 from score_sde.guidance.needs import needs_condition as needs_condition
 from score_sde.guidance.needs import values_stated as values_stated
+from score_sde.guidance.projected import adaptive_projected as adaptive_projected
+from score_sde.guidance.variants import Perturb as Perturb

@@ -19,16 +19,20 @@ import jax.random as jr
 from score_sde.arrays import as_labels, example_keys, expand_like, where_example
 from score_sde.fields import checks_rules
 from score_sde.guidance.guided import (
+    Branches,
     Guided,
+    Pair,
     Weight,
     check_weight,
     combine,
+    linear,
     network_evals,
     weight_at,
 )
 from score_sde.guidance.needs import needs_condition
-from score_sde.rules import Share
-from score_sde.types import NO_LABEL, Array, Denoise, Key, Scalar
+from score_sde.rules import Finite, Share
+from score_sde.samplers.grids import share_of_step
+from score_sde.types import NO_LABEL, Array, Denoise, Grid, Key, Scalar
 
 LabelLogProb = Callable[[Array, Scalar, Any], Array]
 """(x, sigma, cond) -> log p(cond given x at noise level sigma) in nats, [batch]."""
@@ -101,6 +105,36 @@ def classifier_free(
         when called, without a condition, or with a negative one of another structure.
     """
 
+    def restore_contrast(at: Branches) -> Array:
+        mixed = linear(at)
+        if rescale == 0:
+            return mixed
+        axes = tuple(range(1, mixed.ndim))
+        wanted, has = (a.var(axes, keepdims=True) for a in (at.target, mixed))
+        # Where nothing varies, as in an example of one pixel, there is no contrast.
+        varies = (wanted > 0) & (has > 0)
+        wanted, has = (jnp.where(varies, a, 1.0) for a in (wanted, has))
+        ratio = jnp.sqrt(wanted / has)
+        return mixed * (1 - rescale + rescale * ratio)
+
+    branches = two_branches(denoise, negative, one_call=one_call)
+    return combine(*branches, weight, restore_contrast)
+
+
+def two_branches(
+    denoise: Denoise, negative: Any = null_condition, *, one_call: bool = True
+) -> tuple[Pair, Denoise, Denoise]:
+    """Both branches at once, the conditional one, and the one to go away from.
+
+    Args:
+        denoise: a model that was trained with and without its condition.
+        negative: as in `classifier_free`.
+        one_call: as in `classifier_free`.
+
+    Raises: ValueError, when they are called, without a condition, or with a negative
+        one of another structure.
+    """
+
     def unconditional(x: Array, sigma: Scalar, cond: Any = None) -> Array:
         return denoise(x, sigma, _negative(negative, cond, len(x)))
 
@@ -112,20 +146,43 @@ def classifier_free(
         target, base = under_each(denoise, x, sigma, conds, one_call=one_call)
         return target, base
 
-    def restore_contrast(mixed: Array, target: Array) -> Array:
-        if rescale == 0:
-            return mixed
-        axes = tuple(range(1, mixed.ndim))
-        wanted, has = (a.var(axes, keepdims=True) for a in (target, mixed))
-        # Where nothing varies, as in an example of one pixel, there is no contrast.
-        varies = (wanted > 0) & (has > 0)
-        wanted, has = (jnp.where(varies, a, 1.0) for a in (wanted, has))
-        ratio = jnp.sqrt(wanted / has)
-        return mixed * (1 - rescale + rescale * ratio)
-
     cost = lambda sigma: network_evals(denoise, sigma)  # noqa: E731
-    target, base = Guided(conditional, cost), Guided(unconditional, cost)
-    return combine(both, target, base, weight, restore_contrast)
+    return both, Guided(conditional, cost), Guided(unconditional, cost)
+
+
+@needs_condition()
+@checks_rules
+def plus_plus(
+    denoise: Denoise,
+    weight: Annotated[float, Finite],
+    *,
+    grid: Grid,
+    negative: Any = null_condition,
+    one_call: bool = True,
+) -> Guided:
+    """Step to the guided x0 with the noise of the other branch (Chung 2024, 'CFG++').
+
+    A step of DDIM from sigma to sigma_next goes to D_g + sigma_next eps_n, with
+    D_g = D_n + w (D_c - D_n) and eps_n = (x - D_n) / sigma, alg. 2. That is the step of
+    `classifier_free` with the weight w / (1 - sigma_next / sigma), which is how it is
+    computed: exact for Euler's and DDIM's steps on the grid. In the step to 0 the
+    weight is w; before, it is the larger, the finer the grid.
+
+    Args:
+        denoise: a model that was trained with and without its condition.
+        weight: the paper's lambda, from 0 to 1, where 0 is the other branch alone.
+        grid: the noise levels that are sampled on, [num_steps + 1].
+        negative: as in `classifier_free`.
+        one_call: as in `classifier_free`.
+
+    Raises: ValueError for a weight that is not finite; when called, without a
+        condition.
+    """
+
+    def schedule(sigma: Array) -> Array:
+        return weight / share_of_step(grid, sigma)
+
+    return classifier_free(denoise, schedule, negative=negative, one_call=one_call)
 
 
 @needs_condition()

@@ -19,7 +19,6 @@ from score_sde.guidance.conditional import (
     LabelLogProb,
     classifier_free,
     compose,
-    null_condition,
     require_condition,
 )
 from score_sde.guidance.corrections import (
@@ -29,29 +28,31 @@ from score_sde.guidance.corrections import (
 )
 from score_sde.guidance.guided import (
     Guided,
-    Schedule,
-    Weight,
     autoguidance,
     interpolated,
-    interval,
     network_evals,
 )
 from score_sde.guidance.needs import needs_condition
-from score_sde.rules import (
-    Finite,
-    NonNegative,
-    Positive,
-    PositiveOrInfinite,
-    Share,
-    at_least,
-    each,
+from score_sde.guidance.options import (
+    High,
+    Label,
+    Low,
+    Number,
+    between,
+    between_levels,
+    negative_condition,
+    with_entry,
 )
+from score_sde.guidance.variants import (
+    away_from_perturbed,
+    by_bands,
+    from_best_scale,
+    from_damped,
+    projected,
+    with_the_others_noise,
+)
+from score_sde.rules import Finite, Positive, Share, at_least, each
 from score_sde.types import NO_LABEL, Array, Denoise, Scalar
-
-Label = Annotated[int, at_least(NO_LABEL)]
-Number = Annotated[float, Finite]
-Low = Annotated[float, NonNegative]
-High = Annotated[float, PositiveOrInfinite]
 
 
 def unguided(denoise: Denoise) -> Denoise:
@@ -87,8 +88,8 @@ def away_from_unconditional(
     """
     return classifier_free(
         denoise,
-        _between(weight, sigma_low, sigma_high),
-        negative=_negative(negative_label, negative_caption),
+        between(weight, sigma_low, sigma_high),
+        negative=negative_condition(negative_label, negative_caption),
         rescale=rescale,
     )
 
@@ -121,7 +122,7 @@ def away_by_schedule(
     return classifier_free(
         denoise,
         interpolated(sigmas, weights),
-        negative=_negative(negative_label, negative_caption),
+        negative=negative_condition(negative_label, negative_caption),
         rescale=rescale,
     )
 
@@ -152,8 +153,8 @@ def composed(
             f"weights is {weights}; it needs one number for each of labels and "
             f"captions, {len(labels) + len(captions)}."
         )
-    others = [_with("label", np.asarray(label, np.int32)) for label in labels]
-    others += [_with("words", words.tokens(caption)) for caption in captions]
+    others = [with_entry("label", np.asarray(label, np.int32)) for label in labels]
+    others += [with_entry("words", words.tokens(caption)) for caption in captions]
     whole = compose(denoise, [weight, *weights])
 
     def guided(x: Array, sigma: Scalar, cond: Any = None) -> Array:
@@ -188,7 +189,7 @@ def by_classifier(
         lambda x, sigma, cond=None: denoise(x, sigma, _unlabelled(cond)),
         lambda sigma: network_evals(denoise, sigma),
     )
-    levels = _interval(weight, sigma_low, sigma_high, outside=0.0)
+    levels = between_levels(weight, sigma_low, sigma_high, outside=0.0)
     return conditional.classifier(unlabelled, classifier, levels)
 
 
@@ -212,51 +213,12 @@ def away_from_worse(
 
     Raises: ValueError for options that break a rule.
     """
-    return autoguidance(denoise, worse, _between(weight, sigma_low, sigma_high))
-
-
-def _between(weight: float, sigma_low: float, sigma_high: float) -> Weight:
-    """The weight between two levels; the number itself if they hold all levels."""
-    if (sigma_low, sigma_high) == (0.0, math.inf):
-        return weight
-    return _interval(weight, sigma_low, sigma_high)
-
-
-def _interval(
-    weight: float, sigma_low: float, sigma_high: float, *, outside: float = 1.0
-) -> Schedule:
-    """`interval`, whose error names the options of a config."""
-    if sigma_low >= sigma_high:
-        raise ValueError(
-            f"sigma_low {sigma_low} must be below sigma_high {sigma_high}."
-        )
-    return interval(weight, sigma_low, sigma_high, outside=outside)
+    return autoguidance(denoise, worse, between(weight, sigma_low, sigma_high))
 
 
 def _unlabelled(cond: Any) -> Any:
     """The condition with label -1 for every example."""
     return cond | {"label": jnp.full_like(cond["label"], NO_LABEL)}
-
-
-def _negative(label: int, caption: str) -> Callable[[Any], Any]:
-    """The map to the condition to go away from: another label or caption, or none."""
-    if label == NO_LABEL and not caption:
-        return null_condition
-    if caption:
-        return _with("words", words.tokens(caption))
-    return _with("label", np.asarray(label, np.int32))
-
-
-def _with(name: str, value: np.ndarray) -> Callable[[Any], Any]:
-    """The map to the condition with one entry of this value for all examples."""
-
-    def replace_entry(cond: Any) -> Any:
-        entry = jnp.asarray(cond[name])
-        return cond | {
-            name: jnp.broadcast_to(jnp.asarray(value, entry.dtype), entry.shape)
-        }
-
-    return replace_entry
 
 
 GUIDANCES: dict[str, Callable[..., Denoise]] = {
@@ -266,6 +228,12 @@ GUIDANCES: dict[str, Callable[..., Denoise]] = {
     "composed": composed,
     "classifier": by_classifier,
     "auto": away_from_worse,
+    "projected": projected,
+    "plus_plus": with_the_others_noise,
+    "zero_star": from_best_scale,
+    "tangential": from_damped,
+    "frequency": by_bands,
+    "perturbed": away_from_perturbed,
 }
 THRESHOLDS: dict[str, Callable[..., Denoise]] = {
     "none": unguided,

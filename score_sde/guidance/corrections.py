@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -10,7 +11,8 @@ import jax.numpy as jnp
 from score_sde.arrays import expand_like, flat
 from score_sde.fields import checks_rules
 from score_sde.guidance.guided import Guided, network_evals
-from score_sde.rules import Finite, Positive, Rule
+from score_sde.rules import Finite, Positive, PositiveOrInfinite, Rule
+from score_sde.samplers.memory import Memory
 from score_sde.types import Array, Denoise, Scalar
 
 Percentile = Rule("> 0 and <= 100", lambda v: 0 < v <= 100)
@@ -29,7 +31,7 @@ def static_threshold(
     """
     if not low < high:
         raise ValueError(f"static_threshold needs low < high, got {low} and {high}.")
-    return _corrected(denoise, lambda x0: jnp.clip(x0, low, high))
+    return _corrected(denoise, lambda x0, x, sigma: jnp.clip(x0, low, high))
 
 
 @checks_rules
@@ -38,6 +40,7 @@ def dynamic_threshold(
     *,
     percentile: Annotated[float, Percentile] = 99.5,
     limit: Annotated[float, Positive] = 1.0,
+    highest: Annotated[float, PositiveOrInfinite] = math.inf,
 ) -> Guided:
     """Clip x0 to [-s, s] and divide it by s / limit (Saharia et al. 2022, sec. 2.3).
 
@@ -45,14 +48,22 @@ def dynamic_threshold(
         denoise: the denoiser whose prediction is corrected.
         percentile: s is this percentile of |x0| in each example, and at least `limit`.
         limit: the range of the data, [-limit, limit].
+        highest: s is at most this, so that one wild prediction is clipped rather than
+            darkened; at `limit` itself the threshold is the static one.
 
-    Raises: ValueError for a percentile outside (0, 100] or a limit that is not > 0.
+    Raises: ValueError for a percentile outside (0, 100], a limit that is not > 0 and a
+        highest below it.
     """
+    if highest < limit:
+        raise ValueError(
+            f"dynamic_threshold needs limit <= highest, got {limit} and {highest}."
+        )
 
-    def threshold(x0: Array) -> Array:
+    def threshold(x0: Array, x: Array, sigma: Scalar) -> Array:
+        del x, sigma
         size = jnp.abs(flat(x0))
         s = jnp.quantile(size, jnp.asarray(percentile / 100, x0.dtype), axis=1)
-        s = expand_like(jnp.maximum(s, limit), x0)
+        s = expand_like(jnp.clip(s, limit, highest), x0)
         return jnp.clip(x0, -s, s) * (limit / s)
 
     return _corrected(denoise, threshold)
@@ -79,18 +90,32 @@ def temperature(
     Raises: ValueError for a tau or sigma_data that is not > 0.
     """
 
-    def sharpened(x: Array, sigma: Scalar, cond: Any = None) -> Array:
+    def sharpened(x0: Array, x: Array, sigma: Scalar) -> Array:
         noise = expand_like(sigma, x) ** 2
         factor = (sigma_data**2 + noise) / (tau * sigma_data**2 + noise)
-        return x + factor * (denoise(x, sigma, cond) - x)
+        return x + factor * (x0 - x)
 
-    return Guided(sharpened, lambda sigma: network_evals(denoise, sigma))
+    return _corrected(denoise, sharpened)
 
 
-def _corrected(denoise: Denoise, correct: Callable[[Array], Array]) -> Guided:
-    """The denoiser with a function applied to its result."""
+def _corrected(
+    denoise: Denoise, correct: Callable[[Array, Array, Scalar], Array]
+) -> Guided:
+    """The denoiser with correct(x0, x, sigma) for its result; it keeps its memory."""
 
     def corrected(x: Array, sigma: Scalar, cond: Any = None) -> Array:
-        return correct(denoise(x, sigma, cond))
+        return correct(denoise(x, sigma, cond), x, sigma)
 
-    return Guided(corrected, lambda sigma: network_evals(denoise, sigma))
+    def cost(sigma: Array) -> Array:
+        return network_evals(denoise, sigma)
+
+    memory: Memory | None = getattr(denoise, "memory", None)
+    if memory is None:
+        return Guided(corrected, cost)
+    recall = memory.recall
+
+    def recalled(known: Any, x: Array, sigma: Scalar, cond: Any) -> tuple[Array, Any]:
+        x0, after = recall(known, x, sigma, cond)
+        return correct(x0, x, sigma), after
+
+    return Guided(corrected, cost, Memory(memory.start, recalled))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from score_sde.arrays import as_float, expand_like, is_traced
+from score_sde.samplers.memory import Memory
 from score_sde.types import Array, Denoise, Jump, Level, Points, Scalar, Times
 
 Schedule = Callable[[Array], Array]
@@ -35,10 +36,17 @@ class Guided:
     evals: Callable[[Array], Array]
     """sigma -> evaluations of one call there, in the shape of sigma. Two conditions
     that share one call of the network count as two: that call has twice the batch."""
+    memory: Memory | None = None
+    """What `sample` carries from step to step, if the guidance depends on the past."""
 
     def __call__(
         self, x: Points, sigma: Level, cond: Any = None
     ) -> Float[Array, "batch *dims"]:
+        if self.memory is not None:
+            raise ValueError(
+                "this guidance depends on the steps before (it has momentum), which "
+                "`sample` alone carries: give it there as it is, or set momentum to 0."
+            )
         return self.function(as_float(x), sigma, cond)
 
 
@@ -126,8 +134,24 @@ def autoguidance(denoise: Denoise, worse: Denoise, weight: Weight) -> Guided:
 
 Pair = Callable[[Array, Scalar, Any], tuple[Array, Array]]
 """(x, sigma, cond) -> (D_target, D_base)."""
-Correction = Callable[[Array, Array], Array]
-"""(the combination, D_target) -> the corrected combination."""
+
+
+class Branches(NamedTuple):
+    """What a combination of two denoisers is made of, at one call."""
+
+    x: Array
+    sigma: Scalar
+    target: Array
+    """D_target."""
+    base: Array
+    """D_base."""
+    weight: Array
+    """The weight, shaped to multiply x."""
+
+
+def linear(at: Branches) -> Array:
+    """D_base + w (D_target - D_base)."""
+    return at.base + at.weight * (at.target - at.base)
 
 
 def combine(
@@ -135,41 +159,69 @@ def combine(
     target: Denoise,
     base: Denoise,
     weight: Weight,
-    correct: Correction = lambda mixed, target: mixed,
+    mix: Callable[[Branches], Array] = linear,
 ) -> Guided:
-    """D_base + w (D_target - D_base), at the cost of the target alone where w is 1.
+    """Combine two denoisers, at the cost of the target alone where w is 1.
 
     Args:
         both: target and base at once.
         target: the denoiser that w = 1 is.
-        base: the denoiser that w = 0 is; here it is asked for its cost alone.
+        base: the denoiser to go away from; here it is asked for its cost alone.
         weight: a number, or a function of sigma.
-        correct: applied to the combination and the target, where w is not 1.
+        mix: the combination, which at w = 1 must be the target.
+
+    Raises: ValueError for a weight that is not finite.
+    """
+
+    def without_memory(memory: Any, at: Branches) -> tuple[Array, Any]:
+        return mix(at), memory
+
+    recall, evals = combination(both, target, base, weight, without_memory)
+    return Guided(lambda x, sigma, cond=None: recall((), x, sigma, cond)[0], evals)
+
+
+def combination(
+    both: Pair,
+    target: Denoise,
+    base: Denoise,
+    weight: Weight,
+    mix: Callable[[Any, Branches], tuple[Array, Any]],
+) -> tuple[Callable[..., tuple[Array, Any]], Callable[[Array], Array]]:
+    """The combination with a memory, as `Memory.recall` is, and what a call costs.
+
+    Args:
+        both: target and base at once.
+        target: the denoiser that w = 1 is.
+        base: the denoiser to go away from; here it is asked for its cost alone.
+        weight: a number, or a function of sigma.
+        mix: (memory, branches) -> (x0, the memory after this); not asked where w is 1.
 
     Raises: ValueError for a weight that is not finite.
     """
     weight = check_weight(weight)
     always = isinstance(weight, (int, float)) and weight == 1
 
-    def guided(x: Array, sigma: Scalar, cond: Any = None) -> Array:
-        def mix() -> Array:
+    def recall(memory: Any, x: Array, sigma: Scalar, cond: Any) -> tuple[Array, Any]:
+        def alone() -> tuple[Array, Any]:
+            return target(x, sigma, cond), memory
+
+        def mixed() -> tuple[Array, Any]:
             denoised, away_from = both(x, sigma, cond)
             w = expand_like(weight_at(weight, sigma), x)
-            return correct(away_from + w * (denoised - away_from), denoised)
+            return mix(memory, Branches(x, sigma, denoised, away_from, w))
 
         if always:
-            return target(x, sigma, cond)
+            return alone()
         if not callable(weight):
-            return mix()
-        alone = (weight_at(weight, sigma) == 1).all()
-        return jax.lax.cond(alone, lambda: target(x, sigma, cond), mix)
+            return mixed()
+        return jax.lax.cond((weight_at(weight, sigma) == 1).all(), alone, mixed)
 
     def evals(sigma: Array) -> Array:
         of_target, of_base = (network_evals(d, sigma) for d in (target, base))
         alone = weight_at(weight, sigma) == 1
         return jnp.where(alone, of_target, of_target + of_base)
 
-    return Guided(guided, evals)
+    return recall, evals
 
 
 def weight_at(weight: Weight, sigma: Scalar) -> Array:

@@ -2,7 +2,8 @@
 
 - Another model, such as a worse one or a classifier, is a keyword-only parameter
   without a default. Its name is the role of the run that offers it: `worse`,
-  `classifier`.
+  `classifier`. Two names are offered by the run itself: `grid`, the noise levels that
+  are sampled on, and `perturbed`, the model with parts of its network left out.
 - A condition is stated by the decorator `needs_condition`. A function without the
   decorator needs none.
 - Every other parameter is an option, a literal that a config may set.
@@ -17,6 +18,8 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
+
+import numpy as np
 
 from score_sde.fields import MISSING, Field, fields_of, is_literal
 from score_sde.types import Array, Denoise, Scalar
@@ -111,12 +114,16 @@ def bind(guide: Callable[..., Denoise], **options: Any) -> Callable[..., Denoise
     Raises: ValueError for options that the function refuses.
     """
     bound = partial(guide, **options)
-    bound(_stand_in, **dict.fromkeys(models_needed(bound), _stand_in))
+    needed = models_needed(bound)
+    bound(_stand_in, **{name: _STAND_INS.get(name, _stand_in) for name in needed})
     return bound
 
 
 def _stand_in(x: Array, sigma: Scalar, cond: Any = None) -> Array:
     raise AssertionError(f"no model is evaluated at binding: {x}, {sigma}, {cond}.")
+
+
+_STAND_INS = {"grid": np.asarray([1.0, 0.0])}
 
 
 def _unbound(guide: Callable[..., Any]) -> tuple[Callable[..., Any], dict[str, Any]]:

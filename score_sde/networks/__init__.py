@@ -27,6 +27,7 @@ from score_sde.networks.network import predicts_variance as predicts_variance
 from score_sde.networks.network import problems_of as problems_of
 from score_sde.networks.network import reads as reads
 from score_sde.networks.network import with_companions as with_companions
+from score_sde.networks.perturbed import perturbed as perturbed
 from score_sde.networks.song_unet import SongUNet as SongUNet
 from score_sde.networks.text_unet import TextUNet as TextUNet
 from score_sde.networks.unet import UNet as UNet

@@ -38,6 +38,7 @@ class ADM(PlannedUNet):
     Args:
         channels_per_head: channels of a head of the attention; 0 for `num_heads` heads.
         num_heads: heads of the attention if channels_per_head is 0.
+        num_heads_upsample: of those, the heads on the way up; 0 for as many.
         use_new_attention_order: False where a head's queries, keys and values follow
             each other in the file, as in all files of these programs but one.
         scale_shift: whether the embedding scales and shifts behind the second norm of
@@ -60,6 +61,7 @@ class ADM(PlannedUNet):
     dropout: DropoutRate = 0.0
     channels_per_head: Count = 64
     num_heads: Size = 1
+    num_heads_upsample: Count = 0
     use_new_attention_order: bool = True
     scale_shift: bool = True
     resblock_updown: bool = True
@@ -79,7 +81,7 @@ class ADM(PlannedUNet):
         def apply(h: Array, step: PlannedBlock, name: str) -> Array:
             if step.resample and not self.resblock_updown:
                 return conv_resample(layers, h, step, name, padding=((1, 1), (1, 1)))
-            heads = self.heads(step.width) if step.attends else 0
+            heads = self.heads(step.width, up=step.joins) if step.attends else 0
             made = block(style, step.width, heads, step.resample, name=name)
             return made(h, embedding, deterministic)
 
@@ -144,13 +146,22 @@ class ADM(PlannedUNet):
             option = "num_heads"
         problems = norm_problems(self.style.layers, steps)
         heads = head_problems(option, getattr(self, option), steps.attending_widths)
+        if self.num_heads_upsample and not self.channels_per_head:
+            up = {s.width for s in steps.decoder if s.attends and s.joins}
+            heads += head_problems("num_heads_upsample", self.num_heads_upsample, up)
+        elif self.num_heads_upsample:
+            heads.append(
+                f"num_heads_upsample is {self.num_heads_upsample}; it counts where "
+                f"channels_per_head is 0, and that is {self.channels_per_head}"
+            )
         return problems + heads
 
     @nn.nowrap
-    def heads(self, width: int) -> int:
-        """Heads of the attention among this many channels."""
-        size = self.channels_per_head
-        return width // size if size else self.num_heads
+    def heads(self, width: int, *, up: bool = False) -> int:
+        """Heads of the attention among this many channels, perhaps on the way up."""
+        if self.channels_per_head:
+            return width // self.channels_per_head
+        return (up and self.num_heads_upsample) or self.num_heads
 
     @nn.nowrap
     def plan(self, height: int) -> Plan:

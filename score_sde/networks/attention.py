@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +14,26 @@ from score_sde.arrays import wide
 from score_sde.types import Array
 
 IMPLEMENTATIONS = ("xla", "cudnn")
+
+_blind: ContextVar[list[int] | None] = ContextVar("blind", default=None)
+
+
+@contextmanager
+def blind() -> Iterator[list[int]]:
+    """Let each position attend to itself alone, while functions are traced.
+
+    That is perturbed-attention guidance's worse model (Ahn et al. 2024): the matrix of
+    weights becomes the identity. Attention to other tokens is left as it is.
+
+    Yields:
+        A list of one number, how many times attention was met so far.
+    """
+    count = [0]
+    token = _blind.set(count)
+    try:
+        yield count
+    finally:
+        _blind.reset(token)
 
 
 def attend(
@@ -32,6 +55,10 @@ def attend(
             `fits_cudnn`) and 'xla' elsewhere. Only 'xla' can be differentiated
             forwards, as likelihoods need.
     """
+    count = _blind.get()
+    if count is not None and mask is None and q.shape == k.shape:
+        count[0] += 1
+        return v
     if implementation == "cudnn" and mask is None and fits_cudnn(q):
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     dtype = wide(v.dtype)

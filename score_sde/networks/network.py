@@ -22,6 +22,8 @@ FROZEN = ("freqs", "phases", "pos_embed")
 """Names of parameters that are never trained, wherever they are."""
 FROZEN_MODULE = "frozen"
 """Name of a module of which no parameter is trained."""
+STATISTICS = "statistics"
+"""Name of a module of statistics, which move by their gradients at a rate of 1."""
 
 
 def unchanged(params: Params) -> Params:
@@ -63,6 +65,9 @@ class Network(NamedTuple):
     log_variance: Callable[[Params, Array], Array] | None = None
     companions: tuple[str, ...] = ()
     start: Callable[[Params, Mapping[str, Any]], Params] = as_initialised
+    parts: Any = None
+    """Further functions of its parameters, such as the `latents.Coder` of an
+    autoencoder; None for a network that is a map alone."""
 
 
 class StatesItsNeeds(Protocol):
@@ -107,7 +112,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def part_of_network(method: F) -> F:
-    """Mark a module's `project`, `log_variance` or `start` as that of its `Network`.
+    """Mark a module's `project`, `log_variance`, `start` or `parts` as its `Network`'s.
 
     A method of this name without the mark belongs to the module alone.
     """
@@ -159,7 +164,8 @@ def from_linen(module: nn.Module, shape: tuple[int, ...], cond: Any = None) -> N
         return module.apply({"params": params}, x, noise, cond, rngs=rngs, **options)
 
     project = _marked(module, "project", unchanged)
-    return Network(init, apply, project, _marked(module, "log_variance", None))
+    log_variance, parts = (_marked(module, n, None) for n in ("log_variance", "parts"))
+    return Network(init, apply, project, log_variance, parts=parts and parts())
 
 
 def from_nnx(make: Any, shape: tuple[int, ...], cond: Any = None) -> Network:
@@ -301,6 +307,11 @@ def is_frozen(path: Sequence[Any]) -> bool:
     """Whether the parameter at this path, of `jax.tree_util`, is never trained."""
     names = [getattr(entry, "key", None) for entry in path]
     return names[-1] in FROZEN or FROZEN_MODULE in names
+
+
+def is_statistic(path: Sequence[Any]) -> bool:
+    """Whether the parameter at this path, of `jax.tree_util`, is a statistic."""
+    return STATISTICS in [getattr(entry, "key", None) for entry in path]
 
 
 def count_parameters(params: Params) -> int:

@@ -16,8 +16,10 @@ import numpy as np
 from score_sde import conditions, guidance
 from score_sde.conditions import Condition
 from score_sde.data import Dataset
+from score_sde.editing import restore_by
 from score_sde.fields import fields_of
 from score_sde.flow_map import FlowMap
+from score_sde.measurements import Mask
 from score_sde.networks import (
     Network,
     as_network,
@@ -27,7 +29,8 @@ from score_sde.networks import (
     with_companions,
     with_image,
 )
-from score_sde.run.experiment import Drawing, Experiment
+from score_sde.run.experiment import OFFERED_BY_RUN, Drawing, Experiment
+from score_sde.run.latents import decoded_by_companion
 from score_sde.run.making import Maker
 from score_sde.run.model import Model
 from score_sde.run.objectives import as_objective
@@ -126,9 +129,15 @@ def _joined(
         precondition=made["precondition"],
         conditions=told,
         chain=made["chain"].levels,
+        shown_levels=dataset.shown.num_levels,
         two_levels=objective.two_levels,
         reach=objective.reach,
     )
+    if dataset.made_by:
+        model, found = decoded_by_companion(
+            model, dataset, made["companions"], made["sampling"].decode_tile
+        )
+        problems += found
     drawing, found = _drawing(made, model)
     experiment = Experiment(
         seed=seed,
@@ -144,7 +153,7 @@ def _joined(
 
 AS_THEY_ARE = (
     *("optimizer", "train", "devices"),
-    *("sampling", "likelihood", "editing", "companions"),
+    *("sampling", "likelihood", "editing", "restoration", "companions"),
     *("features", "metrics", "evaluation"),
 )
 """Sections whose settings the experiment has as they are."""
@@ -208,9 +217,12 @@ def _drawing(made: Mapping[str, Any], model: Model) -> tuple[Drawing, list[str]]
         except ValueError as error:
             problems.append(f"{section}: {str(error).rstrip('.')}")
     problems += _unstated(guide, model)
-    roles = guidance.models_needed(guide)
+    needed = guidance.models_needed(guide)
+    own = tuple(name for name in needed if name in OFFERED_BY_RUN)
+    roles = tuple(name for name in needed if name not in OFFERED_BY_RUN)
     between = grid_between(grid, model.sde)
-    return Drawing(made["sampler"], between, guide, roles, threshold), problems
+    drawing = Drawing(made["sampler"], between, guide, roles, threshold, own)
+    return drawing, problems
 
 
 def _unstated(guide: Callable[..., Any], model: Model) -> list[str]:
@@ -301,6 +313,24 @@ def _unsuited_drawing(experiment: Experiment, names: Mapping[str, str]) -> list[
     return problems
 
 
+def _unsuited_restoration(experiment: Experiment) -> list[str]:
+    """Why the method can't restore a picture of this noise: it is made once."""
+    shape, noise_std = experiment.model.shape, experiment.editing.noise_std
+    if experiment.editing.task == "image_to_image":
+        return []
+    known, y = Mask(np.ones(shape)), np.zeros((1, *shape), np.float32)
+    try:
+        restore_by(
+            experiment.restoration,
+            *(lambda x, sigma, cond=None: x, known, y),
+            noise_std=noise_std,
+            grid=np.asarray([1.0, 0.0]),
+        )
+    except ValueError as error:
+        return [f"restoration: {str(error).rstrip('.')}"]
+    return []
+
+
 def _disagreements(experiment: Experiment, names: Mapping[str, str]) -> list[str]:
     """Rules between parts: each says what it needs of the others."""
     model, drawing, train = experiment.model, experiment.drawing, experiment.train
@@ -309,7 +339,18 @@ def _disagreements(experiment: Experiment, names: Mapping[str, str]) -> list[str
         f"objective.name is {names['objective']!r}: {text}"
         for text in objective.problems(model)
     ]
+    if model.network.parts is not None and objective.trains_denoiser:
+        problems.append(
+            f"network.name is {names['network']!r}, an autoencoder; objective.name "
+            "'autoencoder' trains it"
+        )
+    if objective.needs_whole_batch and experiment.devices.accumulate > 1:
+        problems.append(
+            f"devices.accumulate is {experiment.devices.accumulate}; the objective "
+            "needs the whole batch at once"
+        )
     problems += [f"editing.{text}" for text in experiment.editing.problems(model.shape)]
+    problems += _unsuited_restoration(experiment)
     problems += [
         f"likelihood.{text}" for text in experiment.likelihood.problems(model.points)
     ]
@@ -323,6 +364,7 @@ def _disagreements(experiment: Experiment, names: Mapping[str, str]) -> list[str
         **dict.fromkeys(objective.companions, "objective"),
         **dict.fromkeys(model.network.companions, "network"),
         **dict.fromkeys(drawing.roles, "guidance"),
+        **dict.fromkeys(experiment.dataset.made_by, "data"),
     }
     problems += [
         f"{user}.name is {names[user]!r}; it needs another run: "

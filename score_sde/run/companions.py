@@ -80,6 +80,13 @@ def _load(
     like = jax.eval_shape(lambda: initial_params(other, inner.params))
     folder = Path(where.run) / "checkpoints"
     step, params, checksum = restored_average(folder, like, step=where.step)
+    known = experiment.dataset.made_by.get(role, checksum)
+    if known != checksum:
+        raise UserError(
+            f"companions.{role}: the parameters in {where.run} have the checksum "
+            f"{checksum}; the latents were made by those of {known}. Encode the data "
+            "anew, or name the run, and its step, that encoded them."
+        )
     if inner.params:
         params = with_companions(params, inner.params)
     return other, params, {"run": where.run, "step": step, "checksum": checksum}
@@ -99,12 +106,14 @@ def experiment_of(where: Companion, role: str) -> Experiment:
 
 def _check_alike(experiment: Experiment, other: Experiment, role: str) -> None:
     """Raise a UserError if a companion is of other data, or told other things."""
+    is_of_images = role in experiment.dataset.made_by
+    own = experiment.shown if is_of_images else experiment.dataset
     here, there = experiment.model, other.model
-    if (here.shape, here.num_levels) != (there.shape, there.num_levels):
+    if (own.shape, own.num_levels) != (there.shape, there.num_levels):
         raise UserError(
             f"companions.{role}: {experiment.companions[role].run} is of data of shape "
             f"{there.shape} with {there.num_levels} levels, this run of shape "
-            f"{here.shape} with {here.num_levels}."
+            f"{own.shape} with {own.num_levels}."
         )
     if role in experiment.objective.denoisers and not other.objective.trains_denoiser:
         raise UserError(

@@ -13,7 +13,7 @@ from score_sde.networks import count_parameters
 from score_sde.run import companions
 from score_sde.run.build import build
 from score_sde.run.experiment import Experiment
-from score_sde.run.open import Run, open_run
+from score_sde.run.open import SAMPLES, Run, open_run
 from score_sde.run.train import initial_params, training_cost, with_prepared
 
 
@@ -54,14 +54,14 @@ class Command(Protocol):
     def hosts(self) -> dict[str, Any] | None: ...
 
 
-def opened(command: Command, *, needs_denoiser: bool = False) -> Run | None:
-    """Open the run of a command; None after a dry run, which is printed."""
+def opened(command: Command, *, needs: str = SAMPLES) -> Run | None:
+    """Open the run of a command; None after a dry run, which is printed.
+
+    Args:
+        command: of the command line.
+        needs: see `open_run`.
+    """
     if command.dry_run:
         print_dry_run(command.config, build(command.config))
         return None
-    return open_run(
-        command.workdir,
-        command.config,
-        hosts=command.hosts,
-        needs_denoiser=needs_denoiser,
-    )
+    return open_run(command.workdir, command.config, hosts=command.hosts, needs=needs)

@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from score_sde import conditions, data, editing
 from score_sde.data.picture_file import read_picture
 from score_sde.guidance import null_condition
 from score_sde.measurements import (
+    JPEG,
     Blur,
     Downsample,
     Grey,
@@ -32,8 +34,11 @@ from score_sde.run.sample import (
     sample_keys,
 )
 from score_sde.run.settings import Editing
+from score_sde.runtime.folder import Arrays
+from score_sde.runtime.jobs import BY_EXAMPLE, EVERYWHERE, map_examples
+from score_sde.runtime.mesh import divisible
 from score_sde.samplers import sample
-from score_sde.types import Array, Denoise, Key, Params, UserError
+from score_sde.types import Array, Key, Params, UserError
 
 Shape = tuple[int, ...]
 
@@ -47,6 +52,17 @@ class Given(NamedTuple):
     """How it comes about from what is looked for; None for image to image."""
     shown: Callable[[], Array]
     """y in the shape of an image of the model, a batch of one."""
+    origin: Any = None
+    """The picture to start from, noised, on the last levels; None for noise alone."""
+
+
+class Edits(NamedTuple):
+    """Results; each field has one entry per result."""
+
+    edited: Array
+    """In the scale of the data, [batch, *shape]."""
+    num_evals: Array
+    """Calls of the denoiser."""
 
 
 def read(experiment: Experiment) -> Given:
@@ -56,17 +72,34 @@ def read(experiment: Experiment) -> Given:
         UserError: for a missing file, one that is no picture, one of another size than
             the model's, a mask with nothing to draw.
     """
-    model, settings = experiment.model, experiment.editing
-    if len(model.shape) != 3 or model.num_levels is None:
+    settings, images = experiment.editing, experiment.shown
+    if len(images.shape) != 3 or images.num_levels is None:
         raise UserError(
             f"{experiment.dataset.name} are points; only images are edited."
         )
+    if images is not experiment.dataset and settings.task != "image_to_image":
+        raise UserError(
+            f"editing.task is {settings.task!r}; a picture is measured in pixels, and "
+            "this run draws latents, which image_to_image alone can start from."
+        )
+    model = experiment.model._replace(shape=images.shape, num_levels=images.num_levels)
     return TASKS[settings.task](settings, model)
 
 
 def _image_to_image(settings: Editing, model: Model) -> Given:
     y = _given_picture(settings, model, model.shape)
-    return Given(y, None, lambda: jnp.asarray(y))
+    return Given(y, None, lambda: jnp.asarray(y), origin=y)
+
+
+def _stroke(settings: Editing, model: Model) -> Given:
+    """The masked part starts from what is painted there (Meng et al. 2022)."""
+    given = _inpaint(settings, model)
+    return given._replace(shown=lambda: jnp.asarray(given.y), origin=given.y)
+
+
+def _jpeg(settings: Editing, model: Model) -> Given:
+    y = _given_picture(settings, model, model.shape)
+    return Given(y, JPEG(settings.quality), lambda: jnp.asarray(y))
 
 
 def _inpaint(settings: Editing, model: Model) -> Given:
@@ -109,6 +142,8 @@ TASKS: dict[str, Callable[[Editing, Model], Given]] = {
     "colourise": _colourise,
     "super_resolve": _super_resolve,
     "deblur": _deblur,
+    "stroke": _stroke,
+    "jpeg": _jpeg,
 }
 """What `editing.task` may be -> how its files are read."""
 
@@ -132,36 +167,6 @@ def _picture(field: str, file: str, shape: Shape) -> np.ndarray:
         raise UserError(f"editing.{field}: {error}") from None
 
 
-def restorer(
-    settings: Editing,
-    denoise: Denoise,
-    given: Given,
-    *,
-    sigma_data: float,
-    sigmas: Array,
-) -> Denoise:
-    """The denoiser of what the picture was made from, by the method of the settings.
-
-    Args:
-        settings: of the config.
-        denoise: the model's denoiser.
-        given: the picture, and how it came about.
-        sigma_data: standard deviation of the scaled data.
-        sigmas: the grid.
-    """
-    if given.measurement is None:
-        return denoise
-    noise = {"noise_std": settings.noise_std}
-    options: dict[str, dict[str, Any]] = {
-        "replace": {},
-        "pseudo_inverse": noise | {"sigma_data": sigma_data},
-        "moment_matching": noise,
-        "dps": {"sigmas": sigmas},
-    }
-    method = getattr(editing, settings.method)
-    return method(denoise, given.measurement, given.y, **options[settings.method])
-
-
 def draw_edits(
     experiment: Experiment,
     given: Given,
@@ -170,11 +175,11 @@ def draw_edits(
     cond: Any,
     *,
     offers: Offers = NO_OFFERS,
-) -> Array:
-    """Draw one result per key, [batch, *shape], in the scale of the data.
+) -> Edits:
+    """Draw one result per key, in the scale of the images.
 
     Args:
-        experiment: with the model, the sampler and the task.
+        experiment: with the model, the sampler, the task and the method.
         given: the picture, and how it came about.
         params: of the model, with those of the companions that guide.
         keys: [batch].
@@ -185,38 +190,63 @@ def draw_edits(
     sigmas = drawing.grid()
     keys_start, keys_path = jax.vmap(jax.random.split, out_axes=1)(keys)
     origin = jnp.zeros((len(keys), *model.shape), jnp.float32)
-    if given.measurement is None:
-        origin = jnp.broadcast_to(given.y, origin.shape)
+    if given.origin is not None:
+        start = model.embed(params, jnp.asarray(given.origin, origin.dtype))
+        origin = jnp.broadcast_to(start, origin.shape)
         sigmas = editing.tail(sigmas, settings.strength)
     sigmas = jnp.asarray(sigmas, origin.dtype)
-    denoise = restorer(
-        settings,
-        guided_denoiser(model, drawing, params, offers),
-        given,
-        sigma_data=model.sigma_data,
-        sigmas=sigmas,
-    )
-    x = sample(
-        bound_sampler(drawing.sampler, model, params, cond),
-        denoise,
+    restorer = editing.Restorer(guided_denoiser(model, drawing, params, offers))
+    if given.measurement is not None:
+        restorer = editing.restore_by(
+            experiment.restoration,
+            *(restorer.denoise, given.measurement, given.y),
+            noise_std=settings.noise_std,
+            grid=sigmas,
+        )
+    sampler = restorer.sampler or drawing.sampler
+    result = sample(
+        bound_sampler(sampler, model, params, cond),
+        restorer.denoise,
         editing.noised(keys_start, origin, sigmas[0]),
         sigmas,
         key=keys_path,
         cond=cond,
-    ).x
-    if given.measurement is None or settings.noise_std:
-        return x
-    return editing.keep_measured(x, given.measurement, given.y)
+    )
+    x = result.x
+    if given.measurement is None:
+        x = model.render(params, x)
+    elif not settings.noise_std:
+        x = editing.keep_measured(x, given.measurement, given.y)
+    return Edits(x, jnp.broadcast_to(result.num_evals, len(keys)))
 
 
-def edit(
-    experiment: Experiment, given: Given, params: Params, offers: Offers = NO_OFFERS
-) -> np.ndarray:
-    """Draw all results of the settings; result i is a function of (seed, i)."""
-    count = experiment.editing.num_samples
-    run = jax.jit(partial(draw_edits, experiment, given, offers=offers))
-    cond = _stated_conditions(experiment.model, np.arange(count))
-    return np.asarray(run(params, sample_keys(experiment.seed, 0, count), cond))
+def make_edit(
+    experiment: Experiment, given: Given, mesh: Mesh, offers: Offers = NO_OFFERS
+) -> tuple[int, Callable[[Params, int], Arrays]]:
+    """Compile the drawing of a batch of results; result i is a function of (seed, i).
+
+    Args:
+        experiment: whose picture is edited.
+        given: the picture, and how it came about.
+        mesh: devices, each of which draws its share.
+        offers: what the companions that guide offer.
+
+    Returns:
+        (size, draw): draw(params, first) gives results first, first + 1, ... by size,
+        the fields of `Edits`.
+    """
+    wanted = min(experiment.sampling.batch_size, experiment.editing.num_samples)
+    size = divisible(wanted, mesh)
+    function = partial(draw_edits, experiment, given, offers=offers)
+    compiled = map_examples(function, mesh, EVERYWHERE, BY_EXAMPLE, BY_EXAMPLE)
+
+    def draw(params: Params, first: int) -> Arrays:
+        index = np.arange(first, first + size)
+        cond = _stated_conditions(experiment.model, index)
+        keys = sample_keys(experiment.seed, first, size)
+        return jax.device_get(compiled(params, keys, cond))._asdict()
+
+    return size, draw
 
 
 def _stated_conditions(model: Model, index: np.ndarray) -> Any:

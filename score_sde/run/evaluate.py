@@ -90,7 +90,7 @@ def measure(
     """
     extraction = open_features(experiment, config)
     logits = any("logits" in reads_of(m) for m in experiment.metrics.values())
-    stored = experiment.dataset.from_units(samples)
+    stored = experiment.shown.from_units(samples)
     fake = in_parts(
         folder and folder / "samples",
         len(stored),
@@ -146,7 +146,7 @@ def _split_features(
     if reference.arrays and reference.record.get("split") == split:
         return reference.arrays["features"]
     count = count_of(experiment, split)
-    values = values_of(experiment.dataset.split(split))
+    values = values_of(experiment.shown.split(split))
     path = folder and folder / split
     return in_parts(path, count, values, extraction, logits=False)["features"]
 

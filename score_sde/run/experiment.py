@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from score_sde.data import Dataset
+from score_sde.editing import Restorer
 from score_sde.run.model import Model
 from score_sde.run.objectives import Objective
 from score_sde.run.settings import (
@@ -24,6 +25,10 @@ from score_sde.training.optimizer import Optimizer
 from score_sde.training.settings import Training
 from score_sde.types import Array, Denoise
 
+OFFERED_BY_RUN = ("grid", "perturbed")
+"""Needs of guidance that the run itself meets: its noise levels, and its model with
+parts of the network left out. All other needs are roles of companions."""
+
 
 class Drawing(NamedTuple):
     """How samples are drawn."""
@@ -35,6 +40,8 @@ class Drawing(NamedTuple):
     roles: tuple[str, ...]
     """Roles of the companions that guidance needs."""
     threshold: Callable[[Denoise], Denoise]
+    own: tuple[str, ...] = ()
+    """What guidance needs of the run itself: names in `OFFERED_BY_RUN`."""
 
 
 class Experiment(NamedTuple):
@@ -52,6 +59,8 @@ class Experiment(NamedTuple):
     sampling: Sampling
     likelihood: Scoring
     editing: Editing
+    restoration: Callable[..., Restorer]
+    """(denoiser, measurement, y, and what it wants) -> how a picture is restored."""
     evaluation: Evaluation
     features: Callable[[], Callable[[Any], np.ndarray]]
     """Makes the extractor of features from images."""
@@ -63,4 +72,19 @@ class Experiment(NamedTuple):
     @property
     def training_roles(self) -> tuple[str, ...]:
         """Roles of the companions without which it can't be trained."""
-        return (*self.model.network.companions, *self.objective.companions)
+        known = (*self.model.network.companions, *self.objective.companions)
+        return (*known, *self.dataset.made_by)
+
+    @property
+    def shown(self) -> Dataset:
+        """The data that samples are compared with: of latents, the images."""
+        return self.dataset.shown
+
+    @property
+    def scored(self) -> Dataset:
+        """The data whose likelihood is computed: of latents the images, by a bound.
+
+        Without a density of latents given an image there is no bound, and it is that
+        of the latents.
+        """
+        return self.dataset if self.model.points_of_images is None else self.shown

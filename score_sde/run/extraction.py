@@ -49,7 +49,7 @@ def open_features(
     Raises:
         UserError: if they can't be made of these data, or hosts have different ones.
     """
-    levels = num_levels or experiment.model.num_levels
+    levels = num_levels or experiment.shown.num_levels
     try:
         extract = experiment.features()
     except ValueError as error:
@@ -126,6 +126,6 @@ def values_of(examples: Examples) -> Callable[[np.ndarray], np.ndarray]:
 
 def count_of(experiment: Experiment, split: str) -> int:
     """How many examples of a split the config measures by."""
-    count = len(experiment.dataset.split(split))
+    count = len(experiment.shown.split(split))
     wanted = experiment.evaluation.num_real
     return min(count, wanted) if wanted else count

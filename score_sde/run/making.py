@@ -185,6 +185,8 @@ class Maker:
         fields = fields_of(constructor, skip=called_with or 0 if is_bound else 0)
         own = option_fields(section, constructor)
         given = {k: self.given[k] for k in fields if k in self.given and k not in own}
+        if section == "features" and "dataset" in given:
+            given["dataset"] = getattr(given["dataset"], "shown", FAILED)
         if any(value is FAILED for value in given.values()):
             return FAILED
         for name, field in fields.items():

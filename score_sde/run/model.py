@@ -16,7 +16,8 @@ import jax.random as jr
 import numpy as np
 
 from score_sde import data, elbo
-from score_sde.conditions import Condition
+from score_sde.arrays import example_keys, per_example
+from score_sde.conditions import Condition, Rows
 from score_sde.dequantisation import DEQUANTISERS, Dequantised, variational
 from score_sde.flow_map import ANYWHERE, FlowMap, Reach, as_denoiser, make_jump
 from score_sde.networks import Dequantiser, Network
@@ -30,6 +31,12 @@ from score_sde.types import Array, Denoise, Key, Params
 
 COMPANIONS = "companions"
 """Where parameters have those of other runs, by role."""
+
+
+def as_points(params: Params, x: Array) -> Array:
+    """The points themselves, of data that are shown as a model sees them."""
+    del params
+    return x
 
 
 class Model(NamedTuple):
@@ -54,10 +61,34 @@ class Model(NamedTuple):
     """What the network is told of an example; none for an unconditional one."""
     chain: np.ndarray
     """The noise levels of the discrete chain, ascending."""
+    shown_levels: int | None
+    """Grey levels of samples as they are shown; of latents those of the images."""
+    render: Callable[[Params, Array], Array] = as_points
+    """(parameters, points) -> points as they are shown: of latents the images."""
+    embed: Callable[[Params, Array], Array] = as_points
+    """(parameters, points as they are shown) -> points: undoes `render`."""
+    points_of_images: Callable[[Params, Key, Array], Dequantised] | None = None
+    """(parameters, keys, stored images) -> latents, and what the likelihood of the
+    images takes off their log-density; None for data that are no latents, or have an
+    encoder without noise."""
     two_levels: bool = False
     """Whether the network is told where a jump ends."""
     reach: Callable[[], Reach] = lambda: ANYWHERE
     """Gives the jumps that it is trained for."""
+
+
+def posterior_points(key: Key, x: Array, rows: Rows) -> Array:
+    """Points drawn around x where the rows state deviations, as latents do.
+
+    Args:
+        key: one of the batch, or one per example.
+        x: the means, [batch, *shape].
+        rows: the examples; "std" are the standard deviations.
+    """
+    if "std" not in rows:
+        return x
+    noise = per_example(jr.normal, example_keys(key, len(x)), x)
+    return x + rows["std"] * noise
 
 
 def init_params(
@@ -185,9 +216,12 @@ def scoring_points(
         model: of a config.
         params: with those of the flow, if it is asked for.
         keys: one per example.
-        values: the examples as the data are stored, [batch, *shape].
+        values: the examples as the data are stored, [batch, *shape]; of latents that
+            have a density, the images.
         dequantisation: a name in `dequantisation.DEQUANTISATIONS`.
     """
+    if model.points_of_images is not None:
+        return model.points_of_images(params, keys, values)
     if dequantisation == "variational":
         return points_of_flow(model, params, keys, values)
     return DEQUANTISERS[dequantisation](

@@ -38,6 +38,7 @@ from score_sde.run.model import (
     network_fn,
     reverse_chain,
 )
+from score_sde.training.optimizer import Optimizer
 from score_sde.types import Array, Denoise, Key, Params
 
 
@@ -96,6 +97,29 @@ class Objective:
     """Whether it has `middle_levels` and `loss_by_level`."""
     bounds_chain: ClassVar[bool] = False
     """Whether the bound that is reported is the discrete chain's."""
+    trains_autoencoder: ClassVar[bool] = False
+    """Whether the trained network is an autoencoder, to encode and decode."""
+
+    @property
+    def needs_whole_batch(self) -> bool:
+        """Whether the loss of an example depends on the others of its batch."""
+        return False
+
+    def open(self) -> None:
+        """Read or train what the loss needs, outside of any compiled function."""
+
+    def scored(self) -> Objective:
+        """The objective whose loss of held-out examples is followed."""
+        return self
+
+    def estimated(self) -> Objective:
+        """The objective whose cost is estimated, without any file or any data."""
+        return self
+
+    def optimizers(self, main: Optimizer) -> dict[str, Optimizer]:
+        """The optimiser of each group of parameters that has one of its own."""
+        del main
+        return {}
 
     def init(self, key: Key, model: Model) -> Params:
         """The parameters that it learns beside the network's, a dict."""

@@ -20,6 +20,7 @@ from score_sde.run.companions import Loaded
 from score_sde.run.experiment import Experiment
 from score_sde.run.likelihoods import score_examples
 from score_sde.run.model import denoiser, jump, with_companions
+from score_sde.run.objectives import Objective
 from score_sde.run.paths import differences, without
 from score_sde.run.sample import Samples, draw_samples, sample_keys, sampled_model
 from score_sde.run.sections import CHAIN_FIELDS, complete
@@ -30,6 +31,14 @@ from score_sde.samplers import Sampler
 from score_sde.sde import SDE
 from score_sde.training.restore import restored_average
 from score_sde.types import Array, Denoise, Params, UserError
+
+SAMPLES, DENOISER, AUTOENCODER = "samples", "denoiser", "autoencoder"
+NEEDS: dict[str, Callable[[Objective], bool]] = {
+    SAMPLES: lambda o: o.trains_denoiser or o.trains_jumps,
+    DENOISER: lambda o: o.trains_denoiser,
+    AUTOENCODER: lambda o: o.trains_autoencoder,
+}
+"""What a run may have to be of use -> whether its objective trains it."""
 
 
 class Run(NamedTuple):
@@ -130,7 +139,7 @@ def open_run(
     *,
     hosts: Mapping[str, Any] | None = None,
     step: int = 0,
-    needs_denoiser: bool = False,
+    needs: str = SAMPLES,
 ) -> Run:
     """Open a trained run.
 
@@ -140,22 +149,22 @@ def open_run(
             sampler; None for that one.
         hosts: how to find the other hosts, see `runtime.mesh.start_devices`.
         step: of the checkpoint; 0 for the newest.
-        needs_denoiser: whether jumps alone, of a student of few steps, won't do.
+        needs: what it must have trained: "samples", by a denoiser or by jumps,
+            "denoiser", "autoencoder", or "" for anything.
 
     Raises:
-        UserError: if there is no run, no good checkpoint, or no denoiser in it.
+        UserError: if there is no run, no good checkpoint, or not that in it.
     """
     workdir = Path(workdir)
     whole = complete(read_config(workdir) if config is None else config)
     experiment = build(whole)
     if config is not None and (workdir / "config.json").is_file():
         _check_model(workdir, whole, experiment)
-    objective = experiment.objective
-    jumps = objective.trains_jumps and not needs_denoiser
-    if not (objective.trains_denoiser or jumps):
+    if needs and not NEEDS[needs](experiment.objective):
         name = whole["objective"]["name"]
+        part = DENOISER if needs == SAMPLES else needs
         raise UserError(
-            f"{workdir} was trained by objective {name!r}: it has no denoiser."
+            f"{workdir} was trained by objective {name!r}: it has no {part}."
         )
     start_devices(hosts)
     check_grid(experiment)

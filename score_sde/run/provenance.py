@@ -44,6 +44,7 @@ NEVER: dict[str, str] = {
     "extra": "notes of the user, which nothing reads",
     "parts": "the modules are known by their content",
     "editing": ANOTHER_PROGRAM,
+    "restoration": ANOTHER_PROGRAM,
 }
 OF_SAMPLES = dict.fromkeys(
     ("sampler", "grid", "guidance", "threshold", "sampling", "conditions.*.samples"),
@@ -64,7 +65,7 @@ CANNOT_MATTER: dict[str, dict[str, str]] = {
         "objective": GIVEN_PARAMETERS,
     },
     "edits": {
-        **{field: why for field, why in NEVER.items() if field != "editing"},
+        **{f: why for f, why in NEVER.items() if f not in ("editing", "restoration")},
         **OF_METRICS,
         "likelihood": ANOTHER_PROGRAM,
         "objective": GIVEN_PARAMETERS,

@@ -86,7 +86,7 @@ def open_reference(
     if not settings.reference:
         split = settings.against
         count = count_of(experiment, split)
-        values = values_of(experiment.dataset.split(split))
+        values = values_of(experiment.shown.split(split))
         path = folder and folder / split
         arrays = in_parts(path, count, values, extraction, logits=logits)
         record = _record_of(experiment, split, count)
@@ -117,9 +117,9 @@ def open_reference(
 
 
 def _record_of(experiment: Experiment, split: str, count: int) -> dict[str, Any]:
-    data = identity(experiment.dataset)
+    data = identity(experiment.shown)
     return {
-        "dataset": experiment.dataset.name,
+        "dataset": experiment.shown.name,
         "split": split,
         "number": count,
         "data": data["digest"],
@@ -145,7 +145,7 @@ def write_reference(
     origin = {
         "features": extraction.identity,
         **_record_of(experiment, split, count),
-        "format": identity(experiment.dataset)["format"],
+        "format": identity(experiment.shown)["format"],
         "code": code_digest(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
@@ -190,7 +190,7 @@ def moments_of_split(
         extraction: of the features.
         folder: for the files of parts.
     """
-    examples, size = experiment.dataset.split(split), BATCH * BATCHES
+    examples, size = experiment.shown.split(split), BATCH * BATCHES
 
     def compute(first: int) -> Arrays:
         last = min(first + size, count)

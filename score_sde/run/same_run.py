@@ -14,7 +14,15 @@ from score_sde.types import UserError
 
 FREE = (
     *("devices", "sampler", "grid", "guidance", "threshold", "sampling", "likelihood"),
-    *("editing", "features", "metrics", "evaluation", "extra", "conditions.*.samples"),
+    *(
+        "editing",
+        "restoration",
+        "features",
+        "metrics",
+        "evaluation",
+        "extra",
+        "conditions.*.samples",
+    ),
     *("train.log_every", "train.sample_every", "train.checkpoint_every"),
     *("train.keep_checkpoints", "train.keep_every", "train.keep_best"),
     *("train.on_failed_save", "train.max_skipped", "train.profile_steps"),

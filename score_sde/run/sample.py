@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,7 +15,8 @@ from jax.sharding import Mesh
 from score_sde import conditions, data
 from score_sde.arrays import example_keys, per_example
 from score_sde.flow_map import ANYWHERE, FlowMap
-from score_sde.guidance import network_evals
+from score_sde.guidance import Perturb, network_evals
+from score_sde.networks import perturbed
 from score_sde.run.experiment import Drawing, Experiment
 from score_sde.run.model import (
     COMPANIONS,
@@ -69,8 +70,23 @@ def guided_denoiser(
         params: with those of the companions that guide.
         offers: what these companions offer.
     """
+    own: dict[str, Callable[[], Any]] = {
+        "grid": drawing.grid,
+        "perturbed": partial(_perturb, model, params),
+    }
     roles = {role: offers[role](params[COMPANIONS][role]) for role in drawing.roles}
+    roles |= {name: own[name]() for name in drawing.own}
     return drawing.threshold(drawing.guidance(denoiser(model, params), **roles))
+
+
+def _perturb(model: Model, params: Params) -> Perturb:
+    """What makes the model's denoiser without parts of its network."""
+
+    def without(skip: Sequence[str], attention: Sequence[str]) -> Denoise:
+        network = perturbed(model.network, skip=skip, attention=attention)
+        return denoiser(model._replace(network=network), params)
+
+    return without
 
 
 def bound_sampler(sampler: Sampler, model: Model, params: Params, cond: Any) -> Sampler:
@@ -128,9 +144,11 @@ def draw_samples(
         key=keys_path,
         cond=cond,
     )
-    finite = jnp.isfinite(result.x.reshape(len(keys), -1)).all(1)
+    # Before levels are made of them: a NaN would be a black pixel.
+    points = model.render(params, result.x)
+    finite = jnp.isfinite(points.reshape(len(keys), -1)).all(1)
     return Samples(
-        data.to_levels(result.x, num_levels=model.num_levels),
+        data.to_levels(points, num_levels=model.shown_levels),
         jnp.broadcast_to(result.num_evals, finite.shape),
         finite if result.success is None else finite & result.success,
     )

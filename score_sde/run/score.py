@@ -76,7 +76,7 @@ def num_examples(experiment: Experiment) -> dict[str, int]:
 
     Raises: UserError for data that are not there, or fewer than likelihood.num_train.
     """
-    dataset, num_train = experiment.dataset, experiment.likelihood.num_train
+    dataset, num_train = experiment.scored, experiment.likelihood.num_train
     counts = {"test": len(dataset.test)}
     if num_train:
         counts["train"] = num_train
@@ -100,7 +100,7 @@ def score_split(
     """(per-example arrays, their summary) of the first `count` examples of a split."""
     settings = experiment.likelihood
     # The density of what a model sees becomes that of the data in the user's units.
-    log_scale = experiment.dataset.log_scale
+    log_scale = experiment.scored.log_scale
 
     def solved(which: Pass) -> ScoreBatch:
         tolerance = jnp.asarray(which.tolerance, jnp.float32)
@@ -122,7 +122,7 @@ def score_split(
         out = programs.bound(params, _keys(keys, 0, 0), _keys(keys, 0, 2), values, cond)
         return out._replace(decoder=out.decoder + log_scale)
 
-    run = partial(_run, experiment, experiment.dataset.split(split), mesh)
+    run = partial(_run, experiment, experiment.scored.split(split), mesh)
     repeats, checked = settings.repeats, min(settings.num_checked, count)
     passes = [Pass(f"repeat{r}", r, r) for r in range(repeats)]
     checks = [
@@ -136,7 +136,7 @@ def score_split(
         for p in group
     }
     terms = run(bounded, count, folder / f"{split}_bound")
-    num_dims = int(np.prod(experiment.dataset.shape))
+    num_dims = int(np.prod(experiment.scored.shape))
     scores = _gather(found, terms, [p.name for p in passes], num_dims)
     row = summary(
         scores,
@@ -144,9 +144,17 @@ def score_split(
         num_dims=num_dims,
         is_exact=settings.divergence == "exact",
     )
+    row["of"] = _what(experiment)
     row["errors"] |= _stated_error(scores, num_dims, fixed=settings.num_steps > 0)
     row["seconds"] = round(sum(a["seconds"].sum() for a in found.values()), 1)
     return scores, row
+
+
+def _what(experiment: Experiment) -> str:
+    """What the scores are of: "data", "images" by a bound, or "latents"."""
+    if experiment.dataset.origin is None:
+        return "data"
+    return "latents" if experiment.model.points_of_images is None else "images"
 
 
 def _stated_error(scores: Arrays, num_dims: int, *, fixed: bool) -> dict[str, float]:

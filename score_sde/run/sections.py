@@ -8,16 +8,20 @@ a registry, in a config file or in a module that `parts` lists, can name it in a
 from __future__ import annotations
 
 import inspect
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from score_sde import losses, noise_levels, precondition, sde
 from score_sde.conditions import CONDITIONS
 from score_sde.data import SOURCES
+from score_sde.editing import METHODS
 from score_sde.evaluation import FEATURES, METRICS
 from score_sde.fields import MISSING, Field, fields_of, is_literal
 from score_sde.guidance import GUIDANCES, THRESHOLDS, is_model
+from score_sde.latents import AUTOENCODERS
 from score_sde.networks import NETWORKS
+from score_sde.run.autoencoding import Autoencoding
 from score_sde.run.objectives import OBJECTIVES
 from score_sde.run.settings import (
     Chain,
@@ -38,6 +42,7 @@ from score_sde.training.settings import Training
 
 OBJECTIVES |= {"progressive": Progressive, "direct": Direct, **CONSISTENCY, **FLOW_MAPS}
 Registry = Mapping[str, Callable[..., Any]]
+OBJECTIVES["autoencoder"] = Autoencoding
 
 
 class Section(NamedTuple):
@@ -72,7 +77,7 @@ SECTIONS: dict[str, Section] = {
     "data": Section(SOURCES, Data, is_required=True),
     "sde": Section(sde.SDES, is_required=True),
     "conditions": Section(CONDITIONS, is_open=True, default={}),
-    "network": Section(NETWORKS, is_required=True),
+    "network": Section(ChainMap(NETWORKS, AUTOENCODERS), is_required=True),
     "precondition": Section(
         precondition.PRECONDITIONERS, called_with=1, is_required=True
     ),
@@ -89,6 +94,7 @@ SECTIONS: dict[str, Section] = {
     "sampling": Section(settings=Sampling, default={}),
     "likelihood": Section(settings=Scoring, default={}),
     "editing": Section(settings=Editing, default={}),
+    "restoration": Section(METHODS, called_with=3, default={"name": "pseudo_inverse"}),
     "features": Section(FEATURES, called_with=0, default={"name": "values"}),
     "metrics": Section(METRICS, called_with=2, is_open=True, default=METRICS_TAKEN),
     "evaluation": Section(settings=Evaluation, default={}),
@@ -119,8 +125,9 @@ NOT_OPTIONS = ("name", "parent")
 """Arguments that Flax adds to every module."""
 OBJECTS = ("dataset", "sde", "noise_levels", "weight", "rngs")
 """Arguments that other sections give, which no literal can be."""
-GIVEN_LATER = {"metrics": ("held_out",)}
-"""Arguments of parts that whoever calls them has: a metric's features of other data."""
+GIVEN_LATER = {"metrics": ("held_out",), "restoration": ("noise_std", "grid")}
+"""Arguments of parts that whoever calls them has: a metric's features of other data,
+the noise of a picture and the levels that are sampled on."""
 
 
 def constructor_of(section: str, content: Any) -> Callable[..., Any] | None:

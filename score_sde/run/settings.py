@@ -68,8 +68,12 @@ def measured_sigma_data(dataset: Dataset, num_examples: int = NUM_MEASURED) -> f
     """The standard deviation of scaled training data, from examples evenly apart."""
     count = len(dataset.train)
     rows = np.unique(np.linspace(0, count - 1, min(count, num_examples)).astype(int))
-    x = centres(dataset.train[rows]["values"], num_levels=dataset.num_levels)
-    return float(np.std(np.asarray(x, np.float64)))
+    read = dataset.train[rows]
+    x = centres(read["values"], num_levels=dataset.num_levels)
+    variance = np.var(np.asarray(x, np.float64))
+    if "std" in read:  # of latents that are drawn around their means
+        variance += np.mean(np.asarray(read["std"], np.float64) ** 2)
+    return float(np.sqrt(variance))
 
 
 def resolved(
@@ -92,6 +96,7 @@ class Chain:
     num_train_timesteps: Annotated[int, at_least(1)] = 1000
     beta_start: Annotated[float, between(0, 1)] = 1e-4
     beta_end: Annotated[float, between(0, 1)] = 0.02
+    zero_terminal_snr: bool = False
 
     @property
     def levels(self) -> np.ndarray:
@@ -101,6 +106,7 @@ class Chain:
             self.num_train_timesteps,
             self.beta_start,
             self.beta_end,
+            self.zero_terminal_snr,
         )
 
 
@@ -119,30 +125,44 @@ class Companion:
 
 @settings
 class Sampling:
-    """How many samples, and how many at once; their contents don't depend on that."""
+    """How many samples, and how many at once; their contents don't depend on that.
+
+    Attributes:
+        num_samples: how many are drawn.
+        batch_size: how many at once.
+        decode_tile: of latents, the longest side that is decoded at once; tiles overlap
+            by a quarter and are blended. 0 for all of it.
+    """
 
     num_samples: Annotated[int, at_least(1)] = 64
     batch_size: Annotated[int, at_least(1)] = 64
+    decode_tile: Annotated[int, NonNegative] = 0
 
 
-TASKS = ("image_to_image", "inpaint", "colourise", "super_resolve", "deblur")
-METHODS = ("replace", "pseudo_inverse", "moment_matching", "dps")
+TASKS = (
+    *("image_to_image", "inpaint", "stroke", "colourise"),
+    *("super_resolve", "deblur", "jpeg"),
+)
 
 
 @settings
 class Editing:
-    """What is done to a picture, and how.
+    """What is done to a picture; section `restoration` says how.
 
     Attributes:
-        image: a picture file; of super_resolve the small one, of deblur the blurred.
-        mask: of inpaint, a picture file that is white where the image is drawn anew.
-        strength: of image_to_image, the share of the grid's steps that are taken.
+        image: a picture file; of super_resolve the small one, of deblur the blurred, of
+            stroke the one with strokes painted over it.
+        mask: of inpaint and stroke, a picture file that is white where the image is
+            drawn anew.
+        strength: of image_to_image and stroke, the share of the grid's steps that are
+            taken.
         factor: of super_resolve.
         blur_std: of deblur, in pixels.
+        quality: of jpeg, with which the picture was saved.
         noise_std: of the noise in the image, in units of the data, which go from -1 to
             1.
-        method: a method of `editing.py`.
-        num_samples: how many results are drawn.
+        num_samples: how many results are drawn, from which their mean and standard
+            deviation are shown too.
     """
 
     task: Annotated[str, one_of(TASKS)] = "image_to_image"
@@ -151,23 +171,16 @@ class Editing:
     strength: Annotated[float, up_to(1)] = 0.5
     factor: Annotated[int, at_least(1)] = 2
     blur_std: Annotated[float, Positive] = 1.0
+    quality: Annotated[int, within(1, 100)] = 50
     noise_std: Annotated[float, NonNegative] = 0.0
-    method: Annotated[str, one_of(METHODS)] = "pseudo_inverse"
     num_samples: Annotated[int, at_least(1)] = 8
-
-    def __post_init__(self) -> None:
-        require(
-            self,
-            (
-                "a method that knows noise where noise_std > 0",
-                lambda s: s.noise_std == 0 or s.method != "replace",
-            ),
-        )
 
     def problems(self, shape: tuple[int, ...]) -> list[str]:
         """The settings that do not suit data of this shape, a text each."""
         if self.task == "colourise" and shape[-1] != 3:
             return [f"task is 'colourise'; data of shape {shape} have no three colours"]
+        if self.task == "jpeg" and (any(n % 8 for n in shape[:2]) or len(shape) != 3):
+            return [f"task is 'jpeg'; it is for images in blocks of 8, not for {shape}"]
         return []
 
 

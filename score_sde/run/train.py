@@ -21,6 +21,7 @@ from score_sde.run.experiment import Experiment
 from score_sde.run.model import (
     COMPANIONS,
     init_params,
+    posterior_points,
     training_points,
     with_companions,
 )
@@ -72,6 +73,7 @@ def make_loss(
         offers: role -> (parameters -> what that run offers), of the companions.
     """
     model, objective = experiment.model, experiment.objective
+    objective.open()
 
     def loss(key: Key, params: Params, rows: Rows, step: StepContext) -> Array:
         key_data, key_flip, key_loss, key_dropout = jr.split(key, 4)
@@ -81,7 +83,7 @@ def make_loss(
             rows = rows | {"values": values}
         points = training_points(model, key_data, params, rows["values"])
         x0, cond = (
-            points.x,
+            posterior_points(jr.fold_in(key, 7), points.x, rows),
             conditions.in_training(model.conditions, jr.fold_in(key, 5), rows),
         )
         if cond is not None and experiment.train.condition_dropout:
@@ -192,7 +194,9 @@ def training_cost(
     batch = {"values": jax.ShapeDtypeStruct(values, kind)}
     if experiment.dataset.num_classes:
         batch["label"] = jax.ShapeDtypeStruct((size,), np.int32)
-    loss = make_loss(experiment, offers)
+    # Without what would be read or trained first: a dry run needs no data.
+    estimated = experiment._replace(objective=experiment.objective.estimated())
+    loss = make_loss(estimated, offers)
 
     def forwards(params: Params, batch: Rows, others: Mapping[str, Params]) -> Any:
         key = jr.key(0)
@@ -266,7 +270,7 @@ def _look_at_samples(experiment: Experiment, here: Mesh) -> Look:
     def look(params: Params, step: int, folder: Path) -> dict[str, float]:
         levels = draw(params, 0)["levels"]
         path = folder / f"step_{step:07d}.png"
-        save_samples(path, levels, num_levels=experiment.model.num_levels)
+        save_samples(path, levels, num_levels=experiment.shown.num_levels)
         return {}
 
     return look
@@ -277,8 +281,12 @@ def _look_at_levels(experiment: Experiment, here: Mesh, keys: Key, rows: Rows) -
     model, objective = experiment.model, experiment.objective
     cond = conditions.of_examples(model.conditions, rows)
 
-    def losses(params: Params, keys: Key, values: Array, cond: Any) -> Array:
-        x0 = training_points(model, keys, params, values).x
+    stored = {name: rows[name] for name in ("values", "std") if name in rows}
+
+    def losses(params: Params, keys: Key, rows: Rows, cond: Any) -> Array:
+        x0 = training_points(model, keys, params, rows["values"]).x
+        folded = jax.vmap(lambda key: jr.fold_in(key, 2))(keys)
+        x0 = posterior_points(folded, x0, rows)
         return objective.loss_by_level(
             model, params, keys, x0, cond, num_levels=NUM_LEVELS
         )
@@ -286,7 +294,7 @@ def _look_at_levels(experiment: Experiment, here: Mesh, keys: Key, rows: Rows) -
     by_level = map_examples(losses, here, EVERYWHERE, *[BY_EXAMPLE] * 3)
 
     def look(params: Params, step: int, folder: Path) -> dict[str, float]:
-        found = np.asarray(by_level(params, keys, rows["values"], cond)).mean(0)
+        found = np.asarray(by_level(params, keys, stored, cond)).mean(0)
         sigmas = np.asarray(objective.middle_levels(NUM_LEVELS))
         save_losses(folder / f"loss_{step:07d}.png", sigmas, found)
         return {"test_loss": float(found.mean())}

@@ -12,9 +12,9 @@ from jaxtyping import Float
 from score_sde import schedules
 from score_sde.arrays import as_float, is_traced
 from score_sde.fields import checks_rules
-from score_sde.rules import Positive, at_least, one_of
+from score_sde.rules import Positive, at_least, each, one_of
 from score_sde.sde import SDE, VP
-from score_sde.types import Array, Scalar
+from score_sde.types import Array, Grid, Scalar
 
 Count = Annotated[int, at_least(1)]
 
@@ -101,6 +101,7 @@ def ddpm(
     num_train_timesteps: Count = 1000,
     beta_start: Annotated[float, Positive] = 1e-4,
     beta_end: Annotated[float, Positive] = 0.02,
+    zero_terminal_snr: bool = False,
     timestep_spacing: Annotated[str, one_of(schedules.TIMESTEP_SPACINGS)] = "leading",
     steps_offset: Annotated[int, at_least(0)] = 0,
 ) -> Float[Array, " levels"]:
@@ -112,6 +113,7 @@ def ddpm(
         num_train_timesteps: the length of the chain.
         beta_start: the first beta.
         beta_end: the last beta.
+        zero_terminal_snr: whether the chain ends without signal.
         timestep_spacing: a name of `schedules.TIMESTEP_SPACINGS`. For any other
             timesteps, take their levels from `schedules.levels`.
         steps_offset: added to every timestep.
@@ -130,7 +132,7 @@ def ddpm(
             f"from {timesteps[-1]} to {timesteps[0]} of {num_train_timesteps}."
         )
     levels = schedules.chain_levels(
-        beta_schedule, num_train_timesteps, beta_start, beta_end
+        beta_schedule, num_train_timesteps, beta_start, beta_end, zero_terminal_snr
     )
     return _with_zero(jnp.asarray(levels[timesteps]))
 
@@ -163,6 +165,53 @@ def listed(*, sigmas: tuple[float, ...]) -> Float[Array, " levels"]:
     return levels(*sigmas)
 
 
+@checks_rules
+def sections(
+    counts: Annotated[tuple[int, ...], each(at_least(1), at_least_one=True)] = (10, 20),
+    *,
+    beta_schedule: Annotated[str, one_of(schedules.BETA_SCHEDULES)] = "linear",
+    num_train_timesteps: Count = 1000,
+    beta_start: Annotated[float, Positive] = 1e-4,
+    beta_end: Annotated[float, Positive] = 0.02,
+    zero_terminal_snr: bool = False,
+) -> Float[Array, " levels"]:
+    """Grid of a discrete chain whose sections have strides of their own.
+
+    Args:
+        counts: timesteps that are visited in each of as many sections of equal length,
+            the one of least noise first: "10,15,20" of improved DDPM's respacing.
+        beta_schedule: a name of `schedules.BETA_SCHEDULES`.
+        num_train_timesteps: the length of the chain.
+        beta_start: the first beta.
+        beta_end: the last beta.
+        zero_terminal_snr: whether the chain ends without signal.
+
+    Raises: ValueError for an unknown name and for a section shorter than its count.
+    """
+    levels = schedules.chain_levels(
+        beta_schedule, num_train_timesteps, beta_start, beta_end, zero_terminal_snr
+    )
+    timesteps = schedules.sections(tuple(counts), num_train_timesteps)
+    return _with_zero(jnp.asarray(levels[timesteps]))
+
+
+def share_of_step(sigmas: Grid, sigma: Scalar) -> Array:
+    """Share 1 - sigma_next / sigma of the way to D(x, sigma) that Euler's step takes.
+
+    The step is that of the grid which begins at sigma, or else within which sigma lies.
+
+    Args:
+        sigmas: the grid, [num_steps + 1], decreasing.
+        sigma: a scalar or [batch].
+    """
+    sigma = jnp.asarray(sigma)
+    grid = jnp.asarray(sigmas, sigma.dtype)
+    # Rounding may bring a sampler somewhat below its level.
+    number = (grid[None] > 1.0001 * sigma.reshape(-1, 1)).sum(1)
+    number = number.reshape(sigma.shape).clip(0, len(grid) - 2)
+    return 1 - grid[number + 1] / grid[number]
+
+
 def _with_zero(sigmas: Array, first: Scalar | None = None) -> Array:
     """Append 0 to a grid, and set its first level, which rounding may have moved."""
     if first is not None:
@@ -190,4 +239,5 @@ GRIDS: dict[str, Callable[..., Array]] = {
     "vp": vp,
     "ddpm": ddpm,
     "levels": listed,
+    "sections": sections,
 }

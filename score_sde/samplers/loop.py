@@ -27,6 +27,7 @@ from score_sde.samplers.edm_ablation import EDMAblation
 from score_sde.samplers.jumps import Consistency, JumpSampler
 from score_sde.samplers.langevin import Langevin
 from score_sde.samplers.lms import LMS
+from score_sde.samplers.memory import Memory, remembering
 from score_sde.samplers.noise import BrownianPath, from_bank, from_key
 from score_sde.samplers.plms import PLMS
 from score_sde.samplers.predictor_corrector import PredictorCorrector
@@ -92,7 +93,8 @@ def sample(
             `SAMPLERS["heun"](s_churn=40.0)`.
         denoise: D(x, sigma, cond), shaped like x; or a jump G(x, sigma, sigma_next,
             cond), of which samplers other than "jump" and "consistency" take the
-            denoiser on its diagonal.
+            denoiser on its diagonal. One with an attribute `memory` (see
+            `samplers.memory`) is given at each step what it learned before.
         x: [batch, *dims], noise of standard deviation sigmas[0] around the data.
         sigmas: strictly decreasing, usually from `grids`; the last may be 0.
         key: for samplers that add noise. The noise of example i is a function of
@@ -110,8 +112,9 @@ def sample(
     Raises: ValueError for an unknown name, a grid that does not decrease or begins
         above the Brownian path, noise or a denoiser's result of another shape than x,
         too few draws of noise, a path for a sampler that passes a level twice, a
-        stochastic sampler without key or noise, and a flow map that was not made for
-        the jumps of the sampler.
+        stochastic sampler without key or noise, a denoiser with a memory that the
+        sampler can't carry, and a flow map that was not made for the jumps of the
+        sampler.
 
     Examples:
         Data that are all 0 have the denoiser 0, and every path ends there:
@@ -132,14 +135,28 @@ def sample(
     made: Callable[..., Any] = as_jump if sampler.jumps else as_denoiser
     function = made(denoise)
 
-    def evaluate(x: Array, *levels: Scalar) -> Array:
-        denoised = as_float(function(x.astype(given.dtype), *levels, cond))
-        return check_alike("the denoised data", denoised, x).astype(x.dtype)
+    def checked(denoised: Array, x: Array) -> Array:
+        alike = check_alike("the denoised data", as_float(denoised), x)
+        return alike.astype(x.dtype)
 
+    def evaluate(x: Array, *levels: Scalar) -> Array:
+        return checked(function(x.astype(given.dtype), *levels, cond), x)
+
+    def recall(known: Any, x: Array, sigma: Scalar) -> tuple[Array, Any]:
+        assert memory is not None
+        x0, after = memory.recall(known, x.astype(given.dtype), sigma, cond)
+        return checked(x0, x), after
+
+    memory: Memory | None = getattr(denoise, "memory", None)
     _check_noise(sampler, noise, sigmas)
     sigmas = jnp.asarray(sigmas, x.dtype)
     draw = _draws(sampler, key, noise, x, sigmas)
-    model = evaluate if progress is None else reporting(evaluate, sigmas, progress)
+    model, told = evaluate, recall
+    if progress is not None:
+        model = reporting(evaluate, sigmas, progress, place=1)
+        told = reporting(recall, sigmas, progress, place=2)
+    if memory is not None:
+        sampler = remembering(sampler, memory.start, told)
     result = sampler.run(model, x, sigmas, draw, return_path=return_path)
     if progress is not None:
         report_end(result, sigmas, progress)

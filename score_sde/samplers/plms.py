@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
-from score_sde.fields import pytree
+from score_sde.fields import pytree, static
+from score_sde.rules import one_of
 from score_sde.samplers.steps import Draw, Interval, Model, Sampler, Step, slope
 from score_sde.types import Array
 
@@ -19,14 +20,24 @@ ADAMS_BASHFORTH = (
 )
 
 
+STARTS = ("heun", "runge_kutta")
+
+
 @pytree
 class PLMS(Sampler):
     """PLMS: DDIM steps with a mean of the last four predictions of the noise.
 
     The means are those of Adams and Bashforth for even steps, whatever the grid, so
-    that it is of high order only on grids that are nearly even in sigma. The first step
-    is Heun's, of two evaluations, if it doesn't end at sigma = 0.
+    that it is of high order only on grids that are nearly even in sigma.
+
+    Args:
+        start: how the past is made: "heun", one step of two evaluations and lower
+            orders after it; "runge_kutta", PNDM's: three steps of four evaluations. The
+            middle of a step is that in sigma here, where PNDM's is that of the chain's
+            timesteps. A step that ends at sigma = 0 is Euler's.
     """
+
+    start: Annotated[str, one_of(STARTS)] = static(default="heun")
 
     def init(self, x: Array) -> Any:
         return (jnp.zeros_like(x),) * 3
@@ -40,10 +51,11 @@ class PLMS(Sampler):
         values = (eps, *state)
         d_sigma = at.sigma_next - at.sigma
 
+        def eps_at(x: Array, sigma: Array) -> Array:
+            return slope(x, denoise(x, sigma), sigma)
+
         def heun() -> Array:
-            euler = x + d_sigma * eps
-            second = slope(euler, denoise(euler, at.sigma_next), at.sigma_next)
-            return 0.5 * (eps + second)
+            return 0.5 * (eps + eps_at(x + d_sigma * eps, at.sigma_next))
 
         def adams_bashforth(weights: tuple[float, ...]) -> Array:
             mean = jnp.zeros_like(x)
@@ -51,6 +63,23 @@ class PLMS(Sampler):
                 mean = mean + weight * value
             return mean
 
+        def runge_kutta() -> Array:
+            middle = at.sigma + 0.5 * d_sigma
+            second = eps_at(x + 0.5 * d_sigma * eps, middle)
+            third = eps_at(x + 0.5 * d_sigma * second, middle)
+            fourth = eps_at(x + d_sigma * third, at.sigma_next)
+            return (eps + 2 * second + 2 * third + fourth) / 6
+
+        if self.start == "runge_kutta":
+            early = jnp.where(at.sigma_next == 0, 0, 1)
+            which = jnp.where(at.number < 3, early, 2)
+            choices = [
+                lambda: eps,
+                runge_kutta,
+                lambda: adams_bashforth(ADAMS_BASHFORTH[-1]),
+            ]
+            mean = jax.lax.switch(which, choices)
+            return Step(x + d_sigma * mean, denoised, values[:3])
         branches = [
             lambda: eps,
             heun,
@@ -62,4 +91,6 @@ class PLMS(Sampler):
         return Step(x + d_sigma * mean, denoised, values[:3])
 
     def num_evals(self, sigmas: Array) -> Array:
-        return len(sigmas) - 1 + (sigmas[1] > 0).astype(int)
+        # So many steps at first, of so many evaluations more.
+        many = 3 if self.start == "runge_kutta" else 1
+        return len(sigmas) - 1 + many * (sigmas[1 : 1 + many] > 0).sum()

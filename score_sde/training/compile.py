@@ -18,7 +18,7 @@ from score_sde.runtime.mesh import (
     replicated,
     state_shardings,
 )
-from score_sde.training.optimizer import Optimizer, make_optimizer
+from score_sde.training.optimizer import NO_GROUPS, Optimizer, make_group_optimizer
 from score_sde.training.settings import Training
 from score_sde.training.step import (
     NO_COMPANIONS,
@@ -135,6 +135,7 @@ def prepare_training(
     project: Callable[[Params], Params] = lambda params: params,
     companions: Mapping[str, Params] = NO_COMPANIONS,
     target_decay: Callable[[Array], Array] | None = None,
+    groups: Mapping[str, Optimizer] = NO_GROUPS,
 ) -> tuple[TrainStep, TrainState]:
     """Compile the step of these settings, and place the state before the first.
 
@@ -149,11 +150,14 @@ def prepare_training(
         project: brings parameters back to where training keeps them.
         companions: role -> the parameters of another run, which are not trained.
         target_decay: of the loss's target, None for a loss without any.
+        groups: key of the parameters -> an optimiser of their own.
 
     Returns:
         (state, batch) -> (state, metrics), and the first state.
     """
-    optimizer = make_optimizer(optimizer_settings, num_steps=settings.num_steps)
+    optimizer = make_group_optimizer(
+        optimizer_settings, params, num_steps=settings.num_steps, groups=groups
+    )
     step = make_train_step(
         gradient_on(devices, mesh, loss),
         optimizer,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import jax
@@ -10,7 +12,7 @@ import numpy as np
 import optax
 
 from score_sde.fields import require, settings
-from score_sde.networks.network import is_frozen
+from score_sde.networks.network import is_frozen, is_statistic
 from score_sde.rules import (
     NonNegative,
     Positive,
@@ -91,6 +93,47 @@ def make_schedule(
     # The first step already moves: warm-up counts from 1 to warmup_steps.
     rise = optax.linear_schedule(peak / max(1, warmup), peak, max(1, warmup - 1))
     return optax.join_schedules([rise, after], [warmup])
+
+
+NO_GROUPS: Mapping[str, Optimizer] = MappingProxyType({})
+REST, STATISTICS = "", "statistics"
+"""Labels of the parameters of no group, and of those that are statistics."""
+
+
+def make_group_optimizer(
+    settings: Optimizer,
+    params: Any,
+    *,
+    num_steps: int,
+    groups: Mapping[str, Optimizer] = NO_GROUPS,
+) -> optax.GradientTransformation:
+    """The optimiser of parameters of which some have one of their own.
+
+    Gradients of each group are clipped by the norm of that group. Statistics move by
+    their gradients at a rate of 1.
+
+    Args:
+        settings: of the parameters of no group.
+        params: or their shapes, a dict whose keys may name groups.
+        num_steps: of training.
+        groups: key of the parameters -> their settings.
+    """
+
+    def label(path: tuple[Any, ...], leaf: Any) -> str:
+        del leaf
+        if is_statistic(path):
+            return STATISTICS
+        name = str(getattr(path[0], "key", REST)) if path else REST
+        return name if name in groups else REST
+
+    labels = jax.tree_util.tree_map_with_path(label, params)
+    if set(jax.tree.leaves(labels)) == {REST}:
+        return make_optimizer(settings, num_steps=num_steps)
+    made = {REST: settings, **groups}
+    transforms: dict[Any, optax.GradientTransformation] = {
+        name: make_optimizer(one, num_steps=num_steps) for name, one in made.items()
+    }
+    return optax.partition({**transforms, STATISTICS: optax.sgd(1.0)}, labels)
 
 
 def make_optimizer(

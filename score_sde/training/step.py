@@ -12,7 +12,7 @@ import jax.random as jr
 import optax
 
 from score_sde.arrays import part_of_batch, place_in_batch
-from score_sde.networks.network import is_frozen
+from score_sde.networks.network import is_frozen, is_statistic
 from score_sde.training.post_hoc_ema import power_rate
 from score_sde.types import Array, Key, Params
 
@@ -116,7 +116,7 @@ def accumulated_gradient(
         key: Key, params: Params, batch: Batch, context: StepContext
     ) -> tuple[Array, Params]:
         size = len(jax.tree.leaves(batch)[0])
-        numbers, total = place_in_batch(size)
+        numbers, total, _ = place_in_batch(size)
 
         def cut(a: Array) -> Array:
             a = a.reshape(shares, parts, size // (shares * parts), *a.shape[1:])
@@ -142,7 +142,8 @@ def mean_over_axis(gradient: Gradient, axis: str) -> Gradient:
     ) -> tuple[Array, Params]:
         size = len(jax.tree.leaves(batch)[0])
         first = jax.lax.axis_index(axis) * size
-        with part_of_batch(first + jnp.arange(size), jax.lax.axis_size(axis) * size):
+        total = jax.lax.axis_size(axis) * size
+        with part_of_batch(first + jnp.arange(size), total, axis):
             found = gradient(key, params, batch, context)
         return jax.lax.pmean(found, axis)
 
@@ -197,7 +198,7 @@ def make_train_step(
         if target_decay is not None:
             rate = 1 - target_decay(state.step + 1)
             target = optax.incremental_update(params, target, rate)
-        norm = optax.tree.norm(slope)
+        norm = optax.tree.norm(_of_all_but_statistics(slope))
         good = jnp.isfinite(value) & jnp.isfinite(norm)
         new = TrainState(state.step, params, ema_params, opt_state, power_emas, target)
         kept = jax.tree.map(lambda now, old: jnp.where(good, now, old), new, state)
@@ -207,6 +208,12 @@ def make_train_step(
         return kept._replace(step=state.step + 1), metrics
 
     return train_step
+
+
+def _of_all_but_statistics(gradient: Params) -> list[Array]:
+    """The arrays of a gradient but those of statistics, which are no slopes."""
+    leaves = jax.tree_util.tree_leaves_with_path(gradient)
+    return [array for path, array in leaves if not is_statistic(path)]
 
 
 def _of_trained(updates: Params) -> Params:

@@ -44,10 +44,13 @@ def fit(
             )
         named = named | dict(zip(trained, state.unnamed, strict=False))
     known = {tensor.name for tensor in table}
+    ignored = tuple(name[:-1] for name in known if name.endswith("*"))
     # Constants are known here, whether a file has them or not.
     missing = [t.name for t in table if t.path and t.name not in named]
     problems += _listed("missing", missing)
-    arrays_there = {n: array_of(n, a) for n, a in named.items()}
+    arrays_there = {
+        n: array_of(n, a) for n, a in named.items() if not n.startswith(ignored)
+    }
     unused = [
         n for n, a in arrays_there.items() if n not in known and not _is_counter(a)
     ]
@@ -77,6 +80,8 @@ def published_arrays(params: Any, table: Sequence[Tensor]) -> dict[str, np.ndarr
     """Make the entries of a published state dict that holds these parameters."""
     arrays = {}
     for tensor in table:
+        if tensor.unused:
+            continue
         array = tensor.value
         if tensor.path:
             array = tensor.layout.to_published(np.asarray(leaf_of(params, tensor)))

@@ -15,6 +15,8 @@ CHANNELS = (16, 32)
 class SmallClassifier(nn.Module):
     """Outputs "features" [batch, width] and "logits" [batch, num_labels].
 
+    Of images it also gives its convolutions, "layer0" and "layer1".
+
     Two convolutions of images [batch, height, width, channels], a dense layer of
     anything else, [batch, *dims]; then the last hidden layer, which the features are.
     """
@@ -25,9 +27,10 @@ class SmallClassifier(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, deterministic: bool = True) -> dict[str, Array]:
+        layers = {}
         if x.ndim == 4:
-            for channels in CHANNELS:
-                x = nn.silu(nn.Conv(channels, (3, 3))(x))
+            for i, channels in enumerate(CHANNELS):
+                layers[f"layer{i}"] = x = nn.silu(nn.Conv(channels, (3, 3))(x))
                 sides = tuple(min(2, n) for n in x.shape[1:3])
                 x = nn.avg_pool(x, sides, sides)
         else:
@@ -35,4 +38,5 @@ class SmallClassifier(nn.Module):
         x = Dropout(self.dropout)(x.reshape(len(x), -1), deterministic)
         features = jnp.tanh(nn.Dense(self.width)(x))
         h = Dropout(self.dropout)(features, deterministic)
-        return {"features": features, "logits": nn.Dense(self.num_labels)(h)}
+        logits = nn.Dense(self.num_labels)(h)
+        return {"features": features, "logits": logits, **layers}

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from score_sde.weights.published import (
+    autoencoders,
     dit,
     edm,
     edm2,
@@ -27,6 +28,7 @@ PUBLISHED: dict[str, Published] = {
     **guided_diffusion.configurations(),
     **edm2.configurations(),
     **dit.configurations(),
+    **autoencoders.configurations(),
 }
 """Name of a published model -> its configuration."""
 
@@ -46,6 +48,16 @@ TENSORS: dict[str, dict[str, Callable[..., tuple[Tensor, ...]]]] = {
     },
     "edm2": {"edm2": edm2.tensors},
     "dit": {"dit": dit.tensors},
+    **dict.fromkeys(
+        ("kl_autoencoder", "vq_autoencoder"),
+        {
+            "compvis": autoencoders.compvis_tensors,
+            "diffusers": autoencoders.diffusers_tensors,
+            "diffusers_old": autoencoders.old_diffusers_tensors,
+        },
+    ),
+    "taesd": {"diffusers": autoencoders.tiny_tensors},
+    "dc_ae": {"diffusers": autoencoders.deep_tensors},
 }
 """Network -> program -> the names and layouts of that program's files."""
 

@@ -191,7 +191,7 @@ def adm_tensors(module: ADM, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
     for part, blocks in (("enc", steps.encoder), ("dec", steps.decoder)):
         for step in blocks:
             there, here = f"model.{part}.{step.name}", f"{part}_{step.name}"
-            heads = module.heads(step.width)
+            heads = module.heads(step.width, up=step.joins)
             entries += block(there, here, step, module.style, heads)
     entries += out("model.out_norm", "model.out_conv")
     return tuple(entries)

@@ -29,6 +29,8 @@ class Published(NamedTuple):
     """Grey levels of the images; 0 for latents of an autoencoder."""
     file: str = ""
     """The name it was released under; empty if only the configuration was."""
+    objective: str = "denoising"
+    """What it was trained by, as a config names it."""
 
 
 # Images are in [-1, 1] here; in score_sde, those of the VE process are in [0, 1], so

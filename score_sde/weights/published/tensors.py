@@ -38,7 +38,8 @@ class Tensor(NamedTuple):
     holds, such as the taps of a resampling filter, it is empty and `value` says what
     the entry must be. A `frozen` entry is not trained, so that lists of trained
     parameters lack it. An `unused` entry is not needed: a file may hold any other value
-    there. `part` is (i, n) for the i-th of n equal parts of the parameter's last axis.
+    there, and under all names that begin like one that ends in a star. `part` is (i, n)
+    for the i-th of n equal parts of the parameter's last axis.
     """
 
     name: str

@@ -1,54 +1,20 @@
-"""Linear measurements y = A x + s n of an example: what restoration starts from.
-
-Each knows its transpose and solves (scale A A' + shift I) z = y in closed form, which
-is all that the methods of `editing.py` need. y has the batch of x.
-"""
+"""Linear measurements whose singular values are known in closed form."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde.arrays import expand_like
 from score_sde.fields import checks_rules, pytree, static
+from score_sde.measurements.measurement import Measurement, measured
 from score_sde.rules import Positive, at_least
-from score_sde.types import Array, Scalar
+from score_sde.types import Array
 
-NEGLIGIBLE = 1e-6
-"""Directions that A shrinks by more than its square root count as not measured."""
-
-
-@pytree
-class Measurement:
-    """A linear map of examples; subclasses give these three methods."""
-
-    def __call__(self, x: Array) -> Array:
-        """Measure: A x, [batch, ...]."""
-        raise NotImplementedError
-
-    def transpose(self, y: Array) -> Array:
-        """Apply the transpose: A' y, shaped like x."""
-        raise NotImplementedError
-
-    def solve(self, y: Array, scale: Scalar, shift: Scalar) -> Array:
-        """Solve (scale A A' + shift I) z = y; 0 where that has no inverse.
-
-        Args:
-            y: a measurement, [batch, ...].
-            scale: a scalar or [batch], not negative.
-            shift: a scalar or [batch], not negative.
-        """
-        raise NotImplementedError
-
-    def pseudo_inverse(self, y: Array) -> Array:
-        """Find the smallest x with A x = y."""
-        return self.transpose(self.solve(y, 1.0, 0.0))
-
-    def project(self, y: Array) -> Array:
-        """Keep of y what A x can be: 0 under a mask, whatever y says there."""
-        return self(self.pseudo_inverse(y))
+Gain = Callable[[Array], Array]
+"""Squared singular values -> factors."""
 
 
 @pytree
@@ -68,8 +34,8 @@ class Mask(Measurement):
     def transpose(self, y: Array) -> Array:
         return y * self._fitted(y)
 
-    def solve(self, y: Array, scale: Scalar, shift: Scalar) -> Array:
-        return _divided(y, self._fitted(y), scale, shift)
+    def filter(self, y: Array, gain: Gain) -> Array:
+        return y * gain(self._fitted(y))
 
     def project(self, y: Array) -> Array:
         return jnp.where(self._fitted(y) > 0, y, 0.0)
@@ -105,9 +71,8 @@ class Downsample(Measurement):
         k = self.factor
         return y.repeat(k, axis=1).repeat(k, axis=2) / k**2
 
-    def solve(self, y: Array, scale: Scalar, shift: Scalar) -> Array:
-        gram = jnp.full((1,) * y.ndim, 1 / self.factor**2, y.dtype)
-        return _divided(y, gram, scale, shift)
+    def filter(self, y: Array, gain: Gain) -> Array:
+        return y * gain(jnp.full((1,) * y.ndim, 1 / self.factor**2, y.dtype))
 
     def project(self, y: Array) -> Array:
         return y
@@ -133,9 +98,8 @@ class Grey(Measurement):
     def transpose(self, y: Array) -> Array:
         return y.repeat(self.channels, axis=-1) / self.channels
 
-    def solve(self, y: Array, scale: Scalar, shift: Scalar) -> Array:
-        gram = jnp.full((1,) * y.ndim, 1 / self.channels, y.dtype)
-        return _divided(y, gram, scale, shift)
+    def filter(self, y: Array, gain: Gain) -> Array:
+        return y * gain(jnp.full((1,) * y.ndim, 1 / self.channels, y.dtype))
 
     def project(self, y: Array) -> Array:
         return y
@@ -158,16 +122,15 @@ class Blur(Measurement):
     def transpose(self, y: Array) -> Array:
         return self._filtered(y, jnp.conj)
 
-    def solve(self, y: Array, scale: Scalar, shift: Scalar) -> Array:
-        def inverse(gain: Array) -> Array:
-            power = jnp.abs(gain) ** 2
-            power = jnp.where(_measured(power), power, 0.0)
-            return _divided(jnp.ones_like(power), power, scale, shift, like=y)
+    def filter(self, y: Array, gain: Gain) -> Array:
+        def by_wave(transfer: Array) -> Array:
+            power = jnp.abs(transfer) ** 2
+            return gain(jnp.where(measured(power), power, 0.0))
 
-        return self._filtered(y, inverse)
+        return self._filtered(y, by_wave)
 
     def project(self, y: Array) -> Array:
-        return self._filtered(y, lambda gain: _measured(jnp.abs(gain) ** 2))
+        return self._filtered(y, lambda gain: measured(jnp.abs(gain) ** 2))
 
     def _filtered(self, x: Array, gain: Any) -> Array:
         height, width = self.kernel.shape
@@ -216,30 +179,16 @@ class Matrix(Measurement):
     def transpose(self, y: Array) -> Array:
         return y @ jnp.asarray(self.matrix, y.dtype)
 
-    def solve(self, y: Array, scale: Scalar, shift: Scalar) -> Array:
-        matrix = jnp.asarray(self.matrix, y.dtype)
-        gram, vectors = jnp.linalg.eigh(matrix @ matrix.T)
-        gram = jnp.where(_measured(gram), gram, 0.0)
-        return _divided(y @ vectors, gram[None], scale, shift) @ vectors.T
+    def filter(self, y: Array, gain: Gain) -> Array:
+        gram, vectors = self._axes(y.dtype)
+        return (y @ vectors * gain(gram[None])) @ vectors.T
 
     def project(self, y: Array) -> Array:
-        matrix = jnp.asarray(self.matrix, y.dtype)
+        gram, vectors = self._axes(y.dtype)
+        return (y @ vectors * (gram > 0)[None].astype(y.dtype)) @ vectors.T
+
+    def _axes(self, dtype: Any) -> tuple[Array, Array]:
+        """Eigenvalues, those that count, and eigenvectors of A A'."""
+        matrix = jnp.asarray(self.matrix, dtype)
         gram, vectors = jnp.linalg.eigh(matrix @ matrix.T)
-        kept = vectors * _measured(gram)[None].astype(y.dtype)
-        return y @ kept @ vectors.T
-
-
-def _measured(gram: Array) -> Array:
-    """Tell eigenvalues of A A' that count from those that are 0 but for rounding."""
-    return gram > NEGLIGIBLE * gram.max()
-
-
-def _divided(
-    y: Array, gram: Array, scale: Scalar, shift: Scalar, like: Array | None = None
-) -> Array:
-    """Divide y by scale gram + shift; 0 where that is 0."""
-    like = y if like is None else like
-    scale, shift = (expand_like(a, like).astype(y.dtype) for a in (scale, shift))
-    by = scale * gram + shift
-    some = by > 0
-    return jnp.where(some, y / jnp.where(some, by, 1.0), 0.0)
+        return jnp.where(measured(gram), gram, 0.0), vectors

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Callable
 from typing import Annotated, ClassVar
 
 import jax
@@ -21,7 +20,7 @@ from jaxtyping import Float
 
 from score_sde.arrays import example_keys, place_in_batch
 from score_sde.fields import pytree, require, static
-from score_sde.rules import Finite, Positive, at_least
+from score_sde.rules import Finite, Positive, Share, at_least
 from score_sde.sde import SDE
 from score_sde.types import Array, Key, Params, Scalar
 
@@ -82,7 +81,7 @@ class NoiseLevels:
     def draw(self, key: Key, batch: int) -> Float[Array, " {batch}"]:
         """Draw [batch] noise levels; example i depends on (key, i), or on the shift."""
         if self.stratified:
-            numbers, total = place_in_batch(batch)
+            numbers, total, _ = place_in_batch(batch)
             u = (jr.uniform(key) + numbers / total) % 1.0
         else:
             u = jax.vmap(jr.uniform)(example_keys(key, batch))
@@ -197,6 +196,38 @@ class Learned(NoiseLevels):
     def with_params(self, params: Params | None) -> NoiseLevels:
         return dataclasses.replace(self, logits=params)
 
+    def fitted(
+        self,
+        sigma: Float[Array, " examples"],
+        loss: Float[Array, " examples"],
+        *,
+        uniform_share: Annotated[float, Share] = 0.001,
+        least: Annotated[int, at_least(1)] = 10,
+    ) -> Learned:
+        """Return the schedule that losses at these levels ask for, without training.
+
+        A bin is as likely as the root of its mean squared loss, which is where the
+        gradient of `surrogate` leads too: the resampler by second moments of Nichol and
+        Dhariwal 2021 (sec. 3.3), on bins of log sigma. Uniform as long as any bin has
+        seen too little.
+
+        Args:
+            sigma: noise levels, [examples].
+            loss: the losses at these levels, [examples], without importance weights.
+            uniform_share: of all probability, shared evenly.
+            least: losses that a bin must have seen.
+        """
+        low, high = self._ends()
+        share = (jnp.log(jnp.asarray(sigma)) - low) / (high - low)
+        index = jnp.clip(jnp.floor(share * self.num_bins), 0, self.num_bins - 1)
+        inside = jax.nn.one_hot(index.astype(int), self.num_bins, dtype=loss.dtype)
+        count, squares = inside.sum(0), (inside * loss[:, None] ** 2).sum(0)
+        root = jnp.sqrt(squares / jnp.maximum(count, 1))
+        root = jnp.where((count >= least).all(), root, jnp.ones_like(root))
+        even = uniform_share / self.num_bins
+        probability = (1 - uniform_share) * root / root.sum() + even
+        return dataclasses.replace(self, logits=jnp.log(probability))
+
     @property
     def reference(self) -> NoiseLevels:
         return LikelihoodImportance(self.sde)
@@ -275,14 +306,3 @@ class Ladder(NoiseLevels):
         edges = jnp.concatenate([ends[:1], middles, ends[1:]])
         bar = jnp.searchsorted(middles, jnp.log(sigma))
         return 1 / (len(log_sigmas) * jnp.diff(edges)[bar])
-
-
-NOISE_LEVELS: dict[str, Callable[..., NoiseLevels]] = {
-    "uniform_time": UniformTime,
-    "log_normal": LogNormal,
-    "log_uniform": LogUniform,
-    "ladder": Ladder,
-    "likelihood_importance": LikelihoodImportance,
-    "learned": Learned,
-}
-"""Name -> class; a user's own are added."""

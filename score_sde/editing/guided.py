@@ -1,11 +1,7 @@
-"""Restoration and editing: functions from denoiser to denoiser, and starting points.
+"""Restoration as functions from denoiser to denoiser.
 
-Given y = A x0 + s n (`measurements.py`), the denoiser of the posterior is
-
-    D_y = D + sigma^2 grad log p(y given x, sigma)
-
-and the methods differ in what they take for p(y given x, sigma). With J the Jacobian of
-D, sigma^2 J is the covariance of x0 given x (Efron 2011), so that a Gaussian guess is
+With J the Jacobian of D, sigma^2 J is the covariance of x0 given x (Efron 2011), so
+that a Gaussian guess at p(y given x, sigma) is
 
     D_y = D + sigma^2 J' A' V^-1 (y - A D),     V the covariance of y given x,
 
@@ -23,27 +19,20 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
-import jax.random as jr
-from jaxtyping import Float
+import numpy as np
 
-from score_sde.arrays import (
-    example_keys,
-    expand_like,
-    per_example,
-    sum_over_data,
-)
+from score_sde.arrays import expand_like, sum_over_data
 from score_sde.fields import checks_rules
 from score_sde.guidance import Guided, network_evals
-from score_sde.measurements import Measurement
-from score_sde.rules import NonNegative, Positive, Rule, at_least
-from score_sde.samplers import solve_ode
-from score_sde.sde import SDE
-from score_sde.types import Array, Denoise, Key, Level, Scalar, Score
-
-Strength = Rule("> 0 and <= 1", lambda v: 0 < v <= 1)
+from score_sde.measurements import Measurement, conjugate_gradients
+from score_sde.rules import NonNegative, Positive, at_least
+from score_sde.samplers import grids
+from score_sde.types import Array, Denoise, Scalar
 
 
-def replace(denoise: Denoise, measurement: Measurement, y: Array) -> Guided:
+def replace(
+    denoise: Denoise, measurement: Measurement, y: Array | np.ndarray
+) -> Guided:
     """Replace what was predicted by what was measured: D + A^+ (y - A D).
 
     With a mask or a grey image as A, the inpainting and colourisation of Song et al.
@@ -65,16 +54,17 @@ def replace(denoise: Denoise, measurement: Measurement, y: Array) -> Guided:
     return Guided(replaced, lambda sigma: network_evals(denoise, sigma))
 
 
-def keep_measured(x: Array, measurement: Measurement, y: Array) -> Array:
+def keep_measured(x: Array, measurement: Measurement, y: Array | np.ndarray) -> Array:
     """Move x to the nearest point with A x = y: known pixels are as given."""
-    return x + measurement.pseudo_inverse(_residual(x, measurement, y))
+    residual(x, measurement, y)  # refuses y of another shape
+    return measurement.nearest(x, jnp.asarray(y, x.dtype))
 
 
 @checks_rules
 def pseudo_inverse(
     denoise: Denoise,
     measurement: Measurement,
-    y: Array,
+    y: Array | np.ndarray,
     *,
     noise_std: Annotated[float, NonNegative],
     sigma_data: Annotated[float, Positive],
@@ -94,12 +84,13 @@ def pseudo_inverse(
     Raises: ValueError for options that break a rule; when called, for y of another
         shape than A x has.
     """
+    require_linear("pseudo_inverse", measurement)
 
-    def solve(residual: Array, sigma: Scalar, jacobian: Linear) -> Array:
+    def solve(gap: Array, sigma: Scalar, jacobian: Linear) -> Array:
         del jacobian
-        variance = jnp.asarray(sigma, residual.dtype) ** 2
+        variance = jnp.asarray(sigma, gap.dtype) ** 2
         spread = variance * sigma_data**2 / (variance + sigma_data**2)
-        return measurement.solve(residual, spread, noise_std**2)
+        return measurement.solve(gap, spread, noise_std**2)
 
     return _guided(denoise, measurement, y, solve, tangents=1)
 
@@ -108,7 +99,7 @@ def pseudo_inverse(
 def moment_matching(
     denoise: Denoise,
     measurement: Measurement,
-    y: Array,
+    y: Array | np.ndarray,
     *,
     noise_std: Annotated[float, NonNegative],
     num_iterations: Annotated[int, at_least(1)] = 1,
@@ -130,14 +121,15 @@ def moment_matching(
     Raises: ValueError for options that break a rule; when called, for y of another
         shape than A x has.
     """
+    require_linear("moment_matching", measurement)
 
-    def solve(residual: Array, sigma: Scalar, jacobian: Linear) -> Array:
+    def solve(gap: Array, sigma: Scalar, jacobian: Linear) -> Array:
         def covariance(v: Array) -> Array:
             spread = expand_like(sigma, v) ** 2
             within = measurement(jacobian(measurement.transpose(v)))
             return noise_std**2 * v + spread * within
 
-        return conjugate_gradients(covariance, residual, num_iterations)
+        return conjugate_gradients(covariance, gap, num_iterations)
 
     return _guided(denoise, measurement, y, solve, tangents=1 + num_iterations)
 
@@ -146,14 +138,15 @@ def moment_matching(
 def dps(
     denoise: Denoise,
     measurement: Measurement,
-    y: Array,
+    y: Array | np.ndarray,
     *,
     sigmas: Array,
     step: Annotated[float, Positive] = 1.0,
 ) -> Guided:
     """Step down |y - A D(x)| by this length per step of the grid (Chung et al. 2023).
 
-    This is their algorithm 1 with its normalised step, in x = xt / alpha. The denoiser
+    This is their algorithm 1 with its normalised step, in x = xt / alpha, for any
+    measurement with a derivative, linear or not. The denoiser
     moves by step / (1 - sigma_next / sigma), of which an Euler step from sigma to
     sigma_next, or ddim's, takes that share. Samplers with noise take somewhat more.
 
@@ -168,17 +161,13 @@ def dps(
         than A x has.
     """
 
-    def solve(residual: Array, sigma: Scalar, jacobian: Linear) -> Array:
+    def solve(gap: Array, sigma: Scalar, jacobian: Linear) -> Array:
         del jacobian
-        grid = jnp.asarray(sigmas, residual.dtype)
-        sigma = jnp.asarray(sigma, residual.dtype)
-        # Rounding may bring a sampler somewhat below its level.
-        number = (grid[None] > 1.0001 * sigma.reshape(-1, 1)).sum(1)
-        number = number.reshape(sigma.shape).clip(0, len(grid) - 2)
-        share = 1 - grid[number + 1] / grid[number]
-        length = jnp.sqrt(sum_over_data(residual**2))
-        unit = residual / expand_like(jnp.where(length > 0, length, 1.0), residual)
-        return unit * expand_like(step / (share * sigma**2), residual)
+        sigma = jnp.asarray(sigma, gap.dtype)
+        share = grids.share_of_step(sigmas, sigma)
+        length = jnp.sqrt(sum_over_data(gap**2))
+        unit = gap / expand_like(jnp.where(length > 0, length, 1.0), gap)
+        return unit * expand_like(step / (share * sigma**2), gap)
 
     return _guided(denoise, measurement, y, solve, tangents=1)
 
@@ -190,7 +179,7 @@ Linear = Callable[[Array], Array]
 def _guided(
     denoise: Denoise,
     measurement: Measurement,
-    y: Array,
+    y: Array | np.ndarray,
     solve: Callable[[Array, Scalar, Linear], Array],
     *,
     tangents: int,
@@ -199,14 +188,14 @@ def _guided(
 
     def guided(x: Array, sigma: Scalar, cond: Any = None) -> Array:
         x0, jacobian = jax.linearize(lambda x: denoise(x, sigma, cond), x)
-        weighed = solve(_residual(x0, measurement, y), sigma, jacobian)
-        pull = jacobian(measurement.transpose(weighed))
+        weighed = solve(residual(x0, measurement, y), sigma, jacobian)
+        pull = jacobian(measurement.pull(x0, weighed))
         return x0 + expand_like(sigma, x) ** 2 * pull
 
     return Guided(guided, lambda sigma: (1 + tangents) * network_evals(denoise, sigma))
 
 
-def _residual(x0: Array, measurement: Measurement, y: Array) -> Array:
+def residual(x0: Array, measurement: Measurement, y: Array | np.ndarray) -> Array:
     """y - A x0, an error if their shapes differ."""
     predicted = measurement(x0)
     y = jnp.asarray(y, x0.dtype)
@@ -219,70 +208,25 @@ def _residual(x0: Array, measurement: Measurement, y: Array) -> Array:
     return measurement.project(y) - predicted
 
 
-def conjugate_gradients(matrix: Linear, b: Array, num_iterations: int) -> Array:
-    """Solve matrix(v) = b for each example by itself (Hestenes and Stiefel 1952)."""
-
-    def ratio(a: Array, b: Array) -> Array:
-        return expand_like(jnp.where(b > 0, a / jnp.where(b > 0, b, 1.0), 0.0), v)
-
-    def iterate(_: int, state: tuple[Array, Array, Array]) -> tuple[Array, ...]:
-        v, rest, direction = state
-        image = matrix(direction)
-        length = sum_over_data(rest**2)
-        move = ratio(length, sum_over_data(direction * image))
-        v, rest = v + move * direction, rest - move * image
-        direction = rest + ratio(sum_over_data(rest**2), length) * direction
-        return v, rest, direction
-
-    v = jnp.zeros_like(b)
-    return jax.lax.fori_loop(0, num_iterations, iterate, (v, b, b))[0]
-
-
-@checks_rules
-def tail(sigmas: Array, strength: Annotated[float, Strength]) -> Array:
-    """Cut a grid to its last levels, a share `strength` of its steps (Meng 2022).
-
-    Raises: ValueError unless 0 < strength <= 1.
-    """
-    num_steps = len(sigmas) - 1
-    return sigmas[num_steps - max(1, round(strength * num_steps)) :]
-
-
-def noised(
-    key: Key, x0: Float[Array, "batch *dims"], sigma: Level
-) -> Float[Array, "batch *dims"]:
-    """Noise x0 to level sigma, to sample on; example i depends on (key, i)."""
-    eps = per_example(jr.normal, example_keys(key, len(x0)), x0)
-    return x0 + expand_like(sigma, x0) * eps
-
-
-def translate(
-    score: Score,
-    sde: SDE,
-    x0: Float[Array, "batch *dims"],
-    *,
-    cond_from: Any,
-    cond_to: Any,
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
-) -> Float[Array, "batch *dims"]:
-    """Encode under one condition and decode under another (Su et al. 2023).
-
-    The probability flow leads both ways; under the same condition x0 comes back. An
-    example whose solve gave up is NaN.
+def require_linear(
+    method: str, measurement: Measurement, *, spectrum: bool = False
+) -> None:
+    """Refuse a measurement that a method can't use.
 
     Args:
-        score: score(xt, t, cond), shaped like xt.
-        sde: the forward process.
-        x0: clean data, [batch, *dims].
-        cond_from: the condition of x0.
-        cond_to: the condition of the result.
-        rtol: relative tolerance of both solves.
-        atol: absolute tolerance of both solves.
+        method: its name, for the error.
+        measurement: A.
+        spectrum: whether the method also needs the singular values of A.
+
+    Raises: ValueError.
     """
-    alpha = expand_like(sde.alpha(sde.t_min), x0)
-    options: dict[str, Any] = {"rtol": rtol, "atol": atol}
-    encoded = solve_ode(
-        score, sde, alpha * x0, t0=sde.t_min, t1=sde.t_max, cond=cond_from, **options
-    )
-    return solve_ode(score, sde, encoded.x, cond=cond_to, **options).x / alpha
+    if not measurement.is_linear:
+        raise ValueError(
+            f"{method} is for linear measurements, and {type(measurement).__name__} is "
+            "not one: dps, daps with langevin_steps, and red_diff take any."
+        )
+    if spectrum and not measurement.has_spectrum:
+        raise ValueError(
+            f"{method} needs the singular values of the measurement, which "
+            f"{type(measurement).__name__} does not know."
+        )

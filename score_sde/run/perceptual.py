@@ -1,0 +1,110 @@
+"""Distances of images by features, for the losses of autoencoders.
+
+What each needs is read, or trained, once, before the first step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from score_sde.data import Dataset
+from score_sde.evaluation.classifier import trained_classifier
+from score_sde.latents.reconstruction import Distance, feature_distance
+from score_sde.types import Array, UserError
+
+SMALLEST_VGG = 16
+"""Side below which nothing is left of an image after VGG's halvings."""
+
+
+def classifier_distance(dataset: Dataset, weights: str, heads: str) -> Distance:
+    """The distance of the convolutions of a classifier that is trained on these data.
+
+    It is the classifier of the features 'classifier' at their defaults.
+    """
+    del weights, heads
+    module, params, _ = trained_classifier(dataset)
+
+    def layers(x: Array) -> list[Array]:
+        out = module.apply({"params": params}, _by_levels(x, dataset.num_levels))
+        return [out["layer0"], out["layer1"]]
+
+    return feature_distance(layers)
+
+
+def lpips_distance(dataset: Dataset, weights: str, heads: str) -> Distance:
+    """LPIPS by VGG16 (Zhang et al. 2018), of files that hold its weights.
+
+    Args:
+        dataset: whose images are compared.
+        weights: torchvision's VGG16, or a state dict of `lpips.LPIPS(net="vgg")`.
+        heads: the file of its heads; "" where `weights` has them.
+    """
+    from score_sde.networks.features.vgg import LPIPSVGG
+    from score_sde.weights import StateDict, fit, read, state_dict
+    from score_sde.weights.published.features import lpips_tables
+
+    del dataset
+    module = LPIPSVGG()
+    one = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    like = jax.eval_shape(module.init, jax.random.key(0), one)["params"]
+    named: dict[str, Any] = {}
+    for path in filter(None, (weights, heads)):
+        named |= state_dict(read(Path(path).expanduser())).named
+    _, params = fit(StateDict(named, []), lpips_tables(like), like)
+
+    def embedding(x: Array) -> Array:
+        three = x.repeat(3, -1) if x.shape[-1] == 1 else x
+        out: Any = module.apply({"params": params}, three)
+        return out["embedding"]
+
+    def distance(x: Array, y: Array) -> Array:
+        return ((embedding(x) - embedding(y)) ** 2).sum(1)
+
+    return distance
+
+
+def no_distance(dataset: Dataset, weights: str, heads: str) -> None:
+    """Compare pixels alone."""
+    del dataset, weights, heads
+
+
+PERCEPTUAL: dict[str, Callable[[Dataset, str, str], Distance | None]] = {
+    "none": no_distance,
+    "classifier": classifier_distance,
+    "lpips_vgg": lpips_distance,
+}
+"""Name -> function of (data, file of weights, file of heads): their distance."""
+
+
+def perceptual_problems(
+    name: str, weights: str, shape: tuple[int, ...], num_labels: int
+) -> list[str]:
+    """Texts of why a distance can't be made for such data."""
+    if name == "classifier" and not num_labels:
+        return ["perceptual is 'classifier'; the data have no labels to train one on"]
+    if name != "lpips_vgg":
+        return []
+    if not weights:
+        return [
+            "perceptual is 'lpips_vgg'; objective.perceptual_weights must name the "
+            "file of its weights"
+        ]
+    if min(shape[:2]) < SMALLEST_VGG:
+        return [
+            f"perceptual is 'lpips_vgg'; images of {shape[:2]} are smaller than "
+            f"{SMALLEST_VGG}"
+        ]
+    return []
+
+
+def _by_levels(x: Array, num_levels: int | None) -> Array:
+    """Centres of the bins of levels as the classifier sees them: the ends at -1, 1."""
+    if num_levels is None:
+        raise UserError("perceptual is for images of levels.")
+    level = ((x + 1) * num_levels - 1) / 2
+    return level * (2 / (num_levels - 1)) - 1

@@ -1,0 +1,170 @@
+"""How good an autoencoder is: its reconstructions, its codebook, its latents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from score_sde import data
+from score_sde.evaluation import METRICS, estimates_of, lpips, psnr, ssim
+from score_sde.evaluation.classifier import full_range
+from score_sde.evaluation.features import FEATURES
+from score_sde.latents import Coder
+from score_sde.latents.codebook import perplexity
+from score_sde.run.extraction import open_features
+from score_sde.run.latents import latent_moments, make_encode
+from score_sde.run.open import Run
+from score_sde.runtime.jobs import BY_EXAMPLE, EVERYWHERE, map_examples
+from score_sde.runtime.mesh import divisible, local_mesh
+from score_sde.types import Array, Params, UserError
+
+BATCH = 256
+WINDOW = 11
+"""Side of the window of SSIM, of images that are not smaller."""
+SHOWN = 32
+
+
+class Measured(NamedTuple):
+    """What was measured of an autoencoder."""
+
+    report: dict[str, Any]
+    images: np.ndarray
+    """The first held-out images, as they are stored."""
+    reconstructions: np.ndarray
+    """Alike."""
+
+
+def measure(run: Run) -> Measured:
+    """Measure the reconstructions of the held-out images.
+
+    The Frechet distance between images and their own reconstructions is the floor that
+    samples of a diffusion in these latents are not expected to come below.
+
+    Raises:
+        UserError: if a reconstruction is not finite.
+    """
+    experiment = run.experiment
+    images = _all_values(experiment.dataset.test)
+    made = reconstruct(run, images)
+    levels = experiment.dataset.num_levels
+    real, fake = full_range(images, levels), full_range(made, levels)
+    side = min(WINDOW, min(real.shape[1:3]) - (min(real.shape[1:3]) + 1) % 2)
+    found: dict[str, Any] = {"psnr": _row(psnr(real, fake))}
+    if side >= 3:
+        found["ssim"] = _row(ssim(real, fake, window=side)) | {"window": side}
+    extraction = open_features(experiment, run.config)
+    metric = METRICS["frechet_distance"]
+    features = extraction.features(images), extraction.features(made)
+    for name, estimate in estimates_of(metric(*features)).items():
+        found[f"rfd_{name}".rstrip("_")] = _row(estimate)
+    found |= _perceptual(run, real, fake)
+    report = {
+        "examples": len(images),
+        "features": extraction.identity,
+        "metrics": found,
+        **latent_statistics(run),
+    }
+    return Measured(report, images[:SHOWN], made[:SHOWN])
+
+
+def reconstruct(run: Run, images: np.ndarray) -> np.ndarray:
+    """The reconstructions of stored images, from the means of their latents.
+
+    Raises:
+        UserError: if one of them is not finite: as levels it would be black.
+    """
+    experiment, mesh = run.experiment, local_mesh()
+    coder: Coder = experiment.model.network.parts
+    levels, size = experiment.dataset.num_levels, divisible(BATCH, mesh)
+
+    def made(params: Params, values: Array) -> tuple[Array, Array]:
+        x = data.centres(values, num_levels=levels)
+        out = coder.decode(params, coder.encode(params, x).mean)
+        finite = jnp.isfinite(out.reshape(len(out), -1)).all(1)
+        return data.to_levels(out, num_levels=levels), finite
+
+    compiled = map_examples(made, mesh, EVERYWHERE, BY_EXAMPLE)
+    parts = []
+    for first in range(0, len(images), size):
+        part = images[first : first + size]
+        padded = np.resize(part, (size, *part.shape[1:]))
+        out, finite = jax.device_get(compiled(run.params["network"], padded))
+        if not finite[: len(part)].all():
+            raise UserError("the autoencoder's reconstructions are not finite.")
+        parts.append(out[: len(part)])
+    return np.concatenate(parts)
+
+
+def latent_statistics(run: Run) -> dict[str, Any]:
+    """Moments of the latents' channels over the training images, and codebook use.
+
+    The codes are counted over all of them: in a batch few are ever used.
+    """
+    encode, examples = make_encode(run), run.dataset.train
+    coder: Coder = run.experiment.model.network.parts
+    means, stds = encode(_all_values(examples))
+    moments = latent_moments(means, stds)
+    found: dict[str, Any] = {
+        "latents": {
+            "shape": list(moments.shape),
+            "mean": moments.mean.tolist(),
+            "std": moments.std.tolist(),
+        }
+    }
+    if coder.codes is None:
+        return found
+    codes_of = jax.jit(coder.codes)
+    counts = np.zeros(coder.num_codes, np.int64)
+    for first in range(0, len(means), BATCH):
+        codes = codes_of(run.params["network"], means[first : first + BATCH])
+        counts += np.bincount(np.asarray(codes).ravel(), minlength=coder.num_codes)
+    found["codebook"] = {
+        "size": coder.num_codes,
+        "used": int((counts > 0).sum()),
+        "perplexity": float(perplexity(jnp.asarray(counts, jnp.float32))),
+    }
+    return found
+
+
+def _perceptual(run: Run, real: np.ndarray, fake: np.ndarray) -> dict[str, Any]:
+    """LPIPS, where the loss has the weights that it needs."""
+    options = run.config["objective"]
+    if options.get("perceptual") != "lpips_vgg":
+        return {}
+    embed = FEATURES["lpips_vgg"](
+        weights=options["perceptual_weights"], heads=options["perceptual_heads"]
+    )
+    return {"lpips": _row(lpips(real, fake, embed=embed))}
+
+
+def _all_values(examples: Any) -> np.ndarray:
+    blocks = range(0, len(examples), 16 * BATCH)
+    rows = (np.arange(i, min(i + 16 * BATCH, len(examples))) for i in blocks)
+    return np.concatenate([examples[row]["values"] for row in rows])
+
+
+def _row(estimate: Any) -> dict[str, Any]:
+    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """The report as text."""
+    lines = [
+        f"  {name:<10} {row['value']:.4g} ({row['low']:.4g} to {row['high']:.4g})"
+        for name, row in report["metrics"].items()
+    ]
+    latents = report["latents"]
+    lines.append(f"  latents    {tuple(latents['shape'])}, a channel's mean and std:")
+    rows = zip(latents["mean"], latents["std"], strict=True)
+    lines += [f"             {mean:+.3f} {std:.3f}" for mean, std in rows]
+    if "codebook" in report:
+        book = report["codebook"]
+        lines.append(
+            f"  codebook   {book['used']} of {book['size']} codes used over the "
+            f"training images, perplexity {book['perplexity']:.1f}"
+        )
+    return "\n".join(lines)
