@@ -9,8 +9,8 @@ device and on a pod.
 
 from __future__ import annotations
 
-import functools
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
