@@ -147,15 +147,20 @@ def _built(name: str) -> tuple[str, str]:
     """The parts that a config names, and the number of its parameters."""
     from experiments.launch import load_config
     from score_sde.run import companions
-    from score_sde.run.build import build
+    from score_sde.run.build import ConfigError, build
     from score_sde.run.train import initial_params
 
     config = load_config(name, ROOT)
-    experiment = build(config)
+    named = ", ".join(f"`{config[s]['name']}`" for s in ("sde", "network", "sampler"))
+    try:
+        experiment = build(config)
+    except ConfigError as error:
+        if "it needs another run" not in str(error):
+            raise
+        return named, "of the run that it begins from"
     expected = companions.expected(experiment)
     params = jax.eval_shape(lambda: initial_params(experiment, expected.params))
-    named = [config[s]["name"] for s in ("sde", "network", "sampler")]
-    return ", ".join(f"`{n}`" for n in named), f"{count_parameters(params):,}"
+    return named, f"{count_parameters(params):,}"
 
 
 def weights() -> str:

@@ -9,6 +9,7 @@ device and on a pod.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Mapping
@@ -84,7 +85,9 @@ def start_devices(hosts: Mapping[str, Any] | None = None) -> None:
     cores = len(os.sched_getaffinity(0))
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if not chosen and jax.config.values["jax_num_cpu_devices"] < 1:
-        jax.config.update("jax_num_cpu_devices", cores)
+        # Where JAX is in use already, as in a notebook, its devices are what they are.
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", cores)
     # A device that waits for another in a collective holds a thread. By default XLA has
     # one per core, and then the other may wait for that thread for ever (measured:
     # within 1,000 steps on two busy cores).
