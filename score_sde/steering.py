@@ -33,6 +33,7 @@ from score_sde.fields import checks_rules
 from score_sde.guidance import null_condition
 from score_sde.rules import Finite, NonNegative, Positive, Share
 from score_sde.samplers.noise import from_key
+from score_sde.samplers.steps import Draw
 from score_sde.types import Array, Denoise, Grid, Key, Points, Scalar
 
 Reward = Callable[[Array], Array]
@@ -125,90 +126,159 @@ def steer(
 
     Raises: ValueError for powers that sum to 0 or less, and options that break a rule.
     """
-    experts, x = tuple(experts), as_float(x)
-    powers = jnp.asarray([e.power for e in experts], x.dtype)
+    x = as_float(x)
     _check_powers(experts)
-    total = powers.sum()
-    noise = jnp.asarray(noise, x.dtype)
-    rate = total * (1 + noise) / 2
-    sigmas = jnp.asarray(sigmas, x.dtype)
-    key_noise, key_choice = jr.split(key)
-    draw = from_key(key_noise, x)
-    num, size = len(x), math.prod(x.shape[1:])
+    draw_key, choice_key = jr.split(key)
+    powers = jnp.asarray([e.power for e in experts], x.dtype)
+    levels, noise = (jnp.asarray(a, x.dtype) for a in (sigmas, noise))
+    draw = from_key(draw_key, x)
+    again = _Resampling(choice_key, threshold, floor)
+    process = _Process(tuple(experts), powers, noise, levels, cond, reward, pull, draw)
+    return _followed(process, again, x)
 
-    def look(x: Array, sigma: Array) -> _Seen:
-        denoised = [as_float(e.denoise(x, sigma, cond)) for e in experts]
-        scores = [(d - x) / sigma**2 for d in denoised]
-        mixed = jnp.tensordot(powers, jnp.stack(scores), axes=1)
-        squares = jnp.stack([sum_over_data(s**2) for s in scores])
-        growth = 0.5 * (sum_over_data(mixed**2) - powers @ squares)
-        paid = jnp.zeros(num, x.dtype) if reward is None else reward(denoised[0])
-        return _Seen(x + sigma**2 / total * mixed, growth, paid)
 
-    def towards(x: Array, sigma: Array) -> Array:
-        if reward is None or not pull:
-            return jnp.zeros_like(x)
-        promised = lambda x: reward(experts[0].denoise(x, sigma, cond)).sum()  # noqa: E731
-        return pull * jax.grad(promised)(x)
+class _Resampling(NamedTuple):
+    """When particles are drawn anew, and by which key."""
+
+    key: Key
+    threshold: float
+    floor: float
+
+
+def _followed(process: _Process, resampling: _Resampling, x: Array) -> Steered:
+    """Carry particles over the whole grid; the arguments are those of `steer`."""
+    num = len(x)
 
     def body(carry: tuple[Array, Array, _Seen, Array, Array], k: Array) -> Any:
         x, log_w, seen, old, log_z = carry
-        sigma, below = sigmas[k], sigmas[k + 1]
-        last, push = below == 0, towards(x, sigma)
-        safe_below = jnp.where(last, 0.5 * sigma, below)
-        # x moves by A (D - x) dv / v, D linear in log sigma through the last two.
-        before = sigmas[jnp.maximum(k - 1, 0)]
-        passed = 2 * jnp.log(sigma / safe_below)
-        carried = jnp.where(last, 0.0, jnp.exp(-rate * passed))
-        slope = (seen.denoised - old) / jnp.where(
-            k > 0, 2 * jnp.log(before / sigma), 1.0
-        )
-        bent = jnp.where((k > 0) & ~last, passed - (1 - carried) / rate, 0.0)
-        mean = carried * x + (1 - carried) * seen.denoised + bent * slope
-        std = jnp.where(last, 0.0, _step_std(sigma, safe_below, rate))
-        std = std * jnp.sqrt(noise)
-        shift = jnp.where(last, 0.0, sigma**2 - below**2) * push
-        fresh = std * draw(k, sigma, below)
-        moved = mean + shift + fresh
-        # The law of the step without the push over that with it.
-        safe = jnp.where(last, 1.0, std)
-        less = -sum_over_data(shift * fresh) - 0.5 * sum_over_data(shift**2)
-        log_w = log_w + jnp.where(last, 0.0, less / safe**2)
-        now = jax.lax.cond(
-            last,
-            lambda: seen._replace(paid=_paid(reward, moved)),
-            lambda: look(moved, safe_below),
-        )
-        # By the trapezium in log v, in which the rate times v is smooth.
-        both = 0.5 * (seen.growth * sigma**2 + now.growth * safe_below**2)
-        log_w = log_w + jnp.where(last, seen.growth * sigma**2, both * passed)
-        log_w = log_w + now.paid - seen.paid
-        ess = effective_size(log_w)
+        moved, less = process.move(x, seen, old, k)
+        now, more = process.look_after(moved, seen, k)
+        log_w = log_w + less + more
+        ess, below = effective_size(log_w), process.sigmas[k + 1]
         # Only where there is a level below: the last weights are the result's.
-        again = (ess < threshold * num) & (below >= floor) & (k < len(sigmas) - 2)
-        chosen = systematic(jr.fold_in(key_choice, k), log_w)
+        is_last = k >= len(process.sigmas) - 2
+        again = (ess < resampling.threshold * num) & (below >= resampling.floor)
+        again &= ~is_last
+        chosen = systematic(jr.fold_in(resampling.key, k), log_w)
         index = jnp.where(again, chosen, jnp.arange(num, dtype=chosen.dtype))
         level = jax.nn.logsumexp(log_w) - math.log(num)
         parts = (moved, now, seen.denoised)
         moved, now, old = jax.tree.map(lambda a: a[index], parts)
         log_z = log_z + jnp.where(again, level, 0.0)
-        log_w = jnp.where(again, 0.0, log_w)
-        return (moved, log_w, now, old, log_z), (ess, again)
+        return (moved, jnp.where(again, 0.0, log_w), now, old, log_z), (ess, again)
 
-    start = x / jnp.sqrt(total)
-    # log of the integral of N(x; 0, v)^total.
-    log_z = (
-        -0.5
-        * size
-        * ((total - 1) * jnp.log(2 * math.pi * sigmas[0] ** 2) + jnp.log(total))
-    )
-    seen = look(start, sigmas[0])
+    start = x / jnp.sqrt(process.powers.sum())
+    seen = process.look(start, process.sigmas[0])
+    log_z = process.log_normaliser(math.prod(x.shape[1:]))
     carry = (start, seen.paid, seen, seen.denoised, log_z)
-    steps = jnp.arange(len(sigmas) - 1)
+    steps = jnp.arange(len(process.sigmas) - 1)
     (x, log_w, _, _, log_z), (ess, again) = jax.lax.scan(body, carry, steps)
     whole = jax.nn.logsumexp(log_w)
-    levels = (sigmas > 0).sum() * (len(experts) + (reward is not None and pull != 0))
-    return Steered(x, log_w - whole, log_z + whole - math.log(num), ess, again, levels)
+    log_z = log_z + whole - math.log(num)
+    return Steered(x, log_w - whole, log_z, ess, again, process.num_evals)
+
+
+class _Seen(NamedTuple):
+    """What a step reads of the particles where it begins."""
+
+    denoised: Array
+    """The mean of the predictions, by powers, shaped like x."""
+    growth: Array
+    """d log w / dv, [particles]."""
+    paid: Array
+    """The reward of what is predicted, [particles]."""
+
+
+class _Process(NamedTuple):
+    """How particles move, and what a move does to their weights."""
+
+    experts: tuple[Expert, ...]
+    powers: Array
+    noise: Array
+    sigmas: Array
+    cond: Any
+    reward: Reward | None
+    pull: float
+    draw: Draw
+
+    @property
+    def rate(self) -> Array:
+        """The rate A at which x is pulled to the prediction."""
+        return self.powers.sum() * (1 + self.noise) / 2
+
+    @property
+    def num_evals(self) -> Array:
+        """Calls of all denoisers together."""
+        pulls = self.reward is not None and self.pull != 0
+        return (self.sigmas > 0).sum() * (len(self.experts) + pulls)
+
+    def log_normaliser(self, size: int) -> Array:
+        """log of the integral of N(x; 0, v)^total, in so many dimensions."""
+        total = self.powers.sum()
+        log_width = jnp.log(2 * math.pi * self.sigmas[0] ** 2)
+        return -0.5 * size * ((total - 1) * log_width + jnp.log(total))
+
+    def look(self, x: Array, sigma: Array) -> _Seen:
+        """Evaluate the denoisers."""
+        denoised = [as_float(e.denoise(x, sigma, self.cond)) for e in self.experts]
+        scores = [(d - x) / sigma**2 for d in denoised]
+        mixed = jnp.tensordot(self.powers, jnp.stack(scores), axes=1)
+        squares = jnp.stack([sum_over_data(s**2) for s in scores])
+        growth = 0.5 * (sum_over_data(mixed**2) - self.powers @ squares)
+        moved = x + sigma**2 / self.powers.sum() * mixed
+        return _Seen(moved, growth, _paid(self.reward, denoised[0]))
+
+    def towards(self, x: Array, sigma: Array) -> Array:
+        """The part of the reward's gradient that is added to S."""
+        reward = self.reward
+        if reward is None or not self.pull:
+            return jnp.zeros_like(x)
+
+        def promised(x: Array) -> Array:
+            return reward(self.experts[0].denoise(x, sigma, self.cond)).sum()
+
+        return self.pull * jax.grad(promised)(x)
+
+    def levels(self, k: Array) -> tuple[Array, Array, Array]:
+        """(sigma, the level below, a level above 0 in its place) of step k."""
+        sigma, below = self.sigmas[k], self.sigmas[k + 1]
+        return sigma, below, jnp.where(below == 0, 0.5 * sigma, below)
+
+    def move(self, x: Array, seen: _Seen, old: Array, k: Array) -> tuple[Array, Array]:
+        """Move particles by step k: (x, what the push adds to their log weights)."""
+        sigma, below, safe_below = self.levels(k)
+        last, rate, push = below == 0, self.rate, self.towards(x, sigma)
+        # x moves by A (D - x) dv / v, D linear in log sigma through the last two.
+        before = self.sigmas[jnp.maximum(k - 1, 0)]
+        passed = 2 * jnp.log(sigma / safe_below)
+        carried = jnp.where(last, 0.0, jnp.exp(-rate * passed))
+        gap = jnp.where(k > 0, 2 * jnp.log(before / sigma), 1.0)
+        slope = (seen.denoised - old) / gap
+        bent = jnp.where((k > 0) & ~last, passed - (1 - carried) / rate, 0.0)
+        mean = carried * x + (1 - carried) * seen.denoised + bent * slope
+        std = jnp.where(last, 0.0, _step_std(sigma, safe_below, rate))
+        std = std * jnp.sqrt(self.noise)
+        shift = jnp.where(last, 0.0, sigma**2 - below**2) * push
+        fresh = std * self.draw(k, sigma, below)
+        # The law of the step without the push over that with it.
+        safe = jnp.where(last, 1.0, std)
+        less = -sum_over_data(shift * fresh) - 0.5 * sum_over_data(shift**2)
+        return mean + shift + fresh, jnp.where(last, 0.0, less / safe**2)
+
+    def look_after(self, moved: Array, seen: _Seen, k: Array) -> tuple[_Seen, Array]:
+        """What is seen after step k, and what it adds to the log weights."""
+        sigma, below, safe_below = self.levels(k)
+        last = below == 0
+        now = jax.lax.cond(
+            last,
+            lambda: seen._replace(paid=_paid(self.reward, moved)),
+            lambda: self.look(moved, safe_below),
+        )
+        # By the trapezium in log v, in which the rate times v is smooth.
+        both = 0.5 * (seen.growth * sigma**2 + now.growth * safe_below**2)
+        passed = 2 * jnp.log(sigma / safe_below)
+        grown = jnp.where(last, seen.growth * sigma**2, both * passed)
+        return now, grown + now.paid - seen.paid
 
 
 def _step_std(sigma: Array, below: Array, rate: Array) -> Array:
@@ -223,17 +293,6 @@ def _step_std(sigma: Array, below: Array, rate: Array) -> Array:
         near_zero, -jnp.log(ratio), -jnp.expm1(safe * jnp.log(ratio)) / safe
     )
     return below * jnp.sqrt(spread)
-
-
-class _Seen(NamedTuple):
-    """What a step reads of the particles where it begins."""
-
-    denoised: Array
-    """The mean of the predictions, by powers, shaped like x."""
-    growth: Array
-    """d log w / dv, [particles]."""
-    paid: Array
-    """The reward of what is predicted, [particles]."""
 
 
 def _paid(reward: Reward | None, x: Array) -> Array:
