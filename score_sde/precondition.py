@@ -62,7 +62,7 @@ def consistency(
     sigma_data: Annotated[float, Positive] = 0.5,
     sigma_min: Annotated[float, Positive] = 0.002,
 ) -> Preconditioner:
-    """EDM's, with D = x at sigma_min rather than at 0 (Song et al. 2023, app. C).
+    """EDM's, with D = x at sigma_min and below it (Song et al. 2023, app. C).
 
     Args:
         sigma: the noise level, any shape.
@@ -70,7 +70,7 @@ def consistency(
         sigma_min: where the flow ends.
     """
     sigma = as_float(sigma)
-    above = sigma - sigma_min
+    above = jnp.maximum(sigma - sigma_min, 0)
     c = edm(sigma, sigma_data=sigma_data)
     skip = sigma_data**2 / (above**2 + sigma_data**2)
     return c._replace(skip=skip, out=above * sigma_data * c.in_)

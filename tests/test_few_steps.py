@@ -1,5 +1,7 @@
 """Flow maps: the identities of the exact ones, and losses whose minimum they are."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr

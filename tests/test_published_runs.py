@@ -49,7 +49,12 @@ RUNS = {
 }
 CHAIN = "imagenet64_adm"
 """Trained on the chain whose levels the imported network knows as EDM's iDDPM."""
-WITHOUT_WEIGHTS = ("cifar10_vdm", "fashion_mnist_kl", "imagenet256_ldm")
+WITHOUT_WEIGHTS = (
+    "cifar10_vdm",
+    "cifar10_few_steps",
+    "fashion_mnist_kl",
+    "imagenet256_ldm",
+)
 COUNTS = {
     name: known["trained"]
     for file in ("unets", "edm2_dit")

@@ -95,7 +95,11 @@ def test_grids_are_those_of_a_peer(case):
     assert close(sigmas, expected, case["tol"]["sigmas"]["f64"])
 
 
-@pytest.mark.parametrize("name", sorted(grids.GRIDS.keys() - {"vp", "ddpm"}))
+OWN_LEVELS = {"vp", "ddpm", "sections", "levels"}
+"""Grids whose ends, or whose number of levels, are not stated."""
+
+
+@pytest.mark.parametrize("name", sorted(grids.GRIDS.keys() - OWN_LEVELS))
 def test_grids_fall_from_sigma_max_to_sigma_min_and_zero(name):
     sde = ss.VE()
     options = {"sde": sde} if name == "uniform_time" else {}

@@ -60,6 +60,7 @@ def model_of(objective, dims, width=16, depth=2):
         shape=(dims,),
         num_levels=None,
         num_labels=0,
+        shown_levels=None,
         sigma_data=SIGMA_DATA,
         points="uniform",
         sde=SDE,

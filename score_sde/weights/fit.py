@@ -80,7 +80,7 @@ def published_arrays(params: Any, table: Sequence[Tensor]) -> dict[str, np.ndarr
     """Make the entries of a published state dict that holds these parameters."""
     arrays = {}
     for tensor in table:
-        if tensor.unused:
+        if tensor.unused and tensor.value is None:
             continue
         array = tensor.value
         if tensor.path:
