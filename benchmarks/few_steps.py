@@ -76,7 +76,10 @@ def main() -> None:
     train = teacher.dataset.train
     real = by.features(train[np.arange(len(train))]["values"])
     given.workdir, given.budgets = given.runs[0], sorted(LEVELS)
-    rows = []
+    names = " ".join(f"runs/{path.name}" for path in given.runs)
+    result = made_by(given, by.identity)
+    result["command"] = f"python -m benchmarks.few_steps {names}"
+    rows: list[dict[str, Any]] = []
     for path in given.runs:
         base = ss.open_run(path)
         for sampler, steps, changes in choices(base, path == given.runs[0]):
@@ -93,12 +96,9 @@ def main() -> None:
             rows.append(row)
             seconds = time.monotonic() - start
             print(json.dumps(row), f"({seconds:.0f} s)", flush=True)
-    if given.json:
-        result = made_by(given, by.identity) | {"rows": rows}
-        result["command"] = "python -m benchmarks.few_steps " + " ".join(
-            f"runs/{path.name}" for path in given.runs
-        )
-        given.json.write_text(json.dumps(result, indent=1) + "\n")
+            if given.json:
+                text = json.dumps(result | {"rows": rows}, indent=1)
+                given.json.write_text(text + "\n")
 
 
 if __name__ == "__main__":

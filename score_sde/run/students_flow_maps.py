@@ -151,7 +151,7 @@ class Shortcut(FlowMapStudent):
         index = jnp.floor(uniform_like(key_time, x0) / size)
         top = times(self.sde.sigma(self.sde.t_max)).astype(x0.dtype)
         t = jnp.minimum(1 - index * size, top)
-        r = jnp.maximum(1 - (index + 1) * size, 0)
+        r = jnp.minimum(jnp.maximum(1 - (index + 1) * size, 0), t)
         time, eps = expand_like(t, x0), noise_like(key_eps, x0)
         z, velocity = (1 - time) * x0 + time * eps, eps - x0
         if self.distils:
@@ -168,7 +168,7 @@ class Shortcut(FlowMapStudent):
 
 
 @settings
-class FlowMatching(FlowMapStudent):
+class FlowMapMatching(FlowMapStudent):
     """Self-distillation or distillation of a flow map (Boffi et al. 2025; Sabour 2025).
 
     Half of the loss is on the diagonal, where the jump is the denoiser; the other half
@@ -237,5 +237,5 @@ class FlowMatching(FlowMapStudent):
 FLOW_MAPS: dict[str, Any] = {
     "mean_flow": MeanFlow,
     "shortcut": Shortcut,
-    "flow_map": FlowMatching,
+    "flow_map": FlowMapMatching,
 }
