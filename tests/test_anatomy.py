@@ -256,6 +256,7 @@ def test_the_first_step_leads_to_the_point_itself():
 # 18.7 and 18.8: fitted models, and what they draw.
 
 
+@pytest.mark.slow
 def test_a_table_converges_to_the_exact_mean(key):
     bins, betas = np.linspace(-2, 2, 9), chain(3)
     fine = bins[:-1, None] + 0.5 * (np.arange(50) + 0.5) / 50  # inside of each bin
@@ -396,6 +397,7 @@ PICTURES = oracles.GaussianMixture(
 )
 
 
+@pytest.mark.slow
 def test_small_then_large_is_the_law_of_the_pictures():
     noise, y = 0.3, np.linspace(-6, 6, 1201)
     points = jnp.asarray([[-1.0, 0.4], [0.0, 0.0], [1.5, 1.0]])
@@ -498,6 +500,7 @@ def test_it_is_the_flow_of_the_oracle_which_solves_it():
     np.testing.assert_allclose(found, solved, atol=1e-8)  # as the solver states
 
 
+@pytest.mark.slow
 def test_ddim_keeps_quantiles_as_its_steps_double():
     """First order: the error halves; paths never cross."""
     start = jnp.linspace(-2, 2, 9)

@@ -219,6 +219,7 @@ def controlled():
     return network, params, frozen, jax.jit(trunk.apply)(frozen, X, NOISE, TOLD)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("standard_promotion")  # optax mixes its counters with floats
 def test_a_control_branch_starts_as_the_frozen_network_and_leaves_it_alone():
     network, params, frozen, expected = controlled()

@@ -30,6 +30,7 @@ def even_log_sigma(sde, num_steps, low=0.05, high=5.0):
     return sde.t_from_sigma(jnp.geomspace(high, low, num_steps + 1))
 
 
+@pytest.mark.slow
 @sweep
 def test_the_adaptive_flow_is_the_exact_one(sde, key):
     x = ss.prior_sample(key, (5, 4), sde=sde)
@@ -62,6 +63,7 @@ def test_observed_order_of_fixed_steps(sde, solver, order, key):
     assert np.log2(coarse / fine) == pytest.approx(order, abs=0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "solver",
     [

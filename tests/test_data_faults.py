@@ -191,6 +191,7 @@ def test_what_would_have_to_be_changed_is_refused(content, message, tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_small_file_does_not_fill_the_memory(tmp_path):
     stream = io.BytesIO()
     Image.new("L", (30_000, 30_000)).save(stream, "PNG")

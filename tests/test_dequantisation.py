@@ -81,6 +81,7 @@ def test_the_mass_of_a_bin_is_bounded_and_then_reached(name):
         assert whole == pytest.approx(exact, abs=4 * error)
 
 
+@pytest.mark.slow
 def test_truncated_normal_loses_nothing_at_t_min():
     """Of the exact model of levels at t_min every single draw gives their probability.
 
@@ -157,6 +158,7 @@ def flow():
     return partial(Dequantiser.apply, jax.tree.unflatten(structure, moved))
 
 
+@pytest.mark.slow
 def test_the_density_of_learned_points_is_that_of_their_jacobian(flow):
     centres = jr.uniform(jr.key(1), (1, 4, 4, 1), minval=-1.0)
     eps = jr.logistic(jr.key(2), (1, 4, 4, 1))

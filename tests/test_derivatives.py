@@ -106,6 +106,7 @@ def test_formulas_of_an_sde(name):
     grads(formulas, (sde, times(sde)))
 
 
+@pytest.mark.slow
 @sweep
 def test_the_time_of_a_level(name):
     """The general inverse is found by halving, which has no derivative by itself."""

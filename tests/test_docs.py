@@ -269,6 +269,7 @@ def run_snippets(some, folder):
     return names
 
 
+@pytest.mark.slow
 def test_a_loop_of_ones_own_trains(as_a_user):
     run_snippets(snippets("python.md")[-1:], None)
 

@@ -141,6 +141,7 @@ def test_restored_samples_have_the_exact_mean_and_covariance():
     assert (error < 4 * np.sqrt(products / len(samples))).all()
 
 
+@pytest.mark.slow
 def test_repainting_nears_the_posterior_that_replacing_misses():
     """Two correlated coordinates, one of them known."""
     covariance = jnp.asarray([[1.0, 0.9], [0.9, 1.0]])
@@ -269,6 +270,7 @@ def test_image_to_image_starts_from_the_noised_image_on_the_tail():
     np.testing.assert_allclose(out, exact, rtol=5e-3, atol=5e-3)
 
 
+@pytest.mark.slow
 def test_translation_keeps_the_place_in_the_distribution():
     """Between Gaussians the flow is affine: (x - m) / std stays."""
     means = jnp.asarray([[-1.0, 0.0], [1.0, 0.5]])

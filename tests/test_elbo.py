@@ -228,6 +228,7 @@ def expected_bound(oracle, low, high):
     return prior + steps + decoder
 
 
+@pytest.mark.slow
 def test_the_continuous_bound_of_a_gaussian_is_its_entropy_plus_a_known_gap(key):
     """Which is the decoder's: the posterior at sigma_min is narrower than it says."""
     x0 = GAUSSIAN.sample(key, 20_000)
@@ -303,6 +304,7 @@ def test_the_bound_is_above_the_negative_log_likelihood(key):
     assert float(bad[:200].mean()) > -float(nats.mean())
 
 
+@pytest.mark.slow
 def test_the_bound_of_levels_is_above_their_entropy(key):
     """A Gaussian in 17 levels: its masses are known, and so is the best code."""
     width, std = 2 / 17, 0.3

@@ -117,6 +117,7 @@ def test_named_ways_are_those_of_the_programs(golden):
 # Networks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "resize", "output"),
     [
@@ -208,6 +209,7 @@ def test_dinov2_s14(golden, weight_file):
     check(features(golden[f"{case}/images"]), golden[f"{case}/cls"])
 
 
+@pytest.mark.slow
 def test_dinov2_registers_and_gates_have_the_published_parameters():
     import jax
     import jax.numpy as jnp

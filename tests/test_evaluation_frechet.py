@@ -45,6 +45,7 @@ def test_interval_holds_the_distance_of_the_laws_at_its_rate(
     assert held >= centred
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dims", "number"), [(4, 300), (32, 1000)])
 def test_bias_and_error_are_right_for_equal_laws(dims, number):
     rng = np.random.default_rng(1)

@@ -322,6 +322,7 @@ def pictures(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_picture_is_edited_and_its_known_pixels_stay(trained, pictures):
     out = program(
         "edit",

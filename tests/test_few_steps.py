@@ -261,6 +261,7 @@ def step_of(oracle, x, sigma, lower):
     return oracle.flow(x, sigma, lower)
 
 
+@pytest.mark.slow
 @mixture_slow
 def test_losses_have_their_minimum_at_the_exact_map(oracle):
     """Gradient 0 there, up to rounding, and above 0 beside it."""
@@ -334,6 +335,7 @@ def test_consistency_training_nears_distillation(oracle):
     assert (orders > 2.6).all(), errors
 
 
+@pytest.mark.slow
 def test_mean_gradient_of_training_from_data_vanishes():
     """With velocities of single samples the loss is not 0, but its gradient's mean is.
 
@@ -379,6 +381,7 @@ def test_pseudo_huber_lies_between_its_limits():
 # Curricula.
 
 
+@pytest.mark.slow
 def test_pairs_are_drawn_by_their_probabilities():
     ladder, count, draws = pairs.Ladder(), 11, 200_000
     high, low = pairs.draw_log_normal_pair(

@@ -223,6 +223,7 @@ def test_dropped_conditions_are_a_share_and_each_examples_own():
     np.testing.assert_array_equal(part["label"], dropped["label"][:100])
 
 
+@pytest.mark.slow
 def test_log_probs_under_each_class_are_those_of_the_oracle():
     """By an experiment whose network is the oracle itself."""
 
@@ -322,6 +323,7 @@ def test_configs_go_away_from_a_label_or_a_caption_and_keep_the_rest():
     np.testing.assert_allclose(guided(x, 0.5, cond), expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_an_experiment_goes_away_from_a_worse_one():
     config = load_config(str(Path(__file__).parents[1] / "configs/points.py"), Path())
     config["network"] |= {"width": 8, "depth": 1}

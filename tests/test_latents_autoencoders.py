@@ -258,6 +258,7 @@ TINY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", cases.unless(lambda name: name in ("vq_autoencoder", "taesd"), AUTOENCODERS)
 )

@@ -127,6 +127,7 @@ def linear_coder(weights, std):
     return Coder(encode, decode, None, None, None, 0, 2, ())
 
 
+@pytest.mark.slow
 def test_the_bound_of_images_is_their_evidence_where_the_posterior_is_exact():
     """For a Gaussian prior of latents by the exact flow, and any draw of them."""
     std, levels = 0.2, 256

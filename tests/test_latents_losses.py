@@ -101,6 +101,7 @@ def toy_distance(x, y):
     return ((blocks(x) - blocks(y)) ** 2).mean((1, 2, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["kl", pytest.param("vq", marks=pytest.mark.slow)])
 def test_losses_weights_and_gradients_are_those_of_the_published_programs(kind):
     coder, params = cases.loaded(f"{kind}_compvis")

@@ -131,6 +131,7 @@ def test_every_layout_trains_like_one_device(name):
         np.testing.assert_allclose(there, here, atol=2e-2 * np.abs(here).max())
 
 
+@pytest.mark.slow
 def test_statistics_and_both_optimisers_move_in_one_step():
     experiment, _, (_, state) = reference()
     first = initial_params(experiment)

@@ -77,6 +77,7 @@ def test_log_density_is_the_closed_form(sde, oracle, dtype, tolerance, nats_per_
     np.testing.assert_allclose(out.nats, exact, rtol=0, atol=nats_per_dim * x.shape[1])
 
 
+@pytest.mark.slow
 @sweep_one
 def test_the_prior_costs_less_than_a_hundredth_of_a_nat_per_dimension(sde):
     """And its mean over the data far less: it is off by their mean and variance."""
@@ -94,6 +95,7 @@ def test_the_prior_costs_less_than_a_hundredth_of_a_nat_per_dimension(sde):
     assert np.abs(off.mean()) < 1e-3
 
 
+@pytest.mark.slow
 @sweep_one
 def test_latents_are_the_exact_flow_and_solve_ode_decodes_what_lies_between(sde):
     x = noised(GAUSSIAN, sde, 6)

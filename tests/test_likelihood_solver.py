@@ -121,6 +121,7 @@ def even_times(sde, num_steps):
     return times
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
     unless(

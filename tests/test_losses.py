@@ -198,6 +198,7 @@ def test_edm_loss_is_that_of_a_peer(case):
     )
 
 
+@pytest.mark.slow
 def test_learned_log_variance_is_best_at_the_log_of_the_loss(key):
     """L / exp(u) + u has its minimum log L + 1 at u = log L (Karras et al. 2024)."""
     x0 = GAUSSIAN.sample(key, 1_000)

@@ -231,6 +231,7 @@ def test_edm2_normalises_its_stored_weights_in_training(edm2_run):
     assert relative_error(out, io["F_train_mode"]) < FLOAT32
 
 
+@pytest.mark.slow
 def test_edm2_keeps_magnitudes_at_first():
     """Unit in, unit out, in every block, at all levels (Karras et al. 2024, fig. 3)."""
     module = edm2.EDM2(

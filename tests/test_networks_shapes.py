@@ -113,6 +113,7 @@ def planted(params, higher):
     return jax.tree.map(one, params, higher)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", unless((1).__eq__, [1, 2]))
 @pytest.mark.parametrize(
     "name", ["unet", pytest.param("cross_unet", marks=pytest.mark.slow)]

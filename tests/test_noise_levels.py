@@ -215,6 +215,7 @@ def test_a_learned_schedule_finds_the_one_of_least_variance():
     assert after.std() < 0.8 * before.std()
 
 
+@pytest.mark.slow
 def test_shapes_of_noise_levels_are_those_of_other_libraries():
     """SciPy's logistic and normals, and the cosine of Hoogeboom et al. 2023, in t."""
     u = np.linspace(0.01, 0.99, 25)
@@ -244,6 +245,7 @@ def test_shapes_of_noise_levels_are_those_of_other_libraries():
     np.testing.assert_allclose(found, 0.5 * np.exp(-0.5 * mixed), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_schedule_fitted_to_losses_is_the_resampler_by_second_moments(key):
     sde, sigma = ss.EDM(), LogUniform(0.002, 80.0).draw(key, 4_000)
     levels = Learned(sde, num_bins=8)

@@ -126,6 +126,7 @@ def test_parts_of_another_job_are_dropped(tmp_path):
     assert not list(parts_folder(folder, {"step": 2}).glob("*.npz"))
 
 
+@pytest.mark.slow
 def test_the_rate_of_a_gaussian_is_its_rate_and_the_plots_are_drawn(tmp_path, key):
     """Down to level s it takes the information that x0 + s eps has of x0."""
     x0 = GAUSSIAN.sample(key, 4_000)

@@ -120,6 +120,7 @@ def test_one_brownian_path_refined_leads_to_one_sample(name, limit):
     assert np.log2(far / near) == pytest.approx(1.0, abs=0.3)
 
 
+@pytest.mark.slow
 def test_increments_of_a_path_are_those_of_brownian_motion():
     """Unit variance each, and correlated as their overlap, at any scale."""
     num = 20_000

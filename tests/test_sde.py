@@ -224,6 +224,7 @@ def test_probability_flow_follows_the_exact_flow_of_a_gaussian(sde):
     np.testing.assert_allclose(rescaled, exact, rtol=1e-9)
 
 
+@pytest.mark.slow
 @sweep
 def test_reverse_drift_leaves_the_marginals_unchanged(sde):
     """Fokker-Planck: the reverse drift is the forward one minus g^2 times the score."""
