@@ -166,7 +166,7 @@ def test_progressive_distillation_in_sigma(case):
     x = inputs["x0"] + high[:, None] * inputs["noise"]
 
     def steps(x, sigma, lower):
-        return consistency.euler_step(oracle.denoise, x, sigma, lower)
+        return carry(oracle.denoise, x, sigma, lower)
 
     target = flow_maps.progressive_target(steps, x, high, middle, low)
     student = ss.make_denoiser(
@@ -337,7 +337,7 @@ def test_progressive_distillation(case):
     x = inputs["x0"] + high[:, None] * inputs["noise"]
 
     def steps(x, sigma, lower):
-        return consistency.euler_step(oracle.denoise, x, sigma, lower)
+        return carry(oracle.denoise, x, sigma, lower)
 
     target = flow_maps.progressive_target(steps, x, high, middle, low)
     std = alpha * high

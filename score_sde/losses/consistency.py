@@ -18,7 +18,6 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from score_sde.arrays import check_alike, expand_like, where_example
-from score_sde.flow_map import carry
 from score_sde.types import Array, Denoise, Jump, Points
 
 Distance = Callable[[Array, Array], Array]
@@ -76,23 +75,12 @@ def heun_step(
     cond: Any = None,
 ) -> Float[Array, "batch *dims"]:
     """Carry x by Heun's step of the flow, levels per example; to 0 it is Euler's."""
-    first = carry(denoise, x, sigma, lower, cond)
     slope = (x - denoise(x, sigma, cond)) / expand_like(sigma, x)
+    first = x + expand_like(lower - sigma, x) * slope
     safe = jnp.where(lower > 0, lower, sigma)
     there = (first - denoise(first, safe, cond)) / expand_like(safe, x)
     whole = x + expand_like(lower - sigma, x) * 0.5 * (slope + there)
     return where_example(lower > 0, whole, first)
-
-
-def euler_step(
-    denoise: Denoise,
-    x: Points,
-    sigma: Float[Array, " batch"],
-    lower: Float[Array, " batch"],
-    cond: Any = None,
-) -> Float[Array, "batch *dims"]:
-    """Carry x by Euler's step of the flow, which is DDIM's, levels per example."""
-    return carry(denoise, x, sigma, lower, cond)
 
 
 def inverse_gap(sigma: Array, lower: Array) -> Array:

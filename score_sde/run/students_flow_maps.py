@@ -11,7 +11,7 @@ import jax.random as jr
 
 from score_sde.arrays import example_keys, expand_like, mean_over_data, where_example
 from score_sde.fields import settings
-from score_sde.flow_map import as_denoiser
+from score_sde.flow_map import as_denoiser, as_jump
 from score_sde.losses.distances import squared
 from score_sde.losses.flow_maps import (
     average_velocity,
@@ -51,6 +51,16 @@ class FlowMapStudent(Student):
     def distils(self) -> bool:
         return self.velocity == "teacher"
 
+    def on_line(
+        self, t: Array, x0: Array, eps: Array, cond: Any, context: Context
+    ) -> tuple[Array, Array]:
+        """(z, velocity) on the straight line at time t, by data or by the teacher."""
+        time = expand_like(t, x0)
+        z = (1 - time) * x0 + time * eps
+        if not self.distils:
+            return z, eps - x0
+        return z, average_velocity(as_jump(self.teacher(context)), cond)(z, t, t)
+
 
 def times(sigma: Array) -> Array:
     """Time on the straight line of a noise level, t = sigma/(1 + sigma)."""
@@ -89,10 +99,7 @@ class MeanFlow(FlowMapStudent):
         key_times, key_eps, key_equal = jr.split(key, 3)
         x0 = batch.x0
         t, r = self._times(key_times, key_equal, x0)
-        z, velocity = self._path(t, x0, noise_like(key_eps, x0))
-        if self.distils:
-            u = average_velocity(self._fixed(context), batch.cond)
-            velocity = u(z, t, t)
+        z, velocity = self.on_line(t, x0, noise_like(key_eps, x0), batch.cond, context)
         return mean_flow_loss(
             self.jump(params, context),
             z,
@@ -104,15 +111,6 @@ class MeanFlow(FlowMapStudent):
             own_tangent=self.own_tangent,
             cond=batch.cond,
         )
-
-    def _fixed(self, context: Context) -> Any:
-        teacher = self.teacher(context)
-        return lambda x, sigma, sigma_next, cond=None: teacher(x, sigma, cond)
-
-    @staticmethod
-    def _path(t: Array, x0: Array, eps: Array) -> tuple[Array, Array]:
-        time = expand_like(t, x0)
-        return (1 - time) * x0 + time * eps, eps - x0
 
     def _times(self, key: Key, key_equal: Key, x0: Array) -> tuple[Array, Array]:
         keys = example_keys(key, len(x0))
@@ -152,12 +150,7 @@ class Shortcut(FlowMapStudent):
         top = times(self.sde.sigma(self.sde.t_max)).astype(x0.dtype)
         t = jnp.minimum(1 - index * size, top)
         r = jnp.minimum(jnp.maximum(1 - (index + 1) * size, 0), t)
-        time, eps = expand_like(t, x0), noise_like(key_eps, x0)
-        z, velocity = (1 - time) * x0 + time * eps, eps - x0
-        if self.distils:
-            teacher = self.teacher(context)
-            sigma = t / (1 - t)
-            velocity = (z - teacher(z / (1 - time), sigma, cond)) / time
+        z, velocity = self.on_line(t, x0, noise_like(key_eps, x0), cond, context)
         average = self.jump({**params, **context.average}, context)
         halves = half_steps_target(average, z, t, r, bound=self.bound, cond=cond)
         target = where_example(taken, halves, velocity)

@@ -18,6 +18,7 @@ from score_sde.fields import require, settings
 from score_sde.flow_map import Reach, carry, jump_between
 from score_sde.losses import DISTANCES, Weight
 from score_sde.losses.consistency import heun_step
+from score_sde.losses.distances import squared
 from score_sde.losses.flow_maps import progressive_target
 from score_sde.losses.pairs import halving_steps
 from score_sde.rules import NonNegative, Positive, at_least, each, one_of
@@ -145,8 +146,7 @@ class Progressive(Student):
         is_first = count == self.count
         target = jax.lax.cond(is_first, by_teacher, by_student)
         predicted = self.jump(params, context)(x, sigma, lower, cond)
-        error = predicted - jax.lax.stop_gradient(target)
-        return self.weight(sigma) * DISTANCES["squared"](error, jnp.zeros_like(error))
+        return self.weight(sigma) * squared(predicted, jax.lax.stop_gradient(target))
 
 
 def follow(
