@@ -418,8 +418,8 @@ def direct_likelihood(config: ConfigDict) -> None:
 
     score-sde likelihood --workdir=runs/few --config.likelihood.num_jumps=4
     """
-    student(config, 8_000)
-    config.objective = {"name": "direct_likelihood", "teacher_steps": 3}
+    student(config, 2_000)
+    config.objective = {"name": "direct_likelihood", "num_trajectories": 4_000}
     config.sampler = {"name": "heun"}
 
 

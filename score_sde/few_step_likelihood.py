@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from score_sde.arrays import as_data, expand_like, is_traced
 from score_sde.flow_map import (
@@ -131,11 +131,16 @@ def rising_levels(
         bound = "" if known is None else f", and at most {most}, of its levels"
         raise ValueError(f"num_evals is {num_evals}; it must be 1 or more{bound}.")
     if known is not None:
-        places = np.round(np.linspace(0, most, num_evals + 1)).astype(int)
-        return np.sort(np.asarray(known, np.float64))[places]
+        levels = np.sort(np.asarray(known, np.float64))
+        return levels[evenly_apart(len(known) - 1, num_evals)]
     with jax.ensure_compile_time_eval():
         ends = [float(sde.sigma(t)) for t in (sde.t_min, sde.t_max)]
     return np.geomspace(ends[0], ends[1], num_evals + 1)
+
+
+def evenly_apart(most: int, count: int) -> Int[np.ndarray, " places"]:
+    """Places among most + 1 levels, first and last among them, for so many jumps."""
+    return np.round(np.linspace(0, most, count + 1)).astype(int)
 
 
 def _check_levels(sigmas: Grid, sde: SDE) -> None:

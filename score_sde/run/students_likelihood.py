@@ -15,6 +15,7 @@ import jax.random as jr
 import numpy as np
 
 from score_sde.arrays import example_keys, per_example
+from score_sde.few_step_likelihood import evenly_apart
 from score_sde.fields import require, settings
 from score_sde.flow_map import FlowMap, Reach
 from score_sde.losses.jump_divergences import (
@@ -41,8 +42,9 @@ class DirectLikelihood(Student):
     """Learn jumps up, and their divergence, from stored flows of the teacher.
 
     Before the first step the teacher's flow is followed from noise to data with its
-    divergence, estimated by probes, and both are kept at a few levels. The student
-    learns all jumps from a level to a higher one, and is of use for likelihoods alone.
+    divergence, estimated by probes, and both are kept at a few levels. Of each example
+    a number of jumps is drawn, 1 or more, and one of the jumps that a likelihood in so
+    many takes. The student is of use for likelihoods alone.
 
     Attributes:
         levels: where jumps may begin and end, increasing; () for `num_levels` of them,
@@ -63,7 +65,7 @@ class DirectLikelihood(Student):
     num_trajectories: Annotated[int, at_least(1)] = 8_000
     teacher_steps: Annotated[int, at_least(1)] = 2
     num_probes: Annotated[int, at_least(1)] = 1
-    divergence_weight: Annotated[float, NonNegative] = 1.0
+    divergence_weight: Annotated[float, NonNegative] = 3.0
 
     trains_jumps: ClassVar[bool] = False
     two_levels: ClassVar[bool] = True
@@ -132,13 +134,20 @@ class DirectLikelihood(Student):
         self, key: Key, params: Params, batch: Batch, context: Context
     ) -> Array:
         levels = jnp.asarray(self.grid(), batch.x0.dtype)
-        count = len(levels) - 1
+        most = len(levels) - 1
+        places = jnp.stack(
+            [
+                jnp.pad(evenly_apart(most, count), (0, most - count), mode="edge")
+                for count in range(1, most + 1)
+            ]
+        )
 
         def draw(key: Key) -> tuple[Array, Array, Array]:
-            key_row, key_start, key_end = jr.split(key, 3)
+            key_row, key_count, key_jump = jr.split(key, 3)
             row = jr.randint(key_row, (), 0, self.num_trajectories)
-            start = jr.randint(key_start, (), 0, count)
-            return row, start, start + 1 + jr.randint(key_end, (), 0, count - start)
+            count = jr.randint(key_count, (), 1, most + 1)
+            which = jr.randint(key_jump, (), 0, count)
+            return row, places[count - 1, which], places[count - 1, which + 1]
 
         row, start, end = jax.vmap(draw)(example_keys(key, len(batch.x0)))
         known, gained = (context.prepared[name] for name in ("x", "gained"))
