@@ -210,8 +210,11 @@ class FlowMapMatching(FlowMapStudent):
         key_sigma, key_eps, key_end, key_middle = jr.split(key, 4)
         x0, scale = batch.x0, self.sigma_data
         sigma = self.noise_levels.draw(key_sigma, len(x0)).astype(x0.dtype)
-        least = jnp.arctan(self.sde.sigma(self.sde.t_min) / scale).astype(x0.dtype)
-        t = jnp.maximum(jnp.arctan(sigma / scale), 1.01 * least)
+        least, top = (
+            jnp.arctan(self.sde.sigma(end) / scale).astype(x0.dtype)
+            for end in (self.sde.t_min, self.sde.t_max)
+        )
+        t = jnp.clip(jnp.arctan(sigma / scale), 1.01 * least, top)
         r = self.end(key_end, t, least)
         middle = r + uniform_like(key_middle, x0) * (t - r)
         sigma = scale * jnp.tan(t)

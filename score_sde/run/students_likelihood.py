@@ -21,6 +21,7 @@ from score_sde.flow_map import FlowMap, Reach
 from score_sde.losses.jump_divergences import (
     diagonal_divergence_loss,
     eulerian_divergence_loss,
+    exact_probes,
     follow_density,
     lagrangian_divergence_loss,
     random_probes,
@@ -53,7 +54,8 @@ class DirectLikelihood(Student):
         num_trajectories: how many are stored, on every device.
         teacher_steps: Runge-Kutta steps of the teacher between two levels, of four
             evaluations each.
-        num_probes: of the divergence of each trajectory.
+        num_probes: of the divergence of each trajectory; 0 for the exact one, which
+            takes as many as there are dimensions.
         divergence_weight: of the squared error of the divergence, beside that of the
             jump.
     """
@@ -64,7 +66,7 @@ class DirectLikelihood(Student):
     num_levels: Annotated[int, at_least(2)] = 9
     num_trajectories: Annotated[int, at_least(1)] = 8_000
     teacher_steps: Annotated[int, at_least(1)] = 2
-    num_probes: Annotated[int, at_least(1)] = 1
+    num_probes: Annotated[int, NonNegative] = 1
     divergence_weight: Annotated[float, NonNegative] = 3.0
 
     trains_jumps: ClassVar[bool] = False
@@ -104,7 +106,7 @@ class DirectLikelihood(Student):
             noise, probes = jax.vmap(jr.split, out_axes=1)(keys)
             like = jnp.zeros((len(keys), *shape), jnp.float32)
             x = levels[0] * per_example(jr.normal, noise, like)
-            v = random_probes(probes, x, self.num_probes)
+            v = probes_of(probes, x, self.num_probes)
 
             def step(carried: tuple[Array, Array], ends: Any) -> tuple[Any, Any]:
                 x, gained = carried
@@ -173,12 +175,12 @@ class FlowMapLikelihood(FlowMapMatching):
 
     Attributes:
         share_up: of the examples whose jump goes up, as a likelihood needs it.
-        num_probes: of the divergence of each example.
+        num_probes: of the divergence of each example; 0 for the exact one.
         divergence_weight: of its squared errors, beside the loss of the jump.
     """
 
     share_up: Annotated[float, up_to(1)] = 0.75
-    num_probes: Annotated[int, at_least(1)] = 1
+    num_probes: Annotated[int, NonNegative] = 1
     divergence_weight: Annotated[float, NonNegative] = 1.0
 
     learns_divergence: ClassVar[bool] = True
@@ -204,7 +206,7 @@ class FlowMapLikelihood(FlowMapMatching):
         drawn = self.draw(key_drawn, batch)
         jump = self.jump(params, context)
         teacher = self.teacher(context) if self.distils else None
-        there, off = (random_probes(k, drawn.x, self.num_probes) for k in keys)
+        there, off = (probes_of(k, drawn.x, self.num_probes) for k in keys)
         of_divergence = diagonal_divergence_loss(
             jump, drawn.x, drawn.sigma, there, teacher=teacher, cond=drawn.cond
         ) + self.of_divergence(jump, drawn, off, teacher)
@@ -224,6 +226,11 @@ class FlowMapLikelihood(FlowMapMatching):
             "eulerian": eulerian_divergence_loss,
         }[self.method]
         return loss(jump, x, sigma, end, probes, teacher=teacher, cond=cond)
+
+
+def probes_of(key: Key, x: Array, num_probes: int) -> Array:
+    """Random probes, or as many as dimensions where their number is 0."""
+    return random_probes(key, x, num_probes) if num_probes else exact_probes(x)
 
 
 LIKELIHOODS: dict[str, Any] = {
