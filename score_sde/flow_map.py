@@ -16,12 +16,9 @@ circle y = cos(t) x, where sigma = sigma_data tan(t), the network of TrigFlow is
 (cos(t) y - G)/(sigma_data sin(t)) (Lu and Song 2025).
 
 A jump may also know its *divergence* Q: that of the flow x - D, a dimension, on average
-over log sigma on the way. Along the flow d log p/dlog sigma = -div(x - D), so that
+over log sigma on the way, up or down. Since d log p/dlog sigma = -div(x - D) along it,
 
     log p_sigma(x) = log p_s(X) + dims Q(x, sigma, s) log(s/sigma)
-
-whichever level is the higher one, and a few jumps from the data up to the prior give a
-likelihood (`few_step_likelihood`).
 """
 
 from __future__ import annotations
@@ -169,9 +166,7 @@ def make_jump(
         own = check_alike("the network's output", raw[..., : x.shape[-1]], x)
         return skip * x + out * own, raw
 
-    def jump(
-        x: Points, sigma: Level, sigma_next: Level, cond: Any = None
-    ) -> Float[Array, "batch *dims"]:
+    def jump(x: Points, sigma: Level, sigma_next: Level, cond: Any = None) -> Array:
         return evaluate(x, sigma, sigma_next, cond)[0]
 
     def with_divergence(

@@ -1,5 +1,9 @@
 """Students that learn the divergence of their jumps: their losses, what they reach."""
 
+import copy
+import re
+from pathlib import Path
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,9 +14,12 @@ from cases import GAUSSIAN, MIXTURE
 from test_students import BATCH, SDE, made, model_of, prepared, single, trained
 
 import score_sde as ss
+from experiments.launch import load_config
+from score_sde.run.build import build
 from score_sde.run.model import jump
 from score_sde.run.objective import Batch
 from score_sde.run.students_likelihood import LIKELIHOODS
+from score_sde.types import UserError
 
 SMALL = {"num_levels": 5, "num_trajectories": 32, "teacher_steps": 3, "num_probes": 2}
 
@@ -99,6 +106,51 @@ def test_half_way_up_and_half_way_down():
 def test_wrong_levels_are_refused(levels):
     with pytest.raises(ValueError, match="two or more levels that increase"):
         objective_of("direct_likelihood", levels=levels)
+
+
+# What a config may ask for.
+
+
+def config_of(variant, network=None, **sections):
+    name = f"digits:{variant}" if variant else "digits"
+    config = copy.deepcopy(load_config(name, Path()))
+    config = {**config, "companions": {"teacher": {"run": "anywhere"}}}
+    config |= {k: {**config[k], **v} for k, v in sections.items()}
+    return config | ({"network": network} if network else {})
+
+
+def test_the_network_of_a_config_has_the_head_and_the_objective_its_levels():
+    experiment = build(config_of("direct_likelihood", likelihood={"num_jumps": 8}))
+    model = experiment.model
+    assert model.learns_divergence
+    assert model.reach().way == "up"
+    shapes = jax.eval_shape(lambda: model.network.init(jr.key(0)))
+    assert shapes["divergence"]["Dense_1"]["kernel"].shape == (128, 1)
+    x = jnp.ones((2, 8, 8, 1), jnp.float32)
+    found = jax.eval_shape(
+        lambda p: jump(model, {"network": p}).with_divergence(x, 1.0, 2.0), shapes
+    )
+    assert [a.shape for a in found] == [(2, 8, 8, 1), (2,)]
+
+
+@pytest.mark.parametrize(
+    ("variant", "network", "says"),
+    [
+        ("flow_map", None, "'flow_map' learns no divergence of jumps"),
+        ("consistency", None, "'consistency' learns no divergence of jumps"),
+        ("", None, "'denoising' learns no divergence of jumps"),
+        ("direct_likelihood", None, "the student has learned 8 jumps"),
+        (
+            "direct_likelihood",
+            {"name": "ddpm", "channels": 32},
+            "gives the divergence of a jump, cond['divergence']",
+        ),
+    ],
+)
+def test_what_no_few_jumps_can_score_is_refused_in_a_line(variant, network, says):
+    config = config_of(variant, network, likelihood={"num_jumps": 9})
+    with pytest.raises(UserError, match=re.escape(says)):
+        build(config)
 
 
 # What is learned: the error of the log-density, in nats a dimension.
