@@ -69,7 +69,7 @@ def few_step_log_prob(
     if sigmas is None:
         count = default_num_evals(jump) if num_evals is None else num_evals
         sigmas = jnp.asarray(rising_levels(jump, sde, count), x.dtype)
-    _check_levels(sigmas, sde)
+    check_levels(sigmas, sde)
     check_jumps(jump, sigmas)
     levels = jnp.asarray(sigmas, x.dtype)
     num_dims = math.prod(x.shape[1:])
@@ -143,7 +143,7 @@ def evenly_apart(most: int, count: int) -> Int[np.ndarray, " places"]:
     return np.round(np.linspace(0, most, count + 1)).astype(int)
 
 
-def _check_levels(sigmas: Grid, sde: SDE) -> None:
+def check_levels(sigmas: Grid, sde: SDE) -> None:
     """Refuse levels that do not rise from t_min to t_max, unless they are traced.
 
     Raises: ValueError.

@@ -102,6 +102,13 @@ def test_half_way_up_and_half_way_down():
     assert objective_of("flow_map_likelihood", share_up=1.0).reach().way == "up"
 
 
+def test_levels_lead_from_the_data_to_the_prior():
+    objective = objective_of("direct_likelihood", levels=(0.1, 80.0))
+    model = model_of(objective, 4)
+    with pytest.raises(UserError, match="objective.levels: sigmas must increase from"):
+        prepared(objective, model, single(GAUSSIAN))
+
+
 @pytest.mark.parametrize("levels", [(1.0,), (2.0, 1.0)])
 def test_wrong_levels_are_refused(levels):
     with pytest.raises(ValueError, match="two or more levels that increase"):

@@ -177,15 +177,20 @@ def _lines(split: str, row: dict[str, Any]) -> str:
         + (f", {row['failed']} FAILED and left out" if row["failed"] else ""),
     ]
     if flow:
-        lines.append(
-            f"       {flow['difference']:+.4f} +- "
-            f"{flow['difference_standard_error']:.4f} from the flow of {flow['of']}, "
-            f"{flow['bits_per_dim']:.4f} +- {flow['standard_error']:.4f} in "
-            f"{flow['evaluations']:.0f} evaluations, {flow['compared']} examples"
-        )
+        lines.append(f"       {beside_flow(flow)}")
     if "importance_weighted" in row:
         lines.append(f"       {row['importance_weighted']:.4f} importance-weighted")
     return "\n".join(lines)
+
+
+def beside_flow(flow: dict[str, Any]) -> str:
+    """How far a number by jumps is from the exact one, of `against_flow`."""
+    return (
+        f"{flow['difference']:+.4f} +- {flow['difference_standard_error']:.4f} from "
+        f"the flow of {flow['of']}, {flow['bits_per_dim']:.4f} +- "
+        f"{flow['standard_error']:.4f} in {flow['evaluations']:.0f} evaluations, "
+        f"{flow['compared']} examples"
+    )
 
 
 def bound_by_level(scores: Arrays, num_dims: int) -> Arrays:

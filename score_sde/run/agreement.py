@@ -43,11 +43,11 @@ def _unsuited_jumps(experiment: Experiment, names: Mapping[str, str]) -> list[st
             "no divergence of jumps, as a likelihood in a few of them needs: use "
             "'direct_likelihood' or 'flow_map_likelihood'"
         ]
-    levels = objective.reach().levels
-    if levels is not None and count >= len(levels):
+    most = objective.most_jumps
+    if most is not None and count > most:
         return [
-            f"likelihood.num_jumps is {count}; the student has learned "
-            f"{len(levels) - 1} jumps from the data to the prior, at most"
+            f"likelihood.num_jumps is {count}; the student has learned {most} jumps "
+            "from the data to the prior, at most"
         ]
     return []
 

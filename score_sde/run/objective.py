@@ -70,6 +70,8 @@ class Objective:
     learns_divergence: ClassVar[bool] = False
     """Whether the network learns the divergence of its jumps, so that a likelihood
     takes a few of them."""
+    most_jumps: ClassVar[int | None] = None
+    """How many jumps such a likelihood may take; None for any number."""
     depends_on_num_steps: ClassVar[bool] = False
     """Whether the loss of a step depends on how many there will be."""
     has_levels: ClassVar[bool] = False

@@ -15,7 +15,7 @@ import jax.random as jr
 import numpy as np
 
 from score_sde.arrays import example_keys, per_example
-from score_sde.few_step_likelihood import evenly_apart
+from score_sde.few_step_likelihood import check_levels, evenly_apart
 from score_sde.fields import require, settings
 from score_sde.flow_map import FlowMap, Reach
 from score_sde.losses.jump_divergences import (
@@ -35,7 +35,7 @@ from score_sde.run.students import Student, ladder_of, uniform_like
 from score_sde.run.students_flow_maps import Drawn, FlowMapMatching
 from score_sde.run.students_teacher import in_parts, memory_problems
 from score_sde.sde import SDE
-from score_sde.types import Array, Denoise, Key, Params
+from score_sde.types import Array, Denoise, Key, Params, UserError
 
 
 @settings
@@ -94,11 +94,19 @@ class DirectLikelihood(Student):
     def reach(self) -> Reach:
         return Reach(tuple(float(s) for s in self.grid()), way="up")
 
+    @property
+    def most_jumps(self) -> int:  # type: ignore[override]
+        return (len(self.levels) or self.num_levels) - 1
+
     def problems(self, model: Model) -> list[str]:
-        count, kept = self.num_trajectories, len(self.levels) or self.num_levels
+        count, kept = self.num_trajectories, self.most_jumps + 1
         return super().problems(model) + memory_problems(count, kept, model.shape)
 
     def prepare(self, context: Context, cond: Callable[[Any], Any], seed: int) -> Any:
+        try:
+            check_levels(jnp.asarray(self.grid()), self.sde)
+        except ValueError as error:
+            raise UserError(f"objective.levels: {error}") from None
         teacher, shape = self.teacher(context), context.model.shape
         levels = jnp.asarray(self.grid()[::-1].copy(), jnp.float32)
 
