@@ -418,8 +418,8 @@ def direct_likelihood(config: ConfigDict) -> None:
 
     score-sde likelihood --workdir=runs/few --config.likelihood.num_jumps=4
     """
-    student(config, 2_000)
-    config.objective = {"name": "direct_likelihood", "num_trajectories": 4_000}
+    student(config, 1_600)
+    config.objective = {"name": "direct_likelihood", "num_trajectories": 1_500}
     config.sampler = {"name": "heun"}
 
 
