@@ -191,6 +191,7 @@ def errors_of(found, oracle, x, count):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # training takes minutes, and more on a busy machine
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("oracle", [GAUSSIAN, MIXTURE], ids=["gauss4", "gmm2"])
 def test_students_come_near_the_exact_log_density(oracle, name):
@@ -224,6 +225,7 @@ class LinearInX(nn.Module):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_small_network_reaches_the_log_density_of_a_gaussian():
     """At four evaluations within 1e-4 nats a dimension, root mean square."""
     oracle = single(GAUSSIAN)
