@@ -28,16 +28,15 @@ from benchmarks.quality import PACKAGES
 COUNTS = (1, 2, 4, 8)
 
 
-def scored(run: Any, rows: Any) -> tuple[np.ndarray, float, float]:
-    """(bits/dim of each example, evaluations, seconds) of a run."""
-    start = time.monotonic()
+def scored(run: Any, rows: Any) -> tuple[np.ndarray, float]:
+    """(bits/dim of each example, evaluations) of a run."""
     found = run.log_prob(rows)
     assert bool(np.asarray(found.success).all())
     # The log-probabilities are of the levels themselves.
     num_dims = math.prod(run.dataset.shape)
     bits = ss.bits_per_dim(found.nats, num_dims=num_dims, num_levels=None)
     evals = float(np.mean(np.asarray(found.num_evals)))
-    return np.asarray(bits, np.float64), evals, time.monotonic() - start
+    return np.asarray(bits, np.float64), evals
 
 
 def mean_of(values: np.ndarray) -> list[float]:
@@ -62,18 +61,19 @@ def main() -> None:
     given = parser.parse_args()
     teacher = changed(given.teacher, num_probes=given.num_probes)
     rows = teacher.dataset.test[np.arange(given.num_examples)]
-    exact, evals, seconds = scored(teacher, rows)
-    made = [{"evaluations": evals, "bits_per_dim": mean_of(exact), "seconds": seconds}]
+    exact, evals = scored(teacher, rows)
+    made: list[dict[str, Any]] = [
+        {"evaluations": evals, "bits_per_dim": mean_of(exact)}
+    ]
     print(json.dumps(made[0]), flush=True)
     for count in COUNTS:
-        found, evals, seconds = scored(changed(given.student, num_jumps=count), rows)
+        found, evals = scored(changed(given.student, num_jumps=count), rows)
         error = found - exact
         row = {
             "evaluations": evals,
             "bits_per_dim": mean_of(found),
             "difference": mean_of(error),
             "root_mean_square": float(np.sqrt((error**2).mean())),
-            "seconds": seconds,
         }
         made.append(row)
         print(json.dumps(row), flush=True)
