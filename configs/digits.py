@@ -413,6 +413,16 @@ def flow_map(config: ConfigDict) -> None:
     config.grid = {"name": "levels", "sigmas": (80.0, 2.5)}
 
 
+def direct_likelihood(config: ConfigDict) -> None:
+    """Learn the likelihood in 1, 2, 4 or 8 jumps from stored flows of the teacher.
+
+    score-sde likelihood --workdir=runs/few --config.likelihood.num_jumps=4
+    """
+    student(config, 1_600)
+    config.objective = {"name": "direct_likelihood", "num_trajectories": 1_500}
+    config.sampler = {"name": "heun"}
+
+
 VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
     "label": label,
     "words": words,
@@ -436,5 +446,6 @@ VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
     "continuous": continuous,
     "mean_flow": mean_flow,
     "flow_map": flow_map,
+    "direct_likelihood": direct_likelihood,
 }
 """What may stand behind the colon -> what it changes."""

@@ -17,14 +17,14 @@ def main(command: launch.Command) -> None:
     from score_sde.evaluation.plots import save_bound
     from score_sde.evaluation.report import bound_by_level, table
     from score_sde.run.describe import opened
-    from score_sde.run.open import DENOISER
+    from score_sde.run.open import LIKELIHOOD
     from score_sde.run.provenance import circumstances, digest_of, is_done, made_by
     from score_sde.run.score import compile_programs, num_examples, score_split
     from score_sde.runtime.folder import save_arrays, write_json
     from score_sde.runtime.jobs import parts_folder
     from score_sde.runtime.mesh import is_main_host, local_mesh
 
-    run = opened(command, needs=DENOISER)
+    run = opened(command, needs=LIKELIHOOD)
     if run is None:
         return
     experiment, mesh = run.experiment, local_mesh()
@@ -35,7 +35,7 @@ def main(command: launch.Command) -> None:
         print(table(json.loads(report.read_text())["splits"]))
         return
     parts = parts_folder(command.workdir / "likelihood_parts", causes)
-    programs = compile_programs(experiment, mesh)
+    programs = compile_programs(experiment, mesh, run.companions.offers)
     arrays: dict[str, Any] = {}
     rows = {}
     for split, count in counts.items():

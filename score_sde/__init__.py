@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from score_sde import training as training
     from score_sde import types as types
     from score_sde import weights as weights
+    from score_sde.few_step_likelihood import few_step_log_prob as few_step_log_prob
     from score_sde.fields import pytree as pytree
     from score_sde.flow_map import make_jump as make_jump
     from score_sde.likelihood import LogProb as LogProb
@@ -71,6 +72,7 @@ _MODULES = (
     "precondition predictions samplers schedules sde steering training types weights"
 )
 _NAMES = {
+    "few_step_likelihood": "few_step_log_prob",
     "fields": "pytree",
     "flow_map": "make_jump",
     "likelihood": "LogProb bits_per_dim log_prob mean_and_error",

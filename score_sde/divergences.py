@@ -8,8 +8,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+from jaxtyping import Float
 
-from score_sde.types import Array, Key
+from score_sde.arrays import as_float, wide
+from score_sde.types import Array, Key, Level, Scalar
 
 Drift = Callable[[Array], Array]
 Divergence = Callable[[Drift, Array, Key | None], tuple[Array, Array]]
@@ -109,3 +111,28 @@ DIVERGENCES: dict[str, Callable[..., tuple[Array, Array]]] = {
     "hutchinson_sphere": hutchinson_sphere,
     "hutch_plus_plus": hutch_plus_plus,
 }
+
+
+def gaussian_divergence(
+    sigma: Level, sigma_next: Level, *, sigma_data: Scalar
+) -> Float[Array, "*batch"]:
+    """Divergence Q of the jumps of a Gaussian with standard deviation sigma_data.
+
+    Half of log((sigma_data^2 + sigma_next^2)/(sigma_data^2 + sigma^2)), over
+    log(sigma_next/sigma); sigma^2/(sigma_data^2 + sigma^2) where the levels are equal.
+    It is the same in both directions.
+
+    Args:
+        sigma: a scalar or [batch], positive.
+        sigma_next: likewise.
+        sigma_data: of every coordinate.
+    """
+    wider = wide(jnp.result_type(as_float(sigma), as_float(sigma_next)))
+    levels = [jnp.asarray(s, wider) for s in (sigma, sigma_next)]
+    low, high = jnp.minimum(*levels), jnp.maximum(*levels)
+    share = low**2 / (sigma_data**2 + low**2)
+    apart = jnp.log(high / low)
+    # Without the difference of two logarithms, which would cancel for near levels.
+    way = jnp.where(apart > 0, apart, 1)
+    mean = 0.5 * jnp.log1p(share * jnp.expm1(2 * way)) / way
+    return jnp.where(apart > 0, mean, share)

@@ -110,7 +110,7 @@ STUDENT = {
 STUDENTS = [
     name
     for name, made in SECTIONS["objective"].registry.items()
-    if getattr(made, "trains_jumps", False)
+    if getattr(made, "trains_jumps", False) or getattr(made, "learns_divergence", False)
 ]
 CLAUSES = {
     **{("objective", name): STUDENT for name in STUDENTS},

@@ -251,6 +251,40 @@ def test_a_run_is_distilled(trained, tmp_path, name):
 
 
 @pytest.mark.slow
+def test_a_student_is_scored_in_a_few_jumps(trained, tmp_path):
+    """Beside the flow of its teacher; it draws no samples, and others have no jumps."""
+    short = {
+        "train.num_steps": 3,
+        "optimizer.warmup_steps": 0,
+        "data.batch_size": 8,
+        "objective.num_trajectories": 8,
+    }
+    options = [f"--config.{k}={v}" for k, v in short.items()]
+    workdir = tmp_path / "few"
+    given = f"--workdir={workdir}"
+    program(
+        *("distil", f"--from={trained}", "--config=digits:direct_likelihood"),
+        *(given, *options),
+    )
+    out = program("likelihood", given, "--config.likelihood.num_jumps=4")
+    assert "bits/dim by 4 jumps (data" in out
+    assert "from the flow of its teacher" in out
+    row = json.loads((workdir / "likelihood.json").read_text())["splits"]["test"]
+    arrays = np.load(workdir / "likelihood.npz")
+    np.testing.assert_array_equal(arrays["test_num_evals"], 4)
+    assert row["flow"]["compared"] == 360
+    exact = row["bits_per_dim"] - row["flow"]["difference"]
+    assert row["flow"]["bits_per_dim"] == pytest.approx(exact, abs=1e-5)
+    assert set(row["errors"]) == {"data", "dequantisation"}
+    assert "has no denoiser" in program("sample", given, code=2)
+    out = program(
+        *("likelihood", f"--workdir={trained}", "--config.likelihood.num_jumps=4"),
+        code=2,
+    )
+    assert "'denoising' learns no divergence of jumps" in out
+
+
+@pytest.mark.slow
 def test_captions_are_drawn(tmp_path):
     workdir = f"--workdir={tmp_path / 'text'}"
     program("train", "--config=configs/digits.py:words", workdir, *fields())

@@ -8,7 +8,14 @@ from cases import GAUSSIAN
 from score_sde import elbo
 from score_sde.data import InMemory
 from score_sde.evaluation.plots import save_bound
-from score_sde.evaluation.report import bits, bound_by_level, error_budget, summary
+from score_sde.evaluation.report import (
+    against_flow,
+    bits,
+    bound_by_level,
+    error_budget,
+    summary,
+    table,
+)
 from score_sde.run.score import _run
 from score_sde.runtime.jobs import batches_of, parts_folder
 from score_sde.runtime.mesh import local_mesh
@@ -53,6 +60,45 @@ def test_the_error_budget_finds_each_source(num_repeats):
 def arrays(nats, success=None):
     success = np.ones(len(nats), bool) if success is None else success
     return {"nats": nats, "success": success}
+
+
+def test_few_jumps_stand_beside_the_flow_at_the_same_points():
+    """What examples differ by cancels in the difference; what failed is left out."""
+    random, num_dims, count = np.random.RandomState(0), 3, 400
+    exact = random.normal(size=count)
+    off = 0.02 + 0.01 * random.normal(size=count)
+    to_nats = lambda bits: -bits * num_dims * np.log(2)  # noqa: E731
+    good = np.arange(count) > 3
+    scores = {
+        "success": good,
+        "repeats": (exact + off)[None],
+        "bits_per_dim": exact + off,
+        "bound": exact + 0.1,
+        "num_evals": np.full(count, 4),
+        "seconds": np.ones(count),
+    }
+    flow = {
+        "nats": to_nats(exact),
+        "success": np.arange(count) < count - 5,
+        "num_evals": np.full(count, 90),
+    }
+    again = arrays(to_nats(exact + off)[:50], good[:50])
+    checks = dict.fromkeys(("fresh_points", "fresh_probes", "tight"), again)
+    row = summary(scores, checks, num_dims=num_dims, is_exact=False)
+    row |= against_flow(row, scores, flow, num_dims) | {"seconds": 1.0}
+    row["flow"]["of"] = "its teacher"
+    compared = slice(4, count - 5)
+    assert row["flow"]["compared"] == count - 9
+    assert row["flow"]["difference"] == pytest.approx(off[compared].mean())
+    spread = off[compared].std(ddof=1) / np.sqrt(count - 9)
+    assert row["flow"]["difference_standard_error"] == pytest.approx(spread)
+    assert row["standard_error"] > 20 * spread
+    assert set(row["errors"]) == {"data", "dequantisation"}
+    assert row["bound_above"]
+    text = table({"test": row})
+    assert "bits/dim by 4 jumps (data" in text
+    assert "+0.0189 +- 0.0005 from the flow of its teacher" in text
+    assert "in 90 evaluations, 391 examples" in text
 
 
 def test_failures_are_left_out_and_exact_repeats_are_weighted():

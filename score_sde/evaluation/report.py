@@ -64,6 +64,38 @@ def summary(
     return row
 
 
+def against_flow(
+    row: dict[str, Any], scores: Arrays, flow: Arrays, num_dims: int
+) -> dict[str, Any]:
+    """What a student's scores by jumps are beside the exact ones: entries of its row.
+
+    Both are of the same points, so that what the examples differ by cancels; the probes
+    of the flow do not, and are in the error of the difference.
+
+    Args:
+        row: of `summary`.
+        scores: of each example by jumps, 'repeats' among them [repeats, examples].
+        flow: of each example by the flow, at the points of the first repeat.
+        num_dims: of one example.
+    """
+    good = scores["success"] & flow["success"]
+    exact = bits(flow["nats"][good], num_dims)
+    difference = scores["repeats"][0][good] - exact
+    kept = {name: row["errors"][name] for name in ("data", "dequantisation")}
+    return {
+        "errors": kept,
+        "bound_above": bool(row["bound"] >= exact.mean()),
+        "flow": {
+            "bits_per_dim": float(exact.mean()),
+            "standard_error": _standard_error(exact),
+            "difference": float(difference.mean()),
+            "difference_standard_error": _standard_error(difference),
+            "evaluations": float(flow["num_evals"].mean()),
+            "compared": len(exact),
+        },
+    }
+
+
 def error_budget(
     values: np.ndarray,
     first: np.ndarray,
@@ -132,6 +164,9 @@ def _lines(split: str, row: dict[str, Any]) -> str:
     # The reverse SDE and its decoder are a model of their own, which may fit better.
     verdict = f"{'above' if row['bound_above'] else 'BELOW'} that of the flow"
     by_flow, by_bound = UNITS[row.get("of", "data")]
+    flow = row.get("flow")
+    if flow:
+        by_flow = by_flow.replace("the flow", f"{row['evaluations']:.0f} jumps")
     lines = [
         f"{split:>5}: {row['bits_per_dim']:.4f} +- {row['standard_error']:.4f} "
         f"{by_flow} ({errors})",
@@ -141,9 +176,21 @@ def _lines(split: str, row: dict[str, Any]) -> str:
         f"{row['images_per_second']:.1f} a second, {row['seconds']:.0f} s in all"
         + (f", {row['failed']} FAILED and left out" if row["failed"] else ""),
     ]
+    if flow:
+        lines.append(f"       {beside_flow(flow)}")
     if "importance_weighted" in row:
         lines.append(f"       {row['importance_weighted']:.4f} importance-weighted")
     return "\n".join(lines)
+
+
+def beside_flow(flow: dict[str, Any]) -> str:
+    """How far a number by jumps is from the exact one, of `against_flow`."""
+    return (
+        f"{flow['difference']:+.4f} +- {flow['difference_standard_error']:.4f} from "
+        f"the flow of {flow['of']}, {flow['bits_per_dim']:.4f} +- "
+        f"{flow['standard_error']:.4f} in {flow['evaluations']:.0f} evaluations, "
+        f"{flow['compared']} examples"
+    )
 
 
 def bound_by_level(scores: Arrays, num_dims: int) -> Arrays:

@@ -2,6 +2,7 @@
 
 from score_sde.losses import consistency as consistency
 from score_sde.losses import flow_maps as flow_maps
+from score_sde.losses import jump_divergences as jump_divergences
 from score_sde.losses import pairs as pairs
 from score_sde.losses import trigflow as trigflow
 from score_sde.losses.consistency import consistency_loss as consistency_loss

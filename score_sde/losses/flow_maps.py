@@ -1,6 +1,6 @@
 """Losses of two-time flow maps: progressive, average velocity, Lagrangian, Eulerian.
 
-The exact map obeys, for sigma > r > s (Boffi et al. 2024):
+The exact map obeys, for levels in any order (Boffi et al. 2024):
 
     semigroup    X(X(x; sigma -> r); r -> s) = X(x; sigma -> s)
     Lagrangian   dX/ds = v(X, s),  v(x, sigma) = (x - D(x, sigma))/sigma
@@ -169,8 +169,8 @@ def lagrangian_loss(
     Args:
         jump: the student.
         y: on the circle at t, [batch, *dims].
-        t: the upper angle, below pi/2.
-        r: the lower angle, above 0 and below t.
+        t: the angle where the jump begins, in (0, pi/2).
+        r: the angle where it ends, above 0, lower or higher.
         sigma_data: standard deviation of the data.
         teacher: whose velocity w it is; None for the student's own, without gradient.
         cond: the condition, or None.
@@ -202,8 +202,8 @@ def eulerian_loss(
     Args:
         jump: the student.
         y: on the circle at t, [batch, *dims].
-        t: the upper angle, in (0, pi/2).
-        r: the lower angle, below t.
+        t: the angle where the jump begins, in (0, pi/2).
+        r: the angle where it ends, lower or higher.
         slope: dy/dt there, of a teacher, of the student or of the noise and the data.
         sigma_data: standard deviation of the data.
         warm_up: share of the part of g through the network, from 0 to 1: the rest is
@@ -242,9 +242,9 @@ def semigroup_loss(
         jump: the student.
         target: whose two jumps it should equal.
         y: on the circle at t, [batch, *dims].
-        t: the upper angle.
+        t: the angle where the jump begins.
         middle: where the first of the two jumps ends.
-        r: the lower angle.
+        r: where the second does, lower than t or higher.
         sigma_data: standard deviation of the data.
         cond: the condition, or None.
     """

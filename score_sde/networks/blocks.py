@@ -54,15 +54,57 @@ class SecondLevel(nn.Module):
 
 
 def ratio_waves(ratio: Array) -> Array:
-    """Cosines and sines of the ratio of two noise levels, in [0, 1]: [batch, 16].
+    """Cosines and sines of the ratio of two noise levels: [batch, 16].
 
     It is seen as log(1 + 1000 ratio), which tells far ends apart: from sigma = 80 both
-    0.4 and 0 are nearly a ratio of 0.
+    0.4 and 0 are nearly a ratio of 0. Above 1, for a jump to a higher level, its
+    inverse is seen so, on the other side of 1.
     """
-    place = jnp.log1p(1000 * ratio) / math.log(1001)
+    place = jnp.log1p(1000 * jnp.minimum(ratio, 1)) / math.log(1001)
+    above = jnp.log1p(1000 / jnp.maximum(ratio, 1)) / math.log(1001)
+    place = place + (1 - above)
     numbers = jnp.arange(1.0, 9.0, dtype=ratio.dtype)[None]
     angles = math.pi * place[:, None] * numbers
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=1)
+
+
+DIVERGENCE = "divergence"
+"""The entry of a condition that asks a network for the divergence of a jump, and the
+name of the module that gives it."""
+
+
+class DivergenceHead(nn.Module):
+    """The number h of a jump's divergence (`flow_map.make_jump`): 0 before training.
+
+    A divergence is a sum over coordinates: a hidden layer at each position, the mean
+    over positions, and a layer that starts at zero.
+    """
+
+    size: int = 128
+
+    @nn.compact
+    def __call__(self, features: Array) -> Array:
+        h = nn.silu(nn.Dense(self.size)(features))
+        h = h.mean(tuple(range(1, h.ndim - 1)))
+        return nn.Dense(1, kernel_init=nn.initializers.zeros)(h)
+
+
+def with_divergence(out: Array, features: Array, cond: Any) -> Array:
+    """Join a network's output with the divergence, if it is asked for.
+
+    It is one more channel behind the others, the same at all positions. To be called
+    within a compact method.
+
+    Args:
+        out: [batch, *dims].
+        features: of the last layer, [batch, *space, channels].
+        cond: the condition; an entry `DIVERGENCE` asks for it.
+    """
+    if not has_entry(cond, DIVERGENCE):
+        return out
+    h = DivergenceHead(name=DIVERGENCE)(features.astype(out.dtype))
+    h = h.reshape(len(h), *[1] * (out.ndim - 1))
+    return jnp.concatenate([out, jnp.broadcast_to(h, (*out.shape[:-1], 1))], axis=-1)
 
 
 class NoiseAndCondition(nn.Module):

@@ -14,8 +14,8 @@ def with_image(network: Network) -> Network:
     """A network that sees cond["image"] as further channels of x (Saharia et al. 2022).
 
     Args:
-        network: built for the channels of both, those of x first; its output for those
-            of x is what counts.
+        network: built for the channels of both, those of x first; of its output those
+            of x count, and what it was asked for behind them.
     """
 
     def apply(
@@ -30,7 +30,8 @@ def with_image(network: Network) -> Network:
         rest = {k: v for k, v in cond.items() if k != "image"} or None
         both = jnp.concatenate([x, cond["image"].astype(x.dtype)], axis=-1)
         out = network.apply(params, both, noise, rest, dropout_key=dropout_key)
-        return out[..., : x.shape[-1]]
+        own, behind = out[..., : x.shape[-1]], out[..., both.shape[-1] :]
+        return jnp.concatenate([own, behind], axis=-1)
 
     return network._replace(apply=apply)
 

@@ -13,6 +13,7 @@ from score_sde.networks.blocks import (
     ResidualBlock,
     group_norm,
     kernel_of,
+    with_divergence,
 )
 from score_sde.networks.cond import require_condition
 from score_sde.networks.layers import Dense
@@ -73,7 +74,9 @@ class CrossUNet(nn.Module):
         token_dims: size of a token; 0 for a network without tokens.
     """
 
-    reads: ClassVar = frozenset({"label", "vector", "tokens", "mask", "ratio"})
+    reads: ClassVar = frozenset(
+        {"label", "vector", "tokens", "mask", "ratio", "divergence"}
+    )
     predicts_variance: ClassVar = False
 
     channels: Size = 64
@@ -115,4 +118,5 @@ class CrossUNet(nn.Module):
         h = down_and_up(h, block, widths, self.blocks_per_level)
         h = nn.silu(group_norm(h.shape[-1])(h))
         zeros = nn.initializers.zeros
-        return nn.Conv(x.shape[-1], kernel_of(x), kernel_init=zeros)(h)
+        out = nn.Conv(x.shape[-1], kernel_of(x), kernel_init=zeros)(h)
+        return with_divergence(out, h, cond)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
-from score_sde.networks.blocks import Dropout, NoiseAndCondition
+from score_sde.networks.blocks import Dropout, NoiseAndCondition, with_divergence
 from score_sde.networks.options import Count, DropoutRate, Embedding, Size
 from score_sde.types import Array
 
@@ -22,7 +22,7 @@ class MLP(nn.Module):
             level and the condition.
     """
 
-    reads: ClassVar = frozenset({"label", "vector", "ratio"})
+    reads: ClassVar = frozenset({"label", "vector", "ratio", "divergence"})
     predicts_variance: ClassVar = False
 
     width: Size = 128
@@ -52,7 +52,7 @@ class MLP(nn.Module):
             r = nn.silu(nn.Dense(self.width)(r))
             r = Dropout(self.dropout)(r, deterministic)
             h += nn.Dense(self.width, kernel_init=nn.initializers.zeros)(r)
-        out = nn.silu(nn.LayerNorm()(h))
+        h = nn.silu(nn.LayerNorm()(h))
         size = math.prod(x.shape[1:])
-        out = nn.Dense(size, kernel_init=nn.initializers.zeros)(out)
-        return out.reshape(x.shape)
+        out = nn.Dense(size, kernel_init=nn.initializers.zeros)(h)
+        return with_divergence(out.reshape(x.shape), h, cond)

@@ -49,7 +49,9 @@ class Network(NamedTuple):
     augmented, which may be absent and is then zero, "tokens", [batch, length, dims],
     where "mask", bool [batch, length], is False for those that aren't there, "words",
     int [batch, length], -1 for none, "image", of the sides of x, or "ratio", [batch],
-    of a jump's second noise level to the first (`flow_map.make_jump`).
+    of a jump's second noise level to the first (`flow_map.make_jump`). An entry
+    "divergence", None, asks for the divergence of that jump: a channel behind the
+    others, whose mean is what `make_jump` reads.
 
     project(params) brings parameters back to where training keeps them, and
     log_variance(params, noise) is the network's own learned log of its loss, [batch].
@@ -296,6 +298,8 @@ def _check(
     expected = (1, *shape)
     if has_variance:
         expected = (*expected[:-1], 2 * expected[-1])
+    if isinstance(cond, dict) and "divergence" in cond:
+        expected = (*expected[:-1], expected[-1] + 1)
     if getattr(out, "shape", None) != expected:
         found = jax.tree.map(lambda a: a.shape, out)
         raise UserError(

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
-from score_sde.networks.blocks import SECOND_LEVEL, SecondLevel
+from score_sde.networks.blocks import SECOND_LEVEL, SecondLevel, with_divergence
 from score_sde.networks.cond import has_entry
 from score_sde.networks.embeddings import FourierFeatures, conditions, sine_embedding
 from score_sde.networks.options import Count, Embedding, FilterTaps
@@ -46,7 +46,7 @@ class SongUNet(PlannedUNet):
             for none.
     """
 
-    reads: ClassVar = frozenset({"label", "vector", "augment", "ratio"})
+    reads: ClassVar = frozenset({"label", "vector", "augment", "ratio", "divergence"})
 
     embedding: Embedding = "positional"
     resample_filter: FilterTaps = (1, 1)
@@ -88,7 +88,7 @@ class SongUNet(PlannedUNet):
             if self.ends_level(step):
                 out = self._with_output(h, out, image)
         assert out is not None
-        return out
+        return with_divergence(out, h, cond)
 
     def _with_input(self, h: Array, pyramid: Array) -> tuple[Array, Array]:
         """Join h with the pyramid's next level; returns both."""

@@ -23,6 +23,8 @@ from score_sde.networks.unet import unet_problems
 from score_sde.types import Array
 
 TEXT_HEADS = 4
+OF_JUMPS = ("ratio", "divergence")
+"""Entries of a condition that go to the U-Net as they are."""
 
 
 class TextEncoder(nn.Module):
@@ -65,7 +67,7 @@ class TextUNet(nn.Module):
         text_depth: blocks of the encoder.
     """
 
-    reads: ClassVar = frozenset({"words"})
+    reads: ClassVar = frozenset({"words", *OF_JUMPS})
     predicts_variance: ClassVar = False
 
     num_words: Size
@@ -107,4 +109,6 @@ class TextUNet(nn.Module):
             embedding=self.embedding,
             token_dims=self.text_width,
         )
-        return network(x, noise, {"tokens": encoder(cond["words"])}, deterministic)
+        told = {name: cond[name] for name in OF_JUMPS if name in cond}
+        told["tokens"] = encoder(cond["words"])
+        return network(x, noise, told, deterministic)

@@ -16,6 +16,7 @@ from score_sde.networks.blocks import (
     kernel_of,
     over_space,
     upsample,
+    with_divergence,
 )
 from score_sde.networks.fitting import (
     ANY_SPACE,
@@ -126,7 +127,7 @@ class UNetEncoder(nn.Module):
             which decide the likelihood (Kingma et al. 2021, app. C).
     """
 
-    reads: ClassVar = frozenset({"label", "vector", "ratio"})
+    reads: ClassVar = frozenset({"label", "vector", "ratio", "divergence"})
     predicts_variance: ClassVar = False
 
     channels: Size = 64
@@ -213,4 +214,5 @@ class UNet(UNetEncoder):
         h = up(*between(h, skips), block, self.widths)
         h = nn.silu(group_norm(h.shape[-1])(h))
         zeros = nn.initializers.zeros
-        return nn.Conv(x.shape[-1], kernel_of(x), kernel_init=zeros)(h)
+        out = nn.Conv(x.shape[-1], kernel_of(x), kernel_init=zeros)(h)
+        return with_divergence(out, h, cond)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from score_sde.arrays import as_float
+from score_sde.divergences import gaussian_divergence
 from score_sde.oracles.mixtures import GaussianMixture
 from score_sde.types import Array, Level, Points
 
@@ -44,6 +45,27 @@ class Gaussian(GaussianMixture):
         )
         scale = jnp.sqrt((values[None] + level_next**2) / (values[None] + level**2))
         return mean + (scale * ((x - mean) @ vectors)) @ vectors.T
+
+    def jump_divergence(
+        self, x: Points, sigma: Level, sigma_next: Level, cond: Any = None
+    ) -> Float[Array, " batch"]:
+        """The divergence of the exact jump: the mean of those along each eigenvector.
+
+        With eigenvalue c it is half of log((c + sigma_next^2)/(c + sigma^2)), over
+        log(sigma_next/sigma), wherever x is.
+        """
+        del cond
+        x = as_float(x)
+        start, end = (
+            jnp.broadcast_to(jnp.asarray(s, x.dtype), x.shape[:1])
+            for s in (sigma, sigma_next)
+        )
+        values = jnp.linalg.eigvalsh(jnp.asarray(self.covariances[0], x.dtype))
+        each = [
+            gaussian_divergence(start, end, sigma_data=jnp.sqrt(value))
+            for value in values.clip(0)
+        ]
+        return jnp.stack(each).mean(0)
 
 
 jax.tree_util.register_pytree_node(

@@ -142,6 +142,31 @@ class GaussianMixture:
         jumped = x + gain * (self.flow(x, high, low) - x)
         return jnp.where(expand_like(near, x) > 0, self.denoise(x, high), jumped)
 
+    def jump_divergence(
+        self, x: Points, sigma: Level, sigma_next: Level, cond: Any = None
+    ) -> Float[Array, " batch"]:
+        """The divergence Q of the exact jump, see `flow_map`; `cond` is ignored.
+
+        (log p_sigma(x) - log p_s(X)) / (dims log(s/sigma)). Where the levels are nearer
+        than the root of rounding it is the divergence of x - D, its limit.
+        """
+        del cond
+        x = as_float(x)
+        start, end = (
+            jnp.broadcast_to(jnp.asarray(s, x.dtype), x.shape[:1])
+            for s in (sigma, sigma_next)
+        )
+        way = jnp.log(end / start)
+        near = jnp.abs(way) < jnp.finfo(x.dtype).eps ** 0.5
+        reached = self.flow(x, start, end)
+        change = self.log_prob(x, start) - self.log_prob(reached, end)
+        mean = change / (x.shape[1] * jnp.where(near, 1, way))
+        slopes = jax.vmap(jax.jacfwd(lambda x, s: self.denoise(x[None], s)[0]))(
+            x, start
+        )
+        limit = 1 - jnp.trace(slopes, axis1=1, axis2=2) / x.shape[1]
+        return jnp.where(near, limit, mean)
+
     def mean(self) -> Float[Array, " dims"]:
         """Mean of x0, [dims]."""
         return self._normalised_weights() @ as_float(self.means)

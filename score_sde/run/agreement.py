@@ -32,6 +32,26 @@ def _unsuited_drawing(experiment: Experiment, names: Mapping[str, str]) -> list[
     return problems
 
 
+def _unsuited_jumps(experiment: Experiment, names: Mapping[str, str]) -> list[str]:
+    """Why a likelihood can't take so many jumps, a text each."""
+    objective, count = experiment.objective, experiment.likelihood.num_jumps
+    if not count:
+        return []
+    if not objective.learns_divergence:
+        return [
+            f"likelihood.num_jumps is {count}; objective {names['objective']!r} learns "
+            "no divergence of jumps, as a likelihood in a few of them needs: use "
+            "'direct_likelihood' or 'flow_map_likelihood'"
+        ]
+    most = objective.most_jumps
+    if most is not None and count > most:
+        return [
+            f"likelihood.num_jumps is {count}; the student has learned {most} jumps "
+            "from the data to the prior, at most"
+        ]
+    return []
+
+
 def _unsuited_restoration(experiment: Experiment) -> list[str]:
     """Why the method can't restore a picture of this noise: it is made once."""
     shape, noise_std = experiment.model.shape, experiment.editing.noise_std
@@ -74,6 +94,7 @@ def disagreements(experiment: Experiment, names: Mapping[str, str]) -> list[str]
         f"likelihood.{text}" for text in experiment.likelihood.problems(model.points)
     ]
     problems += _unsuited_drawing(experiment, names)
+    problems += _unsuited_jumps(experiment, names)
     if "variance" in drawing.sampler.wants and not model.predicts_variance:
         problems.append(
             "sampler.variance is 'learned'; it needs a network that predicts "

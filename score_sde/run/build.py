@@ -27,12 +27,13 @@ from score_sde.networks import (
     with_companions,
     with_image,
 )
+from score_sde.networks.blocks import DIVERGENCE
 from score_sde.run.agreement import disagreements
 from score_sde.run.experiment import OFFERED_BY_RUN, Drawing, Experiment
 from score_sde.run.latents import decoded_by_companion
 from score_sde.run.making import Maker
 from score_sde.run.model import Model
-from score_sde.run.objective import as_objective
+from score_sde.run.objective import Objective, as_objective
 from score_sde.run.sections import PLAIN, SECTIONS
 from score_sde.sde import SDE
 from score_sde.types import Array, UserError, choices_text
@@ -111,9 +112,7 @@ def _joined(
     data, dataset = made["data"]
     told, module = tuple(made["conditions"].values()), made["network"]
     objective = as_objective(made["objective"])
-    network, problems = _network(
-        module, names["network"], dataset, told, objective.two_levels
-    )
+    network, problems = _network(module, names["network"], dataset, told, objective)
     if made["network_roles"]:
         network = with_companions(network, module, made["network_roles"])
     model = Model(
@@ -130,6 +129,7 @@ def _joined(
         chain=made["chain"].levels,
         shown_levels=dataset.shown.num_levels,
         two_levels=objective.two_levels,
+        learns_divergence=objective.learns_divergence,
         reach=objective.reach,
     )
     if dataset.made_by:
@@ -163,13 +163,13 @@ def _network(
     name: str,
     dataset: Dataset,
     told: tuple[Condition, ...],
-    two_levels: bool,
+    objective: Objective,
 ) -> tuple[Network, list[str]]:
     """The network for these data, which sees a picture beside its input if told one."""
     shape, known = dataset.shape, reads(module)
     cond = conditions.of_blank(told, shape)
-    if two_levels:
-        cond = {**(cond or {}), "ratio": np.zeros(1, np.float32)}
+    asked = asked_of_jumps(objective)
+    cond = {**(cond or {}), **asked} or None
     options = fields_of(type(module))
     problems = [
         f"network{'.' if text.split()[0] in options else ': '}{text}"
@@ -179,12 +179,14 @@ def _network(
         f"network.name is {name!r}; it can't be told {entry!r}, but "
         f"{sorted(known or ()) or 'nothing'}: see section conditions"
         for entry in cond or {}
-        if entry not in ("image", "ratio") and known is not None and entry not in known
+        if entry not in ("image", *asked) and known is not None and entry not in known
     ]
-    if two_levels and known is not None and "ratio" not in known:
+    if known is not None and not asked.keys() <= known:
+        missing = min(asked.keys() - known)
         problems.append(
-            f"network.name is {name!r}; objective needs a network that is told where a "
-            "jump ends, cond['ratio']: 'unet', 'song_unet' or 'mlp'"
+            f"network.name is {name!r}; objective needs a network that "
+            f"{NEEDED_OF_JUMPS[missing]}, cond[{missing!r}]: 'unet', 'song_unet' or "
+            "'mlp'"
         )
         return as_network(module, shape, conditions.of_blank(told, shape)), problems
     if cond is None or "image" not in cond or (known and "image" in known):
@@ -197,6 +199,23 @@ def _network(
     channels = shape[-1] + cond.pop("image").shape[-1]
     beside = as_network(module, (*shape[:-1], channels), cond or None)
     return with_image(beside), problems
+
+
+NEEDED_OF_JUMPS = {
+    "ratio": "is told where a jump ends",
+    DIVERGENCE: "gives the divergence of a jump",
+}
+"""Entry of a condition -> what a network must do to be of use for jumps."""
+
+
+def asked_of_jumps(objective: Objective) -> dict[str, Any]:
+    """The entries of a condition by which an objective asks a network for jumps."""
+    asked: dict[str, Any] = {}
+    if objective.two_levels:
+        asked["ratio"] = np.zeros(1, np.float32)
+    if objective.learns_divergence:
+        asked[DIVERGENCE] = None
+    return asked
 
 
 def _drawing(made: Mapping[str, Any], model: Model) -> tuple[Drawing, list[str]]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from score_sde.evaluation.report import beside_flow
 from score_sde.evaluation.statistics import difference
 from score_sde.run.paths import flat
 from score_sde.run.provenance import digest_of
@@ -104,6 +105,9 @@ def _likelihoods(a: Side, b: Side) -> Iterator[str]:
             f"{split}: {one['bits_per_dim']:.4f} +- {one['standard_error']:.4f} | "
             f"{two['bits_per_dim']:.4f} +- {two['standard_error']:.4f} bits/dim"
         )
+        for side, row in ((a, one), (b, two)):
+            if "flow" in row:  # an approximation is no model's likelihood
+                yield f"  {side.folder} by jumps: {beside_flow(row['flow'])}"
         paired = _paired(a, b, split)
         if paired is not None:
             mean, error = float(paired.mean()), _standard_error(paired)

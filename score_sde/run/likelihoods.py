@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,18 +12,24 @@ import jax.numpy as jnp
 
 from score_sde import conditions, data, elbo
 from score_sde.dequantisation import Dequantised
+from score_sde.few_step_likelihood import default_num_evals, few_step_log_prob
 from score_sde.likelihood import DIVERGENCES, LogProb, exact, log_prob
 from score_sde.precondition import make_score
+from score_sde.run.experiment import Experiment
 from score_sde.run.model import (
     Model,
     decoder,
     denoiser,
+    jump,
     reverse_chain,
     scoring_points,
 )
 from score_sde.run.settings import Scoring
 from score_sde.sde import SDE
-from score_sde.types import Array, Key, Params
+from score_sde.types import Array, Denoise, Key, Params
+
+FlowOf = Callable[[Params], Denoise]
+"""Parameters -> the denoiser whose probability flow is meant."""
 
 
 def score_examples(
@@ -34,6 +41,8 @@ def score_examples(
     values: Array,
     cond: Any,
     tolerance: Array,
+    *,
+    flow: FlowOf | None = None,
 ) -> LogProb:
     """Log-probabilities of examples: log p(x) - log q(x given levels), in nats.
 
@@ -46,19 +55,17 @@ def score_examples(
         values: the examples as the data are stored, [batch, *shape].
         cond: what they are told, or None.
         tolerance: times that of the settings, which a number of steps does not obey.
+        flow: whose flow is solved; None for the model's own.
     """
     sde = model.sde
     divergence = DIVERGENCES[settings.divergence]
     if divergence is not exact:
         divergence = partial(divergence, num_probes=settings.num_probes)
-    points = scoring_points(
-        model, params, keys_data, values, dequantisation=settings.dequantisation
-    )
-    log_alpha = jnp.asarray(sde.log_alpha(sde.t_min), points.x.dtype)
-    out = log_prob(
-        jnp.exp(log_alpha) * points.x,
+    denoise = denoiser(model, params) if flow is None else flow(params)
+    solve = partial(
+        log_prob,
         sde=sde,
-        score=make_score(denoiser(model, params), sde),
+        score=make_score(denoise, sde),
         key=keys_probe,
         divergence=divergence,
         **solver_options(settings, sde),
@@ -66,6 +73,64 @@ def score_examples(
         atol=settings.atol * tolerance,
         cond=cond,
     )
+    return _at_points(model, settings, params, keys_data, values, solve)
+
+
+def score_by_jumps(
+    model: Model,
+    settings: Scoring,
+    params: Params,
+    keys_data: Key,
+    values: Array,
+    cond: Any,
+) -> LogProb:
+    """Log-probabilities of examples by a few jumps of a student, in nats.
+
+    Arguments are those of `score_examples`; there are no probes.
+    """
+    own = jump(model, params)
+    solve = partial(
+        few_step_log_prob,
+        sde=model.sde,
+        jump=own,
+        num_evals=settings.num_jumps or default_num_evals(own),
+        cond=cond,
+    )
+    return _at_points(model, settings, params, keys_data, values, solve)
+
+
+def scorer(experiment: Experiment) -> Callable[..., LogProb]:
+    """The way in which a run scores examples: by its flow, or by jumps of a student.
+
+    It is a function of (params, keys_data, keys_probe, values, cond, tolerance).
+    """
+    model, settings = experiment.model, experiment.likelihood
+    if not experiment.objective.learns_divergence:
+        return partial(score_examples, model, settings)
+
+    def score(
+        params: Params, keys: Key, _: Key, values: Array, cond: Any, tolerance: Array
+    ) -> LogProb:
+        del tolerance
+        return score_by_jumps(model, settings, params, keys, values, cond)
+
+    return score
+
+
+def _at_points(
+    model: Model,
+    settings: Scoring,
+    params: Params,
+    keys_data: Key,
+    values: Array,
+    solve: Callable[[Array], LogProb],
+) -> LogProb:
+    """Log-probabilities of examples by a function of xt at t_min."""
+    points = scoring_points(
+        model, params, keys_data, values, dequantisation=settings.dequantisation
+    )
+    log_alpha = jnp.asarray(model.sde.log_alpha(model.sde.t_min), points.x.dtype)
+    out = solve(jnp.exp(log_alpha) * points.x)
     num_dims = math.prod(model.shape)
     return out._replace(nats=out.nats + num_dims * log_alpha - points.log_density)
 
@@ -130,6 +195,7 @@ def bound_examples(
     cond: Any,
     *,
     of_chain: bool,
+    flow: FlowOf | None = None,
 ) -> elbo.Bound:
     """The bound of the reverse SDE on -log P of examples, in nats.
 
@@ -146,6 +212,7 @@ def bound_examples(
         cond: what they are told, or None.
         of_chain: whether the bound is that of the discrete chain, with the variances
             that the network predicts.
+        flow: whose denoiser is taken; None for the model's own.
     """
     sde, levels = model.sde, model.num_levels
     decode: elbo.Decoder = elbo.gaussian_decoder
@@ -167,7 +234,7 @@ def bound_examples(
         )
     bound = elbo.continuous_bound(
         keys_noise,
-        denoiser(model, params),
+        denoiser(model, params) if flow is None else flow(params),
         points.x,
         sigma_min=sde.sigma(sde.t_min),
         sigma_max=sde.sigma(sde.t_max),

@@ -21,6 +21,7 @@ from score_sde.conditions import Condition, Rows
 from score_sde.dequantisation import DEQUANTISERS, Dequantised, variational
 from score_sde.flow_map import ANYWHERE, FlowMap, Reach, as_denoiser, make_jump
 from score_sde.networks import Dequantiser, Network
+from score_sde.networks.blocks import DIVERGENCE
 from score_sde.precondition import (
     Precondition,
     make_denoiser,
@@ -73,6 +74,8 @@ class Model(NamedTuple):
     encoder without noise."""
     two_levels: bool = False
     """Whether the network is told where a jump ends."""
+    learns_divergence: bool = False
+    """Whether the network has the divergence of its jumps behind the channels of x."""
     reach: Callable[[], Reach] = lambda: ANYWHERE
     """Gives the jumps that it is trained for."""
 
@@ -150,12 +153,17 @@ def jump(model: Model, params: Params, *, dropout_key: Key | None = None) -> Flo
         dropout_key: of training; None for the deterministic network.
     """
     network = network_fn(model, params, dropout_key)
+    asked = {DIVERGENCE: None} if model.learns_divergence else {}
 
     def told(x: Array, noise: Array, ratio: Array, cond: Any) -> Array:
-        return network(x, noise, {**(cond or {}), "ratio": ratio})
+        return network(x, noise, {**(cond or {}), "ratio": ratio, **asked})
 
-    called = told if model.two_levels else network
-    return make_jump(called, model.precondition, reach=model.reach())
+    return make_jump(
+        told if model.two_levels else network,
+        model.precondition,
+        reach=model.reach(),
+        sigma_data=model.sigma_data if model.learns_divergence else None,
+    )
 
 
 def denoiser_with_variance(

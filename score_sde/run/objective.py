@@ -67,6 +67,11 @@ class Objective:
     """Whether samples are drawn by its jumps, see `flow_map`."""
     two_levels: ClassVar[bool] = False
     """Whether the network must be told where a jump ends."""
+    learns_divergence: ClassVar[bool] = False
+    """Whether the network learns the divergence of its jumps, so that a likelihood
+    takes a few of them."""
+    most_jumps: ClassVar[int | None] = None
+    """How many jumps such a likelihood may take; None for any number."""
     depends_on_num_steps: ClassVar[bool] = False
     """Whether the loss of a step depends on how many there will be."""
     has_levels: ClassVar[bool] = False
@@ -143,6 +148,22 @@ class Objective:
 
     def offer(self, model: Model, params: Params) -> Any:
         """Offer the denoiser of a run that it trained to others."""
+        return denoiser(model, params)
+
+    def flow(
+        self,
+        model: Model,
+        params: Params,
+        offers: Mapping[str, Callable[[Params], Any]],
+    ) -> Denoise:
+        """The denoiser whose probability flow its likelihood is, or approximates.
+
+        Args:
+            model: that it trained.
+            params: of the model, with those of its companions.
+            offers: role -> (parameters -> what that run offers).
+        """
+        del offers
         return denoiser(model, params)
 
     def middle_levels(self, num_levels: int) -> Array:

@@ -18,7 +18,7 @@ from score_sde.run import companions
 from score_sde.run.build import build, check_grid
 from score_sde.run.companions import Loaded
 from score_sde.run.experiment import Experiment
-from score_sde.run.likelihoods import score_examples
+from score_sde.run.likelihoods import scorer
 from score_sde.run.model import denoiser, jump, with_companions
 from score_sde.run.objective import Objective
 from score_sde.run.paths import differences, without
@@ -33,10 +33,12 @@ from score_sde.training.restore import restored_average
 from score_sde.types import Array, Denoise, Params, UserError
 
 SAMPLES, DENOISER, AUTOENCODER = "samples", "denoiser", "autoencoder"
+LIKELIHOOD = "likelihood"
 NEEDS: dict[str, Callable[[Objective], bool]] = {
     SAMPLES: lambda o: o.trains_denoiser or o.trains_jumps,
     DENOISER: lambda o: o.trains_denoiser,
     AUTOENCODER: lambda o: o.trains_autoencoder,
+    LIKELIHOOD: lambda o: o.trains_denoiser or o.learns_divergence,
 }
 """What a run may have to be of use -> whether its objective trains it."""
 
@@ -116,19 +118,19 @@ class Run(NamedTuple):
         return jax.jit(draw)(self.params, keys, cond)
 
     def log_prob(self, rows: Mapping[str, Any]) -> LogProb:
-        """Log-probabilities of examples {"values": [batch, *shape], ...}, in nats."""
+        """Log-probabilities of examples {"values": [batch, *shape], ...}, in nats.
+
+        Of a student that learned the divergence of its jumps, by a few of these.
+        """
         experiment = self.experiment
         keys = sample_keys(experiment.seed, 0, len(rows["values"]))
         fold: Callable[..., Any] = jax.vmap(jax.random.fold_in, in_axes=(0, None))
-        score = jax.jit(
-            partial(score_examples, experiment.model, experiment.likelihood)
-        )
-        return score(
+        cond = conditions.of_examples(experiment.model.conditions, rows)
+        return jax.jit(scorer(experiment))(
             self.params,
-            fold(keys, 0),
-            fold(keys, 1),
+            *(fold(keys, 0), fold(keys, 1)),
             rows["values"],
-            conditions.of_examples(experiment.model.conditions, rows),
+            cond,
             np.float32(1),
         )
 
@@ -150,7 +152,8 @@ def open_run(
         hosts: how to find the other hosts, see `runtime.mesh.start_devices`.
         step: of the checkpoint; 0 for the newest.
         needs: what it must have trained: "samples", by a denoiser or by jumps,
-            "denoiser", "autoencoder", or "" for anything.
+            "denoiser", "autoencoder", "likelihood", by a denoiser or by jumps that know
+            their divergence, or "" for anything.
 
     Raises:
         UserError: if there is no run, no good checkpoint, or not that in it.
@@ -162,7 +165,7 @@ def open_run(
         _check_model(workdir, whole, experiment)
     if needs and not NEEDS[needs](experiment.objective):
         name = whole["objective"]["name"]
-        part = DENOISER if needs == SAMPLES else needs
+        part = DENOISER if needs in (SAMPLES, LIKELIHOOD) else needs
         raise UserError(
             f"{workdir} was trained by objective {name!r}: it has no {part}."
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +17,12 @@ from jax.sharding import Mesh
 from score_sde import conditions
 from score_sde.data import Examples
 from score_sde.elbo import Bound
-from score_sde.evaluation.report import bits, summary
+from score_sde.evaluation.report import against_flow, bits, summary
 from score_sde.likelihood import LogProb
 from score_sde.run.experiment import Experiment
-from score_sde.run.likelihoods import bound_examples, score_examples
+from score_sde.run.likelihoods import bound_examples, score_examples, scorer
 from score_sde.run.sample import sample_keys
+from score_sde.run.settings import Scoring
 from score_sde.runtime.folder import Arrays
 from score_sde.runtime.jobs import (
     BY_EXAMPLE,
@@ -30,7 +31,7 @@ from score_sde.runtime.jobs import (
     map_examples,
 )
 from score_sde.runtime.mesh import divisible
-from score_sde.types import Key, Params, UserError
+from score_sde.types import Denoise, Key, Params, UserError
 
 ScoreBatch = Callable[[Key, Any, Any], Any]
 """(keys, values, cond) -> a named tuple of arrays [batch, ...]."""
@@ -52,23 +53,34 @@ class Programs(NamedTuple):
     """(params, keys_data, keys_probe, values, cond, tolerance) -> LogProb."""
     bound: Callable[..., Any]
     """(params, keys_data, keys_noise, values, cond) -> Bound."""
+    flow: Callable[..., Any] | None = None
+    """Like `solve`, of the flow that a student scores in a few steps; else None."""
 
 
-def compile_programs(experiment: Experiment, mesh: Mesh) -> Programs:
-    """Compile the solve and the bound."""
+def compile_programs(
+    experiment: Experiment, mesh: Mesh, offers: Mapping[str, Any]
+) -> Programs:
+    """Compile the solve and the bound.
+
+    Args:
+        experiment: of the run.
+        mesh: on which examples are mapped.
+        offers: role -> (parameters -> what that run offers), of the companions.
+    """
     model, settings = experiment.model, experiment.likelihood
-    examples = (EVERYWHERE, *[BY_EXAMPLE] * 4)
-    of_chain = experiment.objective.bounds_chain
-    return Programs(
-        map_examples(
-            partial(score_examples, model, settings), mesh, *examples, EVERYWHERE
-        ),
-        map_examples(
-            partial(bound_examples, model, settings, of_chain=of_chain),
-            mesh,
-            *examples,
-        ),
-    )
+    objective, examples = experiment.objective, (EVERYWHERE, *[BY_EXAMPLE] * 4)
+
+    def of_flow(params: Params) -> Denoise:
+        return objective.flow(model, params, offers)
+
+    solve = map_examples(scorer(experiment), mesh, *examples, EVERYWHERE)
+    of_chain = objective.bounds_chain
+    bound = partial(bound_examples, model, settings, of_chain=of_chain, flow=of_flow)
+    flow = None
+    if objective.learns_divergence:
+        exact = partial(score_examples, model, settings, flow=of_flow)
+        flow = map_examples(exact, mesh, *examples, EVERYWHERE)
+    return Programs(solve, map_examples(bound, mesh, *examples), flow)
 
 
 def num_examples(experiment: Experiment) -> dict[str, int]:
@@ -104,9 +116,11 @@ def score_split(
 
     def solved(which: Pass) -> ScoreBatch:
         tolerance = jnp.asarray(which.tolerance, jnp.float32)
+        program = programs.flow if which.name == FLOW else programs.solve
+        assert program is not None  # `_passes` has no such pass
 
         def score(keys: Key, values: Any, cond: Any) -> LogProb:
-            out = programs.solve(
+            out = program(
                 params,
                 _keys(keys, which.points, 0),
                 _keys(keys, which.probes, 1),
@@ -123,31 +137,56 @@ def score_split(
         return out._replace(decoder=out.decoder + log_scale)
 
     run = partial(_run, experiment, experiment.scored.split(split), mesh)
-    repeats, checked = settings.repeats, min(settings.num_checked, count)
-    passes = [Pass(f"repeat{r}", r, r) for r in range(repeats)]
-    checks = [
-        Pass("fresh_points", repeats, repeats),
-        Pass("fresh_probes", 0, repeats),
-        Pass("tight", 0, 0, tolerance=0.1),
-    ]
+    passes, checks = _passes(settings, in_jumps=programs.flow is not None)
+    checked = min(settings.num_checked, count)
     found = {
-        p.name: run(solved(p), number, folder / f"{split}_{p.name}")
-        for group, number in ((passes, count), (checks, checked))
-        for p in group
+        p.name: run(
+            solved(p), checked if p in checks else count, folder / f"{split}_{p.name}"
+        )
+        for p in (*passes, *checks)
     }
     terms = run(bounded, count, folder / f"{split}_bound")
     num_dims = int(np.prod(experiment.scored.shape))
-    scores = _gather(found, terms, [p.name for p in passes], num_dims)
+    repeats = [p.name for p in passes if p.name != FLOW]
+    scores = _gather(found, terms, repeats, num_dims)
+    # Jumps have no probes and no tolerance: such a pass would repeat the first.
+    first = {name: a[:checked] for name, a in found[repeats[0]].items()}
     row = summary(
         scores,
-        {p.name: found[p.name] for p in checks},
+        {name: found.get(name, first) for name in CHECKS},
         num_dims=num_dims,
         is_exact=settings.divergence == "exact",
     )
     row["of"] = _what(experiment)
-    row["errors"] |= _stated_error(scores, num_dims, fixed=settings.num_steps > 0)
+    if FLOW in found:
+        row |= against_flow(row, scores, found[FLOW], num_dims)
+        row["flow"]["of"] = _whose(experiment)
+    else:
+        fixed = settings.num_steps > 0
+        row["errors"] |= _stated_error(scores, num_dims, fixed=fixed)
     row["seconds"] = round(sum(a["seconds"].sum() for a in found.values()), 1)
     return scores, row
+
+
+FLOW = "flow"
+CHECKS = ("fresh_points", "fresh_probes", "tight")
+"""Names of passes: over the flow that jumps approximate, and over a part again."""
+
+
+def _passes(settings: Scoring, *, in_jumps: bool) -> tuple[list[Pass], list[Pass]]:
+    """The passes over all examples, and over those that are checked."""
+    repeats = settings.repeats
+    passes = [Pass(f"repeat{r}", r, r) for r in range(repeats)]
+    again = Pass("fresh_points", repeats, repeats)
+    if in_jumps:
+        return [*passes, Pass(FLOW, 0, 0)], [again]
+    probes, tight = Pass("fresh_probes", 0, repeats), Pass("tight", 0, 0, tolerance=0.1)
+    return passes, [again, probes, tight]
+
+
+def _whose(experiment: Experiment) -> str:
+    """Whose flow a student's likelihood is compared with."""
+    return "its teacher" if experiment.objective.denoisers else "its own denoiser"
 
 
 def _what(experiment: Experiment) -> str:

@@ -34,6 +34,7 @@ from score_sde.run.settings import (
 )
 from score_sde.run.students_consistency import CONSISTENCY
 from score_sde.run.students_flow_maps import FLOW_MAPS
+from score_sde.run.students_likelihood import LIKELIHOODS
 from score_sde.run.students_teacher import Direct, Progressive
 from score_sde.runtime.mesh import Devices
 from score_sde.samplers import SAMPLERS, grids
@@ -41,6 +42,7 @@ from score_sde.training.optimizer import Optimizer
 from score_sde.training.settings import Training
 
 OBJECTIVES |= {"progressive": Progressive, "direct": Direct, **CONSISTENCY, **FLOW_MAPS}
+OBJECTIVES |= LIKELIHOODS
 Registry = Mapping[str, Callable[..., Any]]
 OBJECTIVES["autoencoder"] = Autoencoding
 

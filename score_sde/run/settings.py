@@ -220,6 +220,9 @@ class Scoring:
         order: of multistep.
         num_steps: steps of multistep, even in log sigma; 0 for steps of each example's
             own, by the tolerances.
+        num_jumps: evaluations of a student that learns the divergence of its jumps; 0
+            for 8 of such a student. All the above are then of the flow that it is
+            compared with.
         rtol: relative tolerance of the solver.
         atol: absolute tolerance of the solver.
         batch_size: examples that are solved at once.
@@ -237,6 +240,7 @@ class Scoring:
     solver: Annotated[str, one_of(SOLVERS)] = "dopri5"
     order: Annotated[int, within(1, 4)] = 4
     num_steps: Annotated[int, NonNegative] = 0
+    num_jumps: Annotated[int, NonNegative] = 0
     rtol: Annotated[float, between(0, 1)] = 1e-5
     atol: Annotated[float, between(0, 1)] = 1e-5
     batch_size: Annotated[int, at_least(1)] = 60

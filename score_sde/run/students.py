@@ -6,7 +6,7 @@ of many steps (`flow_map`). Its teacher is the companion of that role.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY
 from functools import partial
 from typing import Annotated, Any, ClassVar
@@ -21,9 +21,9 @@ from score_sde.guidance import classifier_free
 from score_sde.losses import DISTANCES
 from score_sde.losses.consistency import Distance
 from score_sde.losses.pairs import Ladder
-from score_sde.networks.blocks import SECOND_LEVEL
+from score_sde.networks.blocks import DIVERGENCE, SECOND_LEVEL
 from score_sde.rules import Finite, one_of
-from score_sde.run.model import Model, jump
+from score_sde.run.model import COMPANIONS, Model, jump
 from score_sde.run.objective import Context, Objective
 from score_sde.sde import SDE
 from score_sde.types import Array, Denoise, Key, Params, UserError
@@ -90,17 +90,30 @@ class Student(Objective):
 
     def teacher(self, context: Context) -> Denoise:
         """The teacher's denoiser, guided as the student is to be."""
-        denoise = as_denoiser(context.companions[TEACHER])
+        return self._guided(context.companions[TEACHER])
+
+    def _guided(self, offered: Denoise) -> Denoise:
+        denoise = as_denoiser(offered)
         if self.guidance_weight == 1:
             return denoise
         return classifier_free(denoise, self.guidance_weight)
+
+    def flow(
+        self,
+        model: Model,
+        params: Params,
+        offers: Mapping[str, Callable[[Params], Any]],
+    ) -> Denoise:
+        if not self.distils or not self.learns_divergence:
+            return super().flow(model, params, offers)
+        return self._guided(offers[TEACHER](params[COMPANIONS][TEACHER]))
 
 
 def started(params: Params, others: Params) -> Params:
     """Parameters of a student that begin as its teacher's.
 
-    What the teacher lacks, the embedding of where a jump ends, stays as it is: it adds
-    nothing yet, so that the student is its teacher.
+    What the teacher lacks, the embedding of where a jump ends and the divergence of a
+    jump, stays as it is: it adds nothing yet, so that the student is its teacher.
 
     Raises: UserError where the two networks are not alike.
     """
@@ -109,7 +122,8 @@ def started(params: Params, others: Params) -> Params:
 
     def one(path: Any, own: Any) -> Any:
         found = theirs.get(path)
-        if found is None and SECOND_LEVEL in [getattr(k, "key", None) for k in path]:
+        names = {getattr(entry, "key", None) for entry in path}
+        if found is None and names & {SECOND_LEVEL, DIVERGENCE}:
             return own
         if found is None or found.shape != own.shape:
             shape = "none" if found is None else f"one of shape {found.shape}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import jax.random as jr
 
 from score_sde.arrays import example_keys, expand_like, mean_over_data, where_example
 from score_sde.fields import settings
-from score_sde.flow_map import as_denoiser, as_jump
+from score_sde.flow_map import FlowMap, as_denoiser, as_jump
 from score_sde.losses.distances import squared
 from score_sde.losses.flow_maps import (
     average_velocity,
@@ -27,7 +27,7 @@ from score_sde.rules import Finite, NonNegative, Positive, Share, at_least, one_
 from score_sde.run.objective import Batch, Context
 from score_sde.run.students import Student, noise_like, uniform_like
 from score_sde.sde import SDE
-from score_sde.types import Array, Key, Params
+from score_sde.types import Array, Denoise, Key, Params
 
 VELOCITIES = ("data", "teacher")
 METHODS = ("lagrangian", "eulerian", "semigroup")
@@ -160,6 +160,22 @@ class Shortcut(FlowMapStudent):
         return squared(u, jax.lax.stop_gradient(target))
 
 
+class Drawn(NamedTuple):
+    """Noisy examples of a training step, and the jumps that they take."""
+
+    x0: Array
+    x: Array
+    """x0 + sigma eps."""
+    sigma: Array
+    t: Array
+    """The angle of sigma, atan(sigma / sigma_data), where jumps begin, [batch]."""
+    middle: Array
+    """An angle on the way."""
+    r: Array
+    """The angle where jumps end."""
+    cond: Any
+
+
 @settings
 class FlowMapMatching(FlowMapStudent):
     """Self-distillation or distillation of a flow map (Boffi et al. 2025; Sabour 2025).
@@ -185,18 +201,37 @@ class FlowMapMatching(FlowMapStudent):
     def __call__(
         self, key: Key, params: Params, batch: Batch, context: Context
     ) -> Array:
-        key_sigma, key_eps, key_lower, key_middle = jr.split(key, 4)
-        x0, cond, scale = batch.x0, batch.cond, self.sigma_data
-        sigma = self.noise_levels.draw(key_sigma, len(x0)).astype(x0.dtype)
-        t = jnp.arctan(sigma / scale)
-        least = jnp.arctan(self.sde.sigma(self.sde.t_min) / scale).astype(x0.dtype)
-        t = jnp.maximum(t, 1.01 * least)
-        sigma = scale * jnp.tan(t)
-        r = least + uniform_like(key_lower, x0) * 0.99 * (t - least)
-        x = x0 + expand_like(sigma, x0) * noise_like(key_eps, x0)
-        y = expand_like(jnp.cos(t), x0) * x
-        jump = self.jump(params, context)
+        drawn = self.draw(key, batch)
         teacher = self.teacher(context) if self.distils else None
+        return self.of_map(self.jump(params, context), drawn, teacher, context)
+
+    def draw(self, key: Key, batch: Batch) -> Drawn:
+        """Noisy examples, and where their jumps end."""
+        key_sigma, key_eps, key_end, key_middle = jr.split(key, 4)
+        x0, scale = batch.x0, self.sigma_data
+        sigma = self.noise_levels.draw(key_sigma, len(x0)).astype(x0.dtype)
+        least, top = (
+            jnp.arctan(self.sde.sigma(end) / scale).astype(x0.dtype)
+            for end in (self.sde.t_min, self.sde.t_max)
+        )
+        t = jnp.clip(jnp.arctan(sigma / scale), 1.01 * least, top)
+        r = self.end(key_end, t, least)
+        middle = r + uniform_like(key_middle, x0) * (t - r)
+        sigma = scale * jnp.tan(t)
+        x = x0 + expand_like(sigma, x0) * noise_like(key_eps, x0)
+        return Drawn(x0, x, sigma, t, middle, r, batch.cond)
+
+    def end(self, key: Key, t: Array, least: Array) -> Array:
+        """The angles where jumps from t end, given the lowest one."""
+        return least + uniform_like(key, t) * 0.99 * (t - least)
+
+    def of_map(
+        self, jump: FlowMap, drawn: Drawn, teacher: Denoise | None, context: Context
+    ) -> Array:
+        """The loss of the jump, on and off the diagonal."""
+        x0, x, sigma, t, middle, r, cond = drawn
+        scale = self.sigma_data
+        y = expand_like(jnp.cos(t), x0) * x
         aim = x0 if teacher is None else teacher(x, sigma, cond)
         error = mean_over_data((jump(x, sigma, sigma, cond) - aim) ** 2)
         # On the circle: the squared error of the velocity, in units of the data.
@@ -220,7 +255,6 @@ class FlowMapMatching(FlowMapStudent):
                 cond=cond,
             )
         else:
-            middle = r + uniform_like(key_middle, x0) * (t - r)
             off = semigroup_loss(
                 jump, jump, y, t, middle, r, sigma_data=scale, cond=cond
             )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Annotated, Any, ClassVar
 
 import jax
@@ -37,6 +36,8 @@ from score_sde.types import Array, Denoise, Key, Params
 
 MOST_MEMORY = 2**30
 """Bytes of trajectories that are kept on a device, at most."""
+PART = 500
+"""Trajectories that are computed at once."""
 
 
 @settings
@@ -207,20 +208,11 @@ class Direct(Student):
         return Reach((*self.levels, 0.0))
 
     def problems(self, model: Model) -> list[str]:
-        found = super().problems(model)
-        size = 4 * self.num_trajectories * (len(self.levels) + 1)
-        size *= math.prod(model.shape)
-        if size > MOST_MEMORY:
-            found.append(
-                f"num_trajectories is {self.num_trajectories:,}; they would take "
-                f"{size / 2**30:.1f} GiB of each device, more than 1"
-            )
-        return found
+        count, kept = self.num_trajectories, len(self.levels) + 1
+        return super().problems(model) + memory_problems(count, kept, model.shape)
 
     def prepare(self, context: Context, cond: Callable[[Any], Any], seed: int) -> Any:
         teacher, shape = self.teacher(context), context.model.shape
-        size = min(500, self.num_trajectories)
-        keys = example_keys(jr.fold_in(jr.key(seed), 9), self.num_trajectories)
 
         def whole(keys: Key, told: Any) -> Array:
             like = jnp.zeros((len(keys), *shape), jnp.float32)
@@ -231,13 +223,8 @@ class Direct(Student):
                 kept.append(x)
             return jnp.stack(kept, axis=1)
 
-        compiled, parts, told = jax.jit(whole), [], []
-        for first in range(0, self.num_trajectories, size):
-            index = np.arange(first, first + size) % self.num_trajectories
-            told.append(cond(index))
-            parts.append(compiled(keys[index], told[-1]))
-        together = partial(_joined, count=self.num_trajectories)
-        return {"x": together(parts), "cond": together(told)}
+        x, told = in_parts(whole, self.num_trajectories, cond, seed)
+        return {"x": x, "cond": told}
 
     def _between(self, high: float, low: float) -> Array:
         """Karras' grid from one level to a lower one, 0 reached from sigma_min."""
@@ -267,6 +254,38 @@ class Direct(Student):
         target = jump_between(x, reached, sigma, lower)
         predicted = self.jump(params, context)(x, sigma, lower, cond)
         return distance_of(self.distance, self.c)(predicted, target)
+
+
+def in_parts(
+    whole: Callable[[Key, Any], Any], count: int, cond: Callable[[Any], Any], seed: int
+) -> tuple[Any, Any]:
+    """Compute trajectories in parts that are compiled once: (they, their conditions).
+
+    Args:
+        whole: (keys, conditions) -> arrays of these trajectories.
+        count: how many there are.
+        cond: numbers of trajectories -> what they are told, or None.
+        seed: of the config.
+    """
+    size = min(PART, count)
+    keys = example_keys(jr.fold_in(jr.key(seed), 9), count)
+    compiled, parts, told = jax.jit(whole), [], []
+    for first in range(0, count, size):
+        index = np.arange(first, first + size) % count
+        told.append(cond(index))
+        parts.append(compiled(keys[index], told[-1]))
+    return _joined(parts, count=count), _joined(told, count=count)
+
+
+def memory_problems(count: int, kept: int, shape: tuple[int, ...]) -> list[str]:
+    """Why so many trajectories, at so many levels each, can't be kept, a text each."""
+    size = 4 * count * kept * math.prod(shape)
+    if size <= MOST_MEMORY:
+        return []
+    return [
+        f"num_trajectories is {count:,}; they would take {size / 2**30:.1f} GiB of "
+        "each device, more than 1"
+    ]
 
 
 def _joined(parts: list[Any], *, count: int) -> Any:
