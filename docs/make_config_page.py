@@ -177,7 +177,7 @@ def _alternatives(
         function = inspect.unwrap(constructor)
         if function.__module__.partition(".")[0] != "score_sde":
             continue  # a user's part, which is registered in this process
-        same = getattr(function, "__code__", function)
+        same = (getattr(function, "__code__", function), function.__qualname__)
         found.setdefault(same, ([], constructor))[0].append(name)
     return list(found.values())
 

@@ -39,7 +39,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
 
 
 def first_sentence(thing: Any) -> str:
-    """What the docstring of a part says first; nothing of one that has none."""
+    """Return the first sentence of a part's docstring; "" of one that has none."""
     text = inspect.getdoc(thing) if thing.__doc__ else ""
     if not text or text.startswith(f"{getattr(thing, '__name__', '')}("):
         return ""

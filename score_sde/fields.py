@@ -22,6 +22,7 @@ import math
 import sys
 import types
 import typing
+from collections import ChainMap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, ParamSpec, TypeVar, dataclass_transform
 
@@ -264,6 +265,29 @@ def checks_rules(function: Callable[P, R]) -> Callable[P, R]:
         return function(*args, **kwargs)
 
     return checked
+
+
+def takes(
+    function: Callable[..., R],
+    parameters: Sequence[inspect.Parameter],
+    *sources: Callable[..., Any],
+) -> Callable[..., R]:
+    """Say what arguments a function takes that hands **options on to another.
+
+    Args:
+        function: given the signature, and what is said of it elsewhere.
+        parameters: of the signature.
+        sources: the functions and classes that have the types and rules of the
+            parameters, where two do the first; the last gives name and docstring too.
+    """
+    inner: Any = inspect.unwrap(function)  # where a signature is read, if it is wrapped
+    inner.__signature__ = inspect.Signature(parameters)
+    inner.__annotations__ = dict(ChainMap(*(dict(_hints(s)) for s in sources)))
+    _hints.cache_clear()  # the function may have been one of the sources
+    for name in ("__name__", "__qualname__", "__module__", "__doc__"):
+        for one in (function, inner):
+            setattr(one, name, getattr(sources[-1], name))
+    return function
 
 
 def static(*, default: Any, kw_only: bool = False) -> Any:

@@ -64,7 +64,7 @@ class Reach(NamedTuple):
         return self.levels is None and self.to == "any"
 
     def problem(self, pairs: Float[np.ndarray, "jumps 2"]) -> str | None:
-        """Why the model can't make these jumps, (sigma, sigma_next) each; else None."""
+        """Say why the model can't make these jumps, (sigma, sigma_next); else None."""
         pairs = np.asarray(pairs, np.float64)
         wrong = {"down": np.less, "up": np.greater}.get(self.way)
         if wrong is not None and (against := wrong(pairs[:, 0], pairs[:, 1])).any():
@@ -332,7 +332,7 @@ def jump_between(
 
 
 def num_arguments(function: Callable[..., Any]) -> int:
-    """How many arguments a function takes by place; 0 where nobody can say."""
+    """Count the arguments that a function takes by place; 0 where nobody can say."""
     return len(_names(function))
 
 

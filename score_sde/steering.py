@@ -266,7 +266,7 @@ class _Process(NamedTuple):
         return mean + shift + fresh, jnp.where(last, 0.0, less / safe**2)
 
     def look_after(self, moved: Array, seen: _Seen, k: Array) -> tuple[_Seen, Array]:
-        """What is seen after step k, and what it adds to the log weights."""
+        """Look at the particles after step k, and add to their log weights."""
         sigma, below, safe_below = self.levels(k)
         last = below == 0
         now = jax.lax.cond(

@@ -507,3 +507,75 @@ def test_shortcut_targets(case):
     assert usable.any()
     tolerance = {"rtol": 1e-9, "atol": 1e-10}
     assert close(-target[usable], wanted[usable], tolerance)
+
+
+IMM_TIMES = {  # sigma / sigma_data as a function of time, and back
+    "fm": (lambda t: t / (1 - t), lambda r: r / (1 + r)),
+    "vp_cosine": (
+        lambda t: jnp.tan(math.pi * t / 2),
+        lambda r: 2 * jnp.arctan(r) / math.pi,
+    ),
+}
+IMM_ALPHA = {"fm": lambda t: 1 - t, "vp_cosine": lambda t: jnp.cos(math.pi * t / 2)}
+
+
+def imm_jump(case):
+    """The jump of a network in each of the published parameterisations.
+
+    They are a prediction of x0 (`identity`), EDM's with the sign of F changed
+    (`simple_edm`), and a velocity of the straight line (`euler_fm`).
+    """
+    inputs, network = given(case), toy(case, second=True)
+    sd, kind = inputs["sigma_data"], inputs["parameterisation"]
+    ratio_of, time_of = IMM_TIMES[inputs["schedule"]]
+
+    def coefficients(sigma):
+        c, t = precondition.edm(sigma, sigma_data=sd), time_of(sigma / sd)
+        if kind == "identity":
+            c = c._replace(skip=jnp.zeros_like(t), out=jnp.ones_like(t))
+        if kind == "simple_edm":
+            c = c._replace(out=-c.out)
+        if kind == "euler_fm":
+            c = c._replace(skip=1 - t, out=-t * sd)
+        return c._replace(noise=t)
+
+    def raw(u, t, ratio, cond=None):
+        s = time_of(ratio * ratio_of(t))
+        # The published Euler map is told how far it goes.
+        default = "stride" if kind == "euler_fm" else "identity"
+        is_stride = inputs.get("second_time", default) == "stride"
+        return network(u, t, t - s if is_stride else s)
+
+    return ss.make_jump(raw, coefficients)
+
+
+@of("imm.map")
+def test_maps_of_inductive_moment_matching(case):
+    inputs = given(case)
+    ratio_of, _ = IMM_TIMES[inputs["schedule"]]
+    alpha, sd = IMM_ALPHA[inputs["schedule"]], inputs["sigma_data"]
+    t, s = inputs["t"], inputs["s"]
+    x = inputs["x0"] + ratio_of(t)[:, None] * inputs["noise"]
+    end = carry(imm_jump(case), x, sd * ratio_of(t), sd * ratio_of(s))
+    agree(case, xt=alpha(t)[:, None] * x, xs=alpha(s)[:, None] * end)
+
+
+@of("imm.sampler")
+def test_steps_of_inductive_moment_matching(case):
+    """Each is a jump of `sample`, over a grid of times."""
+    inputs = given(case)
+    assert inputs["kind"] == "pushforward"
+    ratio_of, time_of = IMM_TIMES[inputs["schedule"]]
+    alpha, sd = IMM_ALPHA[inputs["schedule"]], inputs["sigma_data"]
+    first, last = (float(ratio_of(inputs[k])) for k in ("T", "eps"))
+    if inputs["grid"] == "uniform":
+        times = jnp.linspace(inputs["T"], inputs["eps"], inputs["num_steps"] + 1)
+        levels = sd * ratio_of(times)
+    elif inputs["grid"] == "edm":
+        ends = {"sigma_min": sd * last, "sigma_max": sd * first}
+        levels = ss.grids.karras(inputs["num_steps"] + 1, **ends)[:-1]
+    else:
+        levels = sd * jnp.asarray([first, last])
+    x = inputs["latents"] / alpha(inputs["T"])
+    end = ss.sample("jump", imm_jump(case), x, levels).x
+    agree(case, x=alpha(time_of(levels[-1] / sd)) * end)

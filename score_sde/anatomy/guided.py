@@ -1,4 +1,4 @@
-"""What guidance draws, beside what its weight is often said to draw.
+"""The law that guidance draws, beside the one its weight is often said to draw.
 
 Prince 2023, sec. 18.6.3, figure 18.12. Guidance with weight 1 and the exact classifier
 draws p(x given c). With a larger weight w it moves along scores of p_t(x) p_t(c given

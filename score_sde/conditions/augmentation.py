@@ -1,4 +1,4 @@
-"""How training changed an image, as a condition (Karras et al. 2022, app. F.2)."""
+"""A change of training images as a condition (Karras et al. 2022, app. F.2)."""
 
 from __future__ import annotations
 

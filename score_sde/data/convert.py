@@ -47,7 +47,7 @@ class Converted(NamedTuple):
 
     @property
     def format(self) -> dict[str, Any]:
-        """What the source `files` reads of a prepared file."""
+        """The format that the source `files` reads of a prepared file."""
         return {
             "shape": list(self.values.shape[1:]),
             "num_levels": self.num_levels,

@@ -32,7 +32,7 @@ CHANNELS = (1, 3, 4)
 
 
 class Found(NamedTuple):
-    """What is in a file."""
+    """The arrays of a file."""
 
     values: np.ndarray
     labels: Any

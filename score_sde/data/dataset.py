@@ -1,4 +1,4 @@
-"""What a data set is: a format, known at once, and splits, opened when first read.
+"""A data set: a format, known at once, and splits, opened when first read.
 
 Images are stored as integers 0 .. num_levels - 1, points and latents as floats.
 """

@@ -47,7 +47,7 @@ are encoded as they are read. `run` adds the autoencoders."""
 
 
 class Facts(NamedTuple):
-    """What latents.json says."""
+    """The content of latents.json."""
 
     shape: tuple[int, ...]
     num_classes: int

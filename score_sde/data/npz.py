@@ -47,7 +47,7 @@ FACTS: dict[str, Callable[[Any], bool]] = {
 
 
 class Described(NamedTuple):
-    """What an npz file says of itself: values of the options of the source `files`."""
+    """Options of the source `files`, as an npz file states them of itself."""
 
     stated: dict[str, Any]
     """What prepare-data recorded, with which a config must agree."""

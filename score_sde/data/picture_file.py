@@ -113,7 +113,7 @@ def upright(picture: Picture) -> Picture:
 
 
 def orientation(picture: Picture) -> int:
-    """How a picture is stored, as EXIF numbers it from 1, upright, to 8."""
+    """Read how a picture is turned, as EXIF numbers it from 1, upright, to 8."""
     return picture.getexif().get(ORIENTATION, 1)
 
 

@@ -46,7 +46,7 @@ class Units(NamedTuple):
         return math.prod(shape[:-1]) * math.fsum(map(math.log, self.scale))
 
     def problem(self, shape: tuple[int, ...]) -> str | None:
-        """Why the map does not suit examples of this shape; None if it does."""
+        """Say why the map does not suit examples of this shape; None if it does."""
         found = (len(self.shift), len(self.scale))
         if found not in ((0, 0), (shape[-1], shape[-1])):
             return f"shift and scale have {found} entries; expected {shape[-1]} each"

@@ -6,6 +6,7 @@ run knows is given: `noise_std`, `sigma_data`, and `grid`, the noise levels.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
@@ -13,10 +14,10 @@ import numpy as np
 
 from score_sde.editing import guided
 from score_sde.editing.decoupled import DAPS, REDDiff
-from score_sde.editing.stepwise import DDRM, DiffPIR, FlowDPS
-from score_sde.fields import checks_rules, fields_of
+from score_sde.editing.stepwise import DDRM, DiffPIR, FlowDPS, Restoring
+from score_sde.fields import checks_rules, fields_of, takes
 from score_sde.measurements import Measurement
-from score_sde.rules import NonNegative, Positive, Share, at_least, below
+from score_sde.rules import Positive, at_least
 from score_sde.samplers import Sampler
 from score_sde.samplers.repaint import RePaint
 from score_sde.types import Array, Denoise, Grid
@@ -126,145 +127,21 @@ def dps(
     return Restorer(guided.dps(denoise, measurement, y, sigmas=grid, step=step))
 
 
-@checks_rules
-def ddrm(
-    denoise: Denoise,
-    measurement: Measurement,
-    y: Observation,
-    *,
-    noise_std: float,
-    eta: Annotated[float, Share] = 0.85,
-    eta_b: Annotated[float, Share] = 1.0,
-) -> Restorer:
-    """Draw by `score_sde.editing.DDRM`.
+def drawn_by(rule: type[Restoring]) -> Callable[..., Restorer]:
+    """Make a method of a step rule, whose options are its own.
 
     Args:
-        denoise: the denoiser.
-        measurement: A, whose singular values are known.
-        y: what was measured.
-        noise_std: of the noise in y.
-        eta: share of fresh noise.
-        eta_b: how much of y is taken.
+        rule: (measurement, y, *, noise_std, and its options) -> sampler.
     """
-    rule = DDRM(measurement, y, noise_std=noise_std, eta=eta, eta_b=eta_b)
-    return Restorer(denoise, rule)
 
+    def restore(
+        denoise: Denoise, measurement: Measurement, y: Observation, **options: Any
+    ) -> Restorer:
+        return Restorer(denoise, rule(measurement, y, **options))
 
-@checks_rules
-def diffpir(
-    denoise: Denoise,
-    measurement: Measurement,
-    y: Observation,
-    *,
-    noise_std: float,
-    strength: Annotated[float, Positive] = 8.0,
-    zeta: Annotated[float, Share] = 0.5,
-) -> Restorer:
-    """Draw by `score_sde.editing.DiffPIR`.
-
-    Args:
-        denoise: the denoiser.
-        measurement: A, linear.
-        y: what was measured.
-        noise_std: of the noise in y.
-        strength: how much the denoiser's prediction counts.
-        zeta: share of fresh noise, in variance.
-    """
-    rule = DiffPIR(measurement, y, noise_std=noise_std, strength=strength, zeta=zeta)
-    return Restorer(denoise, rule)
-
-
-@checks_rules
-def flow_dps(
-    denoise: Denoise,
-    measurement: Measurement,
-    y: Observation,
-    *,
-    noise_std: float,
-    num_steps: Annotated[int, at_least(1)] = 3,
-    rate: Annotated[float, Positive] = 1.0,
-) -> Restorer:
-    """Draw by `score_sde.editing.FlowDPS`.
-
-    Args:
-        denoise: the denoiser.
-        measurement: A, linear or not.
-        y: what was measured.
-        noise_std: of the noise in y, which it does not use.
-        num_steps: steps down |y - A x0|^2 at each level.
-        rate: their size.
-    """
-    rule = FlowDPS(measurement, y, noise_std=noise_std, num_steps=num_steps, rate=rate)
-    return Restorer(denoise, rule)
-
-
-@checks_rules
-def daps(
-    denoise: Denoise,
-    measurement: Measurement,
-    y: Observation,
-    *,
-    noise_std: float,
-    sigma_data: float,
-    ode_steps: Annotated[int, at_least(1)] = 5,
-    langevin_steps: Annotated[int, NonNegative] = 0,
-    langevin_rate: Annotated[float, Positive] = 0.1,
-) -> Restorer:
-    """Draw by `score_sde.editing.DAPS`.
-
-    Args:
-        denoise: the denoiser.
-        measurement: A; linear, if langevin_steps is 0.
-        y: what was measured.
-        noise_std: of the noise in y.
-        sigma_data: standard deviation of the data.
-        ode_steps: Euler steps to clean data at each level.
-        langevin_steps: of Langevin's dynamics; 0 to draw exactly.
-        langevin_rate: their size.
-    """
-    rule = DAPS(
-        measurement,
-        y,
-        noise_std=noise_std,
-        sigma_data=sigma_data,
-        ode_steps=ode_steps,
-        langevin_steps=langevin_steps,
-        langevin_rate=langevin_rate,
-    )
-    return Restorer(denoise, rule)
-
-
-@checks_rules
-def red_diff(
-    denoise: Denoise,
-    measurement: Measurement,
-    y: Observation,
-    *,
-    noise_std: float,
-    strength: Annotated[float, Positive] = 0.25,
-    rate: Annotated[float, Positive] = 0.1,
-    momentum: Annotated[float, below(1)] = 0.9,
-) -> Restorer:
-    """Seek a mode by `score_sde.editing.REDDiff`.
-
-    Args:
-        denoise: the denoiser.
-        measurement: A, linear or not.
-        y: what was measured.
-        noise_std: of the noise in y, which it does not use.
-        strength: how much the prior counts.
-        rate: the learning rate of Adam.
-        momentum: Adam's first number.
-    """
-    rule = REDDiff(
-        measurement,
-        y,
-        noise_std=noise_std,
-        strength=strength,
-        rate=rate,
-        momentum=momentum,
-    )
-    return Restorer(denoise, rule)
+    denoiser, *_ = inspect.signature(restore).parameters.values()
+    options = inspect.signature(rule).parameters.values()
+    return takes(restore, [denoiser, *options], rule)
 
 
 def restore_by(
@@ -302,10 +179,10 @@ METHODS: dict[str, Callable[..., Restorer]] = {
     "pseudo_inverse": pseudo_inverse,
     "moment_matching": moment_matching,
     "dps": dps,
-    "ddrm": ddrm,
-    "diffpir": diffpir,
-    "flow_dps": flow_dps,
-    "daps": daps,
-    "red_diff": red_diff,
+    "ddrm": drawn_by(DDRM),
+    "diffpir": drawn_by(DiffPIR),
+    "flow_dps": drawn_by(FlowDPS),
+    "daps": drawn_by(DAPS),
+    "red_diff": drawn_by(REDDiff),
 }
 """Name -> function; a user's own are added."""

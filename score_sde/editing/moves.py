@@ -41,7 +41,7 @@ def noised(
 
 
 class Translation(NamedTuple):
-    """What was translated, and whether it is to be believed."""
+    """A translated batch, and whether it is to be believed."""
 
     x: Array
     """[batch, *dims]; NaN where a solve gave up."""

@@ -1,4 +1,4 @@
-"""What a model's samples are worth: metrics with intervals, reports and pictures."""
+"""Evaluation of a model's samples: metrics with intervals, reports and pictures."""
 
 from score_sde.evaluation.estimate import Estimate as Estimate
 from score_sde.evaluation.estimate import estimates_of as estimates_of

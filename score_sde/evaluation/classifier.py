@@ -40,7 +40,7 @@ BLOCK = 4096
 
 
 class Settings(NamedTuple):
-    """How a classifier is trained; `make_classifier` says what each means."""
+    """Settings of the training of a classifier, as `make_classifier` describes them."""
 
     width: int = 64
     num_steps: int = 1_000

@@ -1,4 +1,4 @@
-"""What a metric returns, and the checks of what it is given.
+"""The result of a metric, and the checks of what it is given.
 
 `Estimate` is a number with its interval and with what it was made of. Every metric
 checks its arrays by `feature_arrays` and its options by the rules in its signature.

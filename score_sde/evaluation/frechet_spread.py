@@ -1,4 +1,4 @@
-"""How far a Frechet distance strays from that of the laws: its bias and standard error.
+"""Bias and standard error of a Frechet distance as an estimate of that of the laws.
 
 The distance is expanded to second order in the two empirical laws. With x centred,
 T the optimal map between the two Gaussians, S2 = T S1 T, and z = x A the coordinates in
@@ -32,7 +32,7 @@ PAIRS = 2048
 
 
 class Spread(NamedTuple):
-    """How a Frechet distance strays from that of the laws."""
+    """Bias and standard error of a Frechet distance."""
 
     biases: tuple[float, float]
     """What the first and the second set add to the distance on average."""
@@ -42,7 +42,7 @@ class Spread(NamedTuple):
 
     @property
     def bias(self) -> float:
-        """How much the distance of the sets exceeds that of the laws on average."""
+        """Mean excess of the distance of the sets over that of the laws."""
         return sum(self.biases)
 
 

@@ -113,7 +113,7 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 class ClassStatistics(NamedTuple):
-    """What a classifier says of samples."""
+    """A classifier's statistics of samples."""
 
     sure: Estimate
     """The share of samples whose likeliest class has the asked probability."""

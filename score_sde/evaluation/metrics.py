@@ -129,7 +129,7 @@ PAIR_METRICS: dict[str, Metric] = {"psnr": psnr, "ssim": ssim}
 def split_half_floor(
     metric: Metric, real: Any, *, seed: int = 0, **options: Any
 ) -> Any:
-    """What a metric says of two random halves of the data: no model can be better.
+    """Measure two random halves of the data: no model can be better.
 
     Half as many examples have a larger bias than all: the floor of a Frechet distance
     is above what the whole sets would give for equal laws.

@@ -1,4 +1,4 @@
-"""What the scores of a data set say, and how sure they are."""
+"""The report of the scores of a data set, with how sure they are."""
 
 from __future__ import annotations
 

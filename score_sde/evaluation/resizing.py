@@ -1,4 +1,4 @@
-"""How programs bring pictures to the size of a feature network, by name.
+"""Ways of programs to bring pictures to the size of a feature network, by name.
 
 Each way gives other features: results are comparable only where it is the same.
 """

@@ -15,6 +15,7 @@ import numpy as np
 from score_sde.conditions import captions as words
 from score_sde.fields import checks_rules
 from score_sde.guidance import conditional
+from score_sde.guidance.branches import tangential, zero_star
 from score_sde.guidance.conditional import (
     LabelLogProb,
     classifier_free,
@@ -43,12 +44,11 @@ from score_sde.guidance.options import (
     negative_condition,
     with_entry,
 )
+from score_sde.guidance.projected import adaptive_projected
+from score_sde.guidance.stated import stated
 from score_sde.guidance.variants import (
     away_from_perturbed,
     by_bands,
-    from_best_scale,
-    from_damped,
-    projected,
     with_the_others_noise,
 )
 from score_sde.rules import Finite, Positive, Share, at_least, each
@@ -58,40 +58,6 @@ from score_sde.types import NO_LABEL, Array, Denoise, Scalar
 def unguided(denoise: Denoise) -> Denoise:
     """Return the denoiser as it is."""
     return denoise
-
-
-@needs_condition(negative_label="label", negative_caption="words")
-@checks_rules
-def away_from_unconditional(
-    denoise: Denoise,
-    *,
-    weight: Number = 2.0,
-    negative_label: Label = NO_LABEL,
-    negative_caption: str = "",
-    sigma_low: Low = 0.0,
-    sigma_high: High = math.inf,
-    rescale: Annotated[float, Share] = 0.0,
-) -> Denoise:
-    """Guide by `classifier_free` between two noise levels alone.
-
-    Args:
-        denoise: a model that was trained with and without its condition.
-        weight: 1 is the model itself.
-        negative_label: the class to go away from; -1 for the model that is told
-            nothing.
-        negative_caption: the caption to go away from; "" as above.
-        sigma_low: guide above this noise level.
-        sigma_high: guide up to this noise level.
-        rescale: as in `classifier_free`.
-
-    Raises: ValueError for options that break a rule.
-    """
-    return classifier_free(
-        denoise,
-        between(weight, sigma_low, sigma_high),
-        negative=negative_condition(negative_label, negative_caption),
-        rescale=rescale,
-    )
 
 
 @needs_condition(negative_label="label", negative_caption="words")
@@ -223,15 +189,15 @@ def _unlabelled(cond: Any) -> Any:
 
 GUIDANCES: dict[str, Callable[..., Denoise]] = {
     "none": unguided,
-    "classifier_free": away_from_unconditional,
+    "classifier_free": stated(classifier_free),
     "scheduled": away_by_schedule,
     "composed": composed,
     "classifier": by_classifier,
     "auto": away_from_worse,
-    "projected": projected,
+    "projected": stated(adaptive_projected),
     "plus_plus": with_the_others_noise,
-    "zero_star": from_best_scale,
-    "tangential": from_damped,
+    "zero_star": stated(zero_star),
+    "tangential": stated(tangential),
     "frequency": by_bands,
     "perturbed": away_from_perturbed,
 }

@@ -137,7 +137,7 @@ Pair = Callable[[Array, Scalar, Any], tuple[Array, Array]]
 
 
 class Branches(NamedTuple):
-    """What a combination of two denoisers is made of, at one call."""
+    """The terms of a combination of two denoisers, at one call."""
 
     x: Array
     sigma: Scalar

@@ -1,4 +1,4 @@
-"""Variants of guidance that a config can name, their options numbers and words."""
+"""Guidance of a config whose weights are others than one between two levels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated
 
 from score_sde.fields import checks_rules
-from score_sde.guidance.branches import frequency_decoupled, tangential, zero_star
+from score_sde.guidance.branches import frequency_decoupled
 from score_sde.guidance.conditional import plus_plus
 from score_sde.guidance.guided import Guided, autoguidance, network_evals
 from score_sde.guidance.needs import needs_condition
@@ -19,54 +19,12 @@ from score_sde.guidance.options import (
     between,
     negative_condition,
 )
-from score_sde.guidance.projected import adaptive_projected
-from score_sde.rules import Finite, PositiveOrInfinite, each
-from score_sde.rules import between as strictly_between
+from score_sde.rules import Finite, each
 from score_sde.types import NO_LABEL, Denoise, Grid
 
 Perturb = Callable[[Sequence[str], Sequence[str]], Denoise]
 """(modules to leave out, modules whose self-attention reads nothing but its own place)
 -> the denoiser of the network without them."""
-
-
-@needs_condition(negative_label="label", negative_caption="words")
-@checks_rules
-def projected(
-    denoise: Denoise,
-    *,
-    weight: Number = 2.0,
-    eta: Annotated[float, Finite] = 0.0,
-    momentum: Annotated[float, strictly_between(-1, 1)] = 0.0,
-    bound: Annotated[float, PositiveOrInfinite] = math.inf,
-    negative_label: Label = NO_LABEL,
-    negative_caption: str = "",
-    sigma_low: Low = 0.0,
-    sigma_high: High = math.inf,
-) -> Denoise:
-    """Guide by `adaptive_projected` between two noise levels alone.
-
-    Args:
-        denoise: a model that was trained with and without its condition.
-        weight: 1 is the model itself.
-        eta: as in `adaptive_projected`.
-        momentum: as in `adaptive_projected`.
-        bound: as in `adaptive_projected`.
-        negative_label: the class to go away from; -1 for the model that is told
-            nothing.
-        negative_caption: the caption to go away from; "" as above.
-        sigma_low: guide above this noise level.
-        sigma_high: guide up to this noise level.
-
-    Raises: ValueError for options that break a rule.
-    """
-    return adaptive_projected(
-        denoise,
-        between(weight, sigma_low, sigma_high),
-        eta=eta,
-        momentum=momentum,
-        bound=bound,
-        negative=negative_condition(negative_label, negative_caption),
-    )
 
 
 @needs_condition(negative_label="label", negative_caption="words")
@@ -93,71 +51,6 @@ def with_the_others_noise(
     """
     negative = negative_condition(negative_label, negative_caption)
     return plus_plus(denoise, weight, grid=grid, negative=negative)
-
-
-@needs_condition(negative_label="label", negative_caption="words")
-@checks_rules
-def from_best_scale(
-    denoise: Denoise,
-    *,
-    weight: Number = 2.0,
-    zero_above: High = math.inf,
-    negative_label: Label = NO_LABEL,
-    negative_caption: str = "",
-    sigma_low: Low = 0.0,
-    sigma_high: High = math.inf,
-) -> Denoise:
-    """Guide by `zero_star` between two noise levels alone.
-
-    Args:
-        denoise: a model that was trained with and without its condition.
-        weight: 1 is the model itself.
-        zero_above: as in `zero_star`.
-        negative_label: the class to go away from; -1 for the model that is told
-            nothing.
-        negative_caption: the caption to go away from; "" as above.
-        sigma_low: guide above this noise level.
-        sigma_high: guide up to this noise level.
-
-    Raises: ValueError for options that break a rule.
-    """
-    return zero_star(
-        denoise,
-        between(weight, sigma_low, sigma_high),
-        zero_above=zero_above,
-        negative=negative_condition(negative_label, negative_caption),
-    )
-
-
-@needs_condition(negative_label="label", negative_caption="words")
-@checks_rules
-def from_damped(
-    denoise: Denoise,
-    *,
-    weight: Number = 2.0,
-    negative_label: Label = NO_LABEL,
-    negative_caption: str = "",
-    sigma_low: Low = 0.0,
-    sigma_high: High = math.inf,
-) -> Denoise:
-    """Guide by `tangential` between two noise levels alone.
-
-    Args:
-        denoise: a model that was trained with and without its condition.
-        weight: 1 is the model itself.
-        negative_label: the class to go away from; -1 for the model that is told
-            nothing.
-        negative_caption: the caption to go away from; "" as above.
-        sigma_low: guide above this noise level.
-        sigma_high: guide up to this noise level.
-
-    Raises: ValueError for options that break a rule.
-    """
-    return tangential(
-        denoise,
-        between(weight, sigma_low, sigma_high),
-        negative=negative_condition(negative_label, negative_caption),
-    )
 
 
 @needs_condition(negative_label="label", negative_caption="words")

@@ -43,7 +43,7 @@ LOSSES: dict[str, Callable[[Array, Array], Array]] = {
 
 
 def generator_loss(fake: Array) -> Array:
-    """What the decoder lowers: minus the mean logit of an image's patches, [batch]."""
+    """Compute minus the mean logit of an image's patches, for the decoder: [batch]."""
     return -mean_over_data(fake)
 
 

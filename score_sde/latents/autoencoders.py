@@ -27,7 +27,7 @@ Levels = Annotated[tuple[int, ...], each(NonNegative)]
 
 
 class Autoencoder(nn.Module):
-    """What every autoencoder has: as a network it maps images to reconstructions.
+    """Base of every autoencoder: as a network it maps images to reconstructions.
 
     A subclass has methods `encode`, `render` and `bottleneck`, as `Coder` says, and one
     `quantise` if it has a codebook.
@@ -88,7 +88,7 @@ class Autoencoder(nn.Module):
         return self.render(self.quantise(z))
 
     def bottleneck(self, key: Key, posterior: Posterior, num_dims: int) -> Bottleneck:
-        """What training decodes."""
+        """Return what training decodes."""
         del key, num_dims
         zeros = jnp.zeros(len(posterior.mean), posterior.mean.dtype)
         return Bottleneck(self.quantise(posterior.mean), zeros)
@@ -203,7 +203,7 @@ class Convolutional(Autoencoder):
             self.post_quant = Dense(self.latent_channels)
 
     def moments(self, x: Array, deterministic: bool = True) -> Array:
-        """What the encoder says of images."""
+        """Encode images to what their latents are drawn by."""
         h = self.encoder(x, deterministic)
         return self.quant(h) if self.quant_conv else h
 

@@ -1,4 +1,4 @@
-"""What an autoencoder offers: encode, decode, and what lies between in training."""
+"""The interface of autoencoders: encode, decode, and what training has between."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from score_sde.types import Array
 
 
 class Plan(nn.Module):
-    """What encoder and decoder have in common.
+    """The plan that encoder and decoder have in common.
 
     Args:
         out_channels: of the result.

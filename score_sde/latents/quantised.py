@@ -38,7 +38,7 @@ class Codebook(nn.Module):
 
 
 class Statistics(nn.Module):
-    """How often rows are chosen, and what may replace them; see `codebook`."""
+    """Counts of how rows are chosen, and what may replace them; see `codebook`."""
 
     has_sums: bool
 

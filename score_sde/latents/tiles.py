@@ -18,7 +18,7 @@ Decode = Callable[[Array], Array]
 
 
 def starts(side: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles begin that cover a side and overlap by so much at least.
+    """Place tiles that cover a side and overlap by so much at least.
 
     Raises:
         ValueError: if a tile is no larger than the overlap.

@@ -1,4 +1,4 @@
-"""What a measurement is, and how (scale A A' + shift I) z = y is solved."""
+"""Measurements, and the solution of (scale A A' + shift I) z = y."""
 
 from __future__ import annotations
 

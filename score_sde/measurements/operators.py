@@ -74,7 +74,7 @@ class Operator(Measurement):
 
 
 def adjoint_error(measurement: Measurement, key: Key, shape: tuple[int, ...]) -> float:
-    """How far y' (A x) and (A' y)' x are apart, relative to |A x| |y|, at random x, y.
+    """Compare y' (A x) with (A' y)' x, relative to |A x| |y|, at random x, y.
 
     It is of the order of rounding if the adjoint is the adjoint.
 

@@ -39,7 +39,7 @@ SECOND_LEVEL = "second_level"
 
 
 class SecondLevel(nn.Module):
-    """What the level where a jump ends adds to an embedding: nothing before training.
+    """Embedding of the level where a jump ends: zero before training.
 
     Args:
         size: of the embedding.

@@ -66,7 +66,7 @@ class ControlledUNet(nn.Module):
 
     @nn.nowrap
     def problems(self, shape: tuple[int, ...]) -> list[str]:
-        """Why it can't be a network of data of this shape, a text each."""
+        """Say why it can't be a network of data of this shape, a text each."""
         if not isinstance(self.trunk, UNet):
             return [f"trunk is a {type(self.trunk).__name__}; it must be a 'unet'"]
         return self.trunk.problems(shape)

@@ -90,7 +90,7 @@ class Block(nn.Module):
 
 
 class SecondLevel(nn.Module):
-    """What the level where a jump ends adds to an embedding: nothing before training.
+    """Embedding of the level where a jump ends: zero before training.
 
     `blocks.SecondLevel` without biases; its gain begins at 0, as that of the output.
     """

@@ -41,7 +41,7 @@ class Layers(NamedTuple):
         return GroupNorm(self._groups(x.shape[-1]), self.norm_eps, name=name)(x)
 
     def norm_problem(self, channels: int) -> str:
-        """Why so many channels can't be normalised; empty if they can."""
+        """Say why so many channels can't be normalised; empty if they can."""
         groups = self._groups(channels)
         if groups and channels % groups == 0:
             return ""

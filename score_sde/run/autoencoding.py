@@ -36,7 +36,7 @@ NO_CRITIC = "none"
 
 
 class Codec(NamedTuple):
-    """What a trained autoencoder offers to other runs, its parameters bound."""
+    """The offer of a trained autoencoder to other runs, its parameters bound."""
 
     coder: Coder
     params: Params

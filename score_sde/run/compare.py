@@ -23,7 +23,7 @@ CHANCE = 1.96
 
 
 class Side(NamedTuple):
-    """What is known of a run."""
+    """All that is known of a run."""
 
     folder: Path
     config: dict[str, Any]

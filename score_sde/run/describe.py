@@ -1,4 +1,4 @@
-"""What a config would do, before it does it: the resolved config and its cost."""
+"""The description of a run before it runs: the resolved config and its cost."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def print_dry_run(config: Mapping[str, Any], experiment: Experiment) -> None:
 
 
 class Command(Protocol):
-    """What a program was asked to do, as `experiments.launch` parses it."""
+    """The command of a program, as `experiments.launch` parses it."""
 
     @property
     def config(self) -> dict[str, Any]: ...

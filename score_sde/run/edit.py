@@ -44,7 +44,7 @@ Shape = tuple[int, ...]
 
 
 class Given(NamedTuple):
-    """What the user's files say."""
+    """The content of the user's files."""
 
     y: Any
     """The picture in the scale of the data, a batch of one, in NumPy."""

@@ -34,7 +34,7 @@ SMALLEST_CURVE = 50
 
 
 class Measured(NamedTuple):
-    """What was measured of samples, and what of."""
+    """The measurements of samples, and what they were measured of."""
 
     metrics: dict[str, dict[str, Any]]
     """Metric -> {"samples", "floor"} -> name of a number -> fields of its `Estimate`;
@@ -54,7 +54,7 @@ class Measured(NamedTuple):
     """The Frechet distance by the number of samples; see `frechet_by_number`."""
 
     def report(self) -> dict[str, Any]:
-        """What evaluation.json says of it."""
+        """Make the content of evaluation.json."""
         report = {
             "features": self.features,
             "reference": self.reference,

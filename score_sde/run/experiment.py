@@ -31,7 +31,7 @@ parts of the network left out. All other needs are roles of companions."""
 
 
 class Drawing(NamedTuple):
-    """How samples are drawn."""
+    """The way samples are drawn."""
 
     sampler: Sampler
     grid: Callable[[], Array]
@@ -45,7 +45,7 @@ class Drawing(NamedTuple):
 
 
 class Experiment(NamedTuple):
-    """What a config describes. Nothing here has touched a device."""
+    """The experiment that a config describes. Nothing here has touched a device."""
 
     seed: int
     dataset: Dataset

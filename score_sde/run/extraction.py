@@ -125,7 +125,7 @@ def values_of(examples: Examples) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def count_of(experiment: Experiment, split: str) -> int:
-    """How many examples of a split the config measures by."""
+    """Count the examples of a split that the config measures by."""
     count = len(experiment.shown.split(split))
     wanted = experiment.evaluation.num_real
     return min(count, wanted) if wanted else count

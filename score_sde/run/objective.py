@@ -1,4 +1,4 @@
-"""What an objective is: a loss of each example, and what it needs of a run."""
+"""Objectives: a loss of each example, and what it needs of a run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Batch(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What an objective may use beside the parameters and the batch."""
+    """The context of an objective: all that it may use beside parameters and batch."""
 
     model: Model
     step: Array
@@ -108,7 +108,7 @@ class Objective:
         return {}
 
     def problems(self, model: Model) -> list[str]:
-        """Why it can't train this model on its data, a text each."""
+        """Say why it can't train this model on its data, a text each."""
         del model
         return []
 
@@ -136,7 +136,7 @@ class Objective:
         return None
 
     def prepare(self, context: Context, cond: Callable[[Any], Any], seed: int) -> Any:
-        """What is computed once, before the first step, and kept: a dict of arrays.
+        """Compute what is kept from before the first step on: a dict of arrays.
 
         Args:
             context: of the first step.
@@ -147,7 +147,7 @@ class Objective:
         return {}
 
     def offer(self, model: Model, params: Params) -> Any:
-        """What a run trained by it offers to others: its denoiser."""
+        """Offer the denoiser of a run that it trained to others."""
         return denoiser(model, params)
 
     def flow(

@@ -1,4 +1,4 @@
-"""What training minimises: one loss per example, by name.
+"""The objectives of training by name: one loss per example.
 
 An objective is registered in `OBJECTIVES`: a function
 

@@ -74,7 +74,7 @@ class Run(NamedTuple):
 
     @property
     def guided(self) -> Denoise | FlowMap:
-        """What samples are drawn from: the denoiser with guidance, or a jump."""
+        """The model that samples are drawn from: the guided denoiser, or a jump."""
         return sampled_model(
             self.experiment.model,
             self.experiment.drawing,

@@ -1,4 +1,4 @@
-"""What a result was made by: it is reused by exactly the same, and by nothing less.
+"""Causes of results: one is reused by exactly the same, and by nothing less.
 
 A result's causes are the parameters, the companions, the data, the user's modules, the
 code, and the whole resolved config but for fields that provably can't matter, which

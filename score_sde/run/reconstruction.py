@@ -1,4 +1,4 @@
-"""How good an autoencoder is: its reconstructions, its codebook, its latents."""
+"""Measuring an autoencoder: its reconstructions, its codebook, its latents."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHOWN = 32
 
 
 class Measured(NamedTuple):
-    """What was measured of an autoencoder."""
+    """The measurements of an autoencoder."""
 
     report: dict[str, Any]
     images: np.ndarray

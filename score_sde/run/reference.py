@@ -1,4 +1,4 @@
-"""What samples are held against: a split of the data, or a file of its statistics."""
+"""References of samples: a split of the data, or a file of its statistics."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ BATCHES = 16
 
 
 class Reference(NamedTuple):
-    """What samples are held against."""
+    """The reference that samples are held against."""
 
     arrays: Arrays
     """Features and logits of its examples; empty if it has moments alone."""

@@ -50,7 +50,7 @@ class Samples(NamedTuple):
 def sampled_model(
     model: Model, drawing: Drawing, params: Params, offers: Offers = NO_OFFERS
 ) -> Denoise | FlowMap:
-    """What samples are drawn from: the guided denoiser, or the jump of a student.
+    """Return what samples are drawn from: the guided denoiser, or a student's jump.
 
     The arguments are those of `guided_denoiser`.
     """

@@ -47,7 +47,7 @@ class Pass(NamedTuple):
 
 
 class Programs(NamedTuple):
-    """What is compiled, once for all passes and splits."""
+    """The compiled programs, once for all passes and splits."""
 
     solve: Callable[..., Any]
     """(params, keys_data, keys_probe, values, cond, tolerance) -> LogProb."""

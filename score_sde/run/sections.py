@@ -48,7 +48,7 @@ OBJECTIVES["autoencoder"] = Autoencoding
 
 
 class Section(NamedTuple):
-    """What a section may have."""
+    """The kind of a section."""
 
     registry: Registry | None = None
     """The alternatives that its name picks from; None for settings alone."""

@@ -31,7 +31,7 @@ NUM_MEASURED = 10_000
 
 @settings
 class Data:
-    """How the data are fed; the source that `name` picks has options of its own.
+    """Settings of the data; the source that `name` picks has options of its own.
 
     Attributes:
         batch_size: examples of one training step, over all devices and hosts.
@@ -125,7 +125,7 @@ class Companion:
 
 @settings
 class Sampling:
-    """How many samples, and how many at once; their contents don't depend on that.
+    """The number of samples, and of those at once; contents don't depend on it.
 
     Attributes:
         num_samples: how many are drawn.
@@ -147,7 +147,7 @@ TASKS = (
 
 @settings
 class Editing:
-    """What is done to a picture; section `restoration` says how.
+    """Settings of what is done to a picture; section `restoration` says how.
 
     Attributes:
         image: a picture file; of super_resolve the small one, of deblur the blurred, of
@@ -189,7 +189,7 @@ SPLITS = ("train", "test")
 
 @settings
 class Evaluation:
-    """What samples are compared with.
+    """Settings of the comparison of samples with data.
 
     Attributes:
         against: the split of the data; two halves of it give the floor of a metric.
@@ -208,7 +208,7 @@ class Evaluation:
 
 @settings
 class Scoring:
-    """How log-likelihoods are computed.
+    """Settings of log-likelihoods.
 
     Attributes:
         divergence: of the probability flow: exact, or estimated by random probes.

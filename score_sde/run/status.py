@@ -16,7 +16,7 @@ Row = dict[str, float | None]
 
 
 class Status(NamedTuple):
-    """What is known of a run."""
+    """The status of a run."""
 
     workdir: Path
     num_steps: int

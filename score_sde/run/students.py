@@ -34,7 +34,7 @@ STARTS = ("teacher", "scratch")
 
 @settings
 class Student(Objective):
-    """What the objectives of few-step models have in common.
+    """Base of the objectives of few-step models.
 
     Attributes:
         start_from: where the network starts: 'teacher', from the averaged parameters of

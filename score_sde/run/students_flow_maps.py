@@ -35,7 +35,7 @@ METHODS = ("lagrangian", "eulerian", "semigroup")
 
 @settings
 class FlowMapStudent(Student):
-    """What two-time objectives have in common: their student is a denoiser too.
+    """Base of two-time objectives, whose student is a denoiser too.
 
     Attributes:
         velocity: what the flow is: 'data', learned from data and noise; or 'teacher'.

@@ -164,7 +164,7 @@ def training_batches(experiment: Experiment) -> Callable[[int], Iterator[Rows]]:
 
 
 class Cost(NamedTuple):
-    """What training takes, as `training_cost` finds it."""
+    """The cost of training, as `training_cost` finds it."""
 
     flops: int
     """Operations of all that is trained, for one example, forwards."""

@@ -1,1 +1,1 @@
-"""How programs run: devices and hosts, memory, signals, the lock and files of a run."""
+"""The needs of running programs: devices, hosts, memory, signals, a lock, files."""

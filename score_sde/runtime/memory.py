@@ -1,4 +1,4 @@
-"""How the C library treats memory that a program on CPUs gives back."""
+"""Settings of the C library for memory that a program on CPUs gives back."""
 
 from __future__ import annotations
 

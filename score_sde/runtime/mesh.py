@@ -37,7 +37,7 @@ SMALLEST_CUT = 1024
 
 @settings
 class Devices:
-    """How training is spread over devices: what it computes is the same.
+    """Settings of how training is spread over devices: it computes the same.
 
     Attributes:
         compiled_by: jit over a mesh, or pmap, which copies the state to every device of
@@ -181,7 +181,7 @@ def batch_shares(mesh: Mesh) -> int:
 
 
 def state_shardings(state: Any, mesh: Mesh, *, fsdp: bool = True) -> Any:
-    """Where each array of a training state, or of parameters, lies.
+    """Place each array of a training state, or of parameters.
 
     Args:
         state: a pytree of arrays.

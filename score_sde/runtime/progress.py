@@ -1,4 +1,4 @@
-"""How far a long job is, and how long it will still take, on stderr."""
+"""A bar on stderr for long jobs, with the time that is left."""
 
 from __future__ import annotations
 

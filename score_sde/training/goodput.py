@@ -1,4 +1,4 @@
-"""Where the time of a run goes: its steps, or what they wait for."""
+"""Accounts of the time of a run: its steps, or what they wait for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run reports: a line on the terminal, metrics.jsonl, TensorBoard events.
+"""Reports of a run: a line on the terminal, metrics.jsonl, TensorBoard events.
 
 And Weights & Biases, if it is installed and asked for by WANDB_PROJECT.
 """

@@ -45,7 +45,7 @@ def exponent(std: float) -> float:
 
 
 def power_rate(step: Array, std: float) -> Array:
-    """How much of the average is new at the step after which step + 1 = t are taken.
+    """Share of the average that is new at the step after which t steps are taken.
 
     1 - (1 - 1/t)^(gamma + 1): the weight of each step is then the integral of p over
     it. It is 1 at first, so that the initial parameters have no part in the average.

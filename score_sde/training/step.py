@@ -22,7 +22,7 @@ NO_COMPANIONS: Mapping[str, Params] = MappingProxyType({})
 
 
 class StepContext(NamedTuple):
-    """What a loss may depend on beside parameters and batch; none of it is trained."""
+    """The context of a loss beside parameters and batch; none of it is trained."""
 
     step: Array
     """Steps taken so far."""
