@@ -11,6 +11,7 @@ import flax.linen as nn
 from jax.nn.initializers import normal, zeros
 
 from score_sde.networks.blocks import positional_embedding
+from score_sde.networks.cond import beside_image
 from score_sde.networks.embeddings import conditions
 from score_sde.networks.fitting import head_problems
 from score_sde.networks.options import Count, DropoutRate, FractionalWidths, Sides, Size
@@ -30,7 +31,8 @@ class ADM(PlannedUNet):
 
     The noise is the step of a chain of 1,000, or EDM's log(sigma) / 4. With
     `learn_sigma` the output has twice the channels of x: the noise, then what the
-    variance of each step of the chain is interpolated by.
+    variance of each step of the chain is interpolated by. A picture, cond["image"], is
+    seen beside x.
 
     Attention follows each block where there is any. More arguments are those of
     `PlannedUNet`.
@@ -52,7 +54,7 @@ class ADM(PlannedUNet):
             for none.
     """
 
-    reads: ClassVar = frozenset({"label", "vector", "augment"})
+    reads: ClassVar = frozenset({"label", "vector", "augment", "image"})
 
     channels: Size = 192
     multipliers: FractionalWidths = (1, 2, 3, 4)
@@ -85,7 +87,8 @@ class ADM(PlannedUNet):
             made = block(style, step.width, heads, step.resample, name=name)
             return made(h, embedding, deterministic)
 
-        h = x if self.dtype == "float32" else x.astype(self.dtype)
+        h = beside_image(x, cond)
+        h = h if self.dtype == "float32" else h.astype(self.dtype)
         h = layers.conv(h, self.widths[0], "in_conv")
         h = follow(h, self.plan(x.shape[1]), apply)
         h = nn.silu(layers.norm(h, "out_norm"))

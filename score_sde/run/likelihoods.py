@@ -17,6 +17,7 @@ from score_sde.run.model import (
     Model,
     decoder,
     denoiser,
+    part_of_points,
     reverse_chain,
     scoring_points,
 )
@@ -54,6 +55,7 @@ def score_examples(
     points = scoring_points(
         model, params, keys_data, values, dequantisation=settings.dequantisation
     )
+    points, cond = part_of_points(model, points, cond)
     log_alpha = jnp.asarray(sde.log_alpha(sde.t_min), points.x.dtype)
     out = log_prob(
         jnp.exp(log_alpha) * points.x,
@@ -156,6 +158,7 @@ def bound_examples(
         decode = decoder(model)
         x0 = data.centres(values, num_levels=levels)
         points = Dequantised(x0, jnp.zeros_like(points.log_density))
+    points, cond = part_of_points(model, points, cond)
     if of_chain:
         return elbo.chain_bound(
             keys_noise,
