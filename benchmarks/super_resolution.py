@@ -1,0 +1,151 @@
+"""Digits from 4x4 pixels: trained, by training-free methods, and as a cascade.
+
+    python -m benchmarks.super_resolution --runs=runs [--json=FILE] [--only=PART]
+
+Of the runs super_resolution, regression and small (variants of configs/digits.py) and
+digits, the unconditional one. `methods`: the 360 held-out digits, one sample each, of
+the trained network at level 0, the network of equal size that was trained to predict
+the mean, resizes, and training-free methods. `levels`: the noise in the small picture,
+swept in sampling, with true small pictures and with those that the first stage draws;
+Frechet distances to the training digits with intervals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.laws import write
+from benchmarks.restoration_digits import judged, restored
+from score_sde import conditions
+from score_sde.conditions import low_resolution
+from score_sde.data import centres
+from score_sde.evaluation import psnr, ssim
+from score_sde.evaluation.classifier import full_range
+from score_sde.run.evaluate import measure
+from score_sde.run.open import open_run
+from score_sde.run.sample import draw_samples, sample_keys
+from score_sde.run.super_resolution import made_bigger, told_small
+
+LEVELS = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5)
+METHODS: tuple[tuple[str, int, str, dict[str, Any]], ...] = (
+    ("replace", 18, "heun", {}),
+    ("repaint", 18, "", {}),
+    ("ddrm", 18, "", {}),
+    ("daps", 180, "", {"ode_steps": 1}),
+)
+"""(method, steps, sampler, options) of `benchmarks.restoration_digits`."""
+
+
+def told_at(run: Any, level: float, entry: Any, keys: Any) -> Any:
+    """What samples are told: an entry with noise of a level."""
+    options = dict(run.config["conditions"]["low_resolution"]) | {"level": level}
+    condition = low_resolution(dataset=run.experiment.dataset, **options)
+    return conditions.in_sampling((condition,), keys, entry)
+
+
+def drawer(run: Any) -> Any:
+    """(keys, cond) -> samples in levels, compiled once for every level of noise."""
+    draw = partial(draw_samples, run.experiment.model, run.experiment.drawing)
+    compiled = jax.jit(lambda params, keys, cond: draw(params, keys, cond).levels)
+    return lambda keys, cond: np.asarray(compiled(run.params, keys, cond))
+
+
+def frechet(run: Any, images: np.ndarray) -> dict[str, float]:
+    """Distance of the features of images to those of the training digits."""
+    known = {"frechet_distance": run.experiment.metrics["frechet_distance"]}
+    settings = dataclasses.replace(run.experiment.evaluation, num_shown=0)
+    experiment = run.experiment._replace(metrics=known, evaluation=settings)
+    rows = measure(experiment, run.config, images).metrics["frechet_distance"]
+    value = rows["samples"]["value"]
+    return {name: value[name] for name in ("value", "low", "high")}
+
+
+def methods(folder: Path) -> list[dict[str, Any]]:
+    """A row for each way to make the held-out digits bigger."""
+    run = open_run(folder / "super_resolution")
+    say, test = judged(run), run.dataset.test
+    rows_of = test[np.arange(len(test))]
+    told = conditions.of_examples(run.experiment.model.conditions, rows_of)
+    keys = sample_keys(0, 0, len(test))
+    small = told_small(run.experiment)
+    assert small is not None
+    made = {"trained": (drawer(run)(keys, told), 35)}
+    if (folder / "regression").exists():
+        mean = open_run(folder / "regression")
+        entry = conditions.of_examples(mean.experiment.model.conditions, rows_of)
+        made["regression"] = (drawer(mean)(keys, entry), 1)
+    bigger = made_bigger(run.experiment, np.asarray(small.of_rows(rows_of)))
+    made |= {how: (images, 0) for how, images in bigger.items() if how != "bilinear"}
+    plain = open_run(folder / "digits")
+    for method, steps, sampler, options in METHODS:
+        x, evals = restored(plain, method, steps, sampler, options)
+        images = np.clip(np.floor((x + 1) * 17 / 2), 0, 16).astype(np.uint8)
+        made[method] = (images, evals)
+    found = []
+    for name, (images, evals) in made.items():
+        x = np.asarray(centres(images, num_levels=17))
+        pair = full_range(images, 17), full_range(test.values, 17)
+        row = {"method": name, "evaluations": evals, **say(x)}
+        row |= {
+            "psnr": psnr(*pair).value,
+            "ssim": ssim(*pair, window=7).value,
+            "mean_colour": float(
+                (x - centres(test.values, num_levels=17)).mean() * 8.5
+            ),
+            "frechet_distance": frechet(run, images),
+        }
+        found.append(row)
+        print(json.dumps(row), flush=True)
+    return found
+
+
+def levels(folder: Path, count: int) -> list[dict[str, Any]]:
+    """Frechet distances over the level of the noise, of true and of drawn pictures."""
+    run, first = open_run(folder / "super_resolution"), open_run(folder / "small")
+    keys, index = sample_keys(0, 0, count, stage=1), np.arange(count)
+    told, small = run.experiment.model.conditions, told_small(run.experiment)
+    assert small is not None
+    test = run.dataset.test
+    drawn = first.sample(count)
+    entries = {
+        "true": conditions.of_examples(told, test[index % len(test)]),
+        "drawn": {"image": np.asarray(small.of_drawn(drawn.points)["image"])},
+    }
+    draw, found = drawer(run), []
+    for level in LEVELS:
+        row: dict[str, Any] = {"level": level}
+        for name, entry in entries.items():
+            images = draw(keys, told_at(run, level, entry, keys))
+            row[name] = frechet(run, images)
+        found.append(row)
+        print(json.dumps(row), flush=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--only", choices=("methods", "levels"))
+    parser.add_argument("--count", type=int, default=1440)
+    arguments = parser.parse_args()
+    result = {}
+    if arguments.json and arguments.json.exists():
+        result = json.loads(arguments.json.read_text())["rows"]
+    if arguments.only in (None, "methods"):
+        result["methods"] = methods(arguments.runs)
+    if arguments.only in (None, "levels"):
+        result["levels"] = levels(arguments.runs, arguments.count)
+    write(arguments.json, result)
+
+
+if __name__ == "__main__":
+    main()
