@@ -156,7 +156,7 @@ def from_wavelet(
     part: Annotated[str, one_of(PARTS)],
     depth: Annotated[int, at_least(1)] = 1,
 ) -> Dataset:
-    """One part of the orthonormal wavelet pyramid of images; see `data.wavelet`.
+    """One part of the orthonormal wavelet pyramid of images, a stage of a cascade.
 
     Args:
         source: the name and the options of the source of the images, a section of its
