@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks.conditional import judge
 from benchmarks.laws import write
 from benchmarks.restoration_digits import judged, restored
 from score_sde import conditions
@@ -34,7 +35,7 @@ from score_sde.run.open import open_run
 from score_sde.run.sample import draw_samples, sample_keys
 from score_sde.run.super_resolution import made_bigger, told_small
 
-LEVELS = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5)
+LEVELS = (0.0, 0.05, 0.1, 0.2, 0.4)
 METHODS: tuple[tuple[str, int, str, dict[str, Any]], ...] = (
     ("replace", 18, "heun", {}),
     ("repaint", 18, "", {}),
@@ -119,12 +120,15 @@ def levels(folder: Path, count: int) -> list[dict[str, Any]]:
         "true": conditions.of_examples(told, test[index % len(test)]),
         "drawn": {"image": np.asarray(small.of_drawn(drawn.points)["image"])},
     }
-    draw, found = drawer(run), []
+    draw, classify, found = drawer(run), judge(run.dataset), []
     for level in LEVELS:
         row: dict[str, Any] = {"level": level}
         for name, entry in entries.items():
             images = draw(keys, told_at(run, level, entry, keys))
             row[name] = frechet(run, images)
+            if name == "true":
+                kept = classify(images) == test.labels[index % len(test)]
+                row[name]["class"] = float(kept.mean())
         found.append(row)
         print(json.dumps(row), flush=True)
     return found
