@@ -6,8 +6,7 @@ Of the runs super_resolution, regression and small (variants of configs/digits.p
 digits, the unconditional one. `methods`: the 360 held-out digits, one sample each, of
 the trained network at level 0, the network of equal size that was trained to predict
 the mean, resizes, and training-free methods. `levels`: the noise in the small picture,
-swept in sampling, with true small pictures and with those that the first stage draws;
-Frechet distances to the training digits with intervals.
+swept in sampling: Frechet distances to the training digits.
 """
 
 from __future__ import annotations
@@ -28,14 +27,17 @@ from benchmarks.restoration_digits import judged, restored
 from score_sde import conditions
 from score_sde.conditions import low_resolution
 from score_sde.data import centres
-from score_sde.evaluation import psnr, ssim
+from score_sde.evaluation import frechet_distance, psnr, ssim
 from score_sde.evaluation.classifier import full_range
 from score_sde.run.evaluate import measure
+from score_sde.run.extraction import open_features
 from score_sde.run.open import open_run
 from score_sde.run.sample import draw_samples, sample_keys
 from score_sde.run.super_resolution import made_bigger, told_small
+from score_sde.runtime.folder import read_config
 
-LEVELS = (0.0, 0.05, 0.1, 0.2, 0.4)
+LEVELS = (0.0, 0.1, 0.25)
+RESAMPLES = 200
 METHODS: tuple[tuple[str, int, str, dict[str, Any]], ...] = (
     ("replace", 18, "heun", {}),
     ("repaint", 18, "", {}),
@@ -109,29 +111,54 @@ def methods(folder: Path) -> list[dict[str, Any]]:
 
 
 def levels(folder: Path, count: int) -> list[dict[str, Any]]:
-    """Frechet distances over the level of the noise, of true and of drawn pictures."""
-    run, first = open_run(folder / "super_resolution"), open_run(folder / "small")
+    """Frechet distances over the level of the noise in the small picture.
+
+    Of pictures of held-out digits (true), of those that the first stage draws (drawn),
+    and of those that it draws in three steps (rough). The interval is that of the
+    difference to level 0 of the same pictures and the same noise, over resamples.
+    """
+    run = open_run(folder / "super_resolution")
     keys, index = sample_keys(0, 0, count, stage=1), np.arange(count)
     told, small = run.experiment.model.conditions, told_small(run.experiment)
-    assert small is not None
     test = run.dataset.test
-    drawn = first.sample(count)
-    entries = {
-        "true": conditions.of_examples(told, test[index % len(test)]),
-        "drawn": {"image": np.asarray(small.of_drawn(drawn.points)["image"])},
-    }
+    assert small is not None
+    entries = {"true": conditions.of_examples(told, test[index % len(test)])}
+    for name, num_steps in (("drawn", 18), ("rough", 3)):
+        config = read_config(folder / "small")
+        grid = {**config["grid"], "num_steps": num_steps}
+        first = open_run(folder / "small", {**config, "grid": grid})
+        entry = small.of_drawn(first.sample(count).points)
+        entries[name] = jax.tree.map(np.asarray, entry)
+    extraction = open_features(run.experiment, run.config)
+    real = extraction.features(run.dataset.train.values)
     draw, classify, found = drawer(run), judge(run.dataset), []
-    for level in LEVELS:
-        row: dict[str, Any] = {"level": level}
-        for name, entry in entries.items():
+    for name, entry in entries.items():
+        first_level: Any = None
+        for level in LEVELS:
             images = draw(keys, told_at(run, level, entry, keys))
-            row[name] = frechet(run, images)
+            features = extraction.features(images)
+            value = frechet_distance(real, features, level=None).value
+            row: dict[str, Any] = {"told": name, "level": level, "value": value}
+            if first_level is None:
+                first_level = features
+            else:
+                row["less_than_at_0"] = _difference(real, features, first_level)
             if name == "true":
                 kept = classify(images) == test.labels[index % len(test)]
-                row[name]["class"] = float(kept.mean())
-        found.append(row)
-        print(json.dumps(row), flush=True)
+                row["class"] = float(kept.mean())
+            found.append(row)
+            print(json.dumps(row), flush=True)
     return found
+
+
+def _difference(real: np.ndarray, some: np.ndarray, other: np.ndarray) -> list[float]:
+    """The interval of the distance of some less that of others, of the same rows."""
+    random, gaps = np.random.default_rng(0), []
+    for _ in range(RESAMPLES):
+        rows = random.integers(len(some), size=len(some))
+        one, two = (frechet_distance(real, a[rows], level=None) for a in (some, other))
+        gaps.append(one.value - two.value)
+    return [float(q) for q in np.quantile(gaps, (0.025, 0.975))]
 
 
 def main() -> None:
@@ -139,7 +166,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--json", type=Path)
     parser.add_argument("--only", choices=("methods", "levels"))
-    parser.add_argument("--count", type=int, default=1440)
+    parser.add_argument("--count", type=int, default=720)
     arguments = parser.parse_args()
     result = {}
     if arguments.json and arguments.json.exists():
