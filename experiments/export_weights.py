@@ -19,9 +19,9 @@ def main(command: launch.Command) -> None:
     from safetensors.numpy import save_file
 
     from score_sde import weights
+    from score_sde.data.local import replaced
     from score_sde.run.build import network_module
     from score_sde.run.describe import opened
-    from score_sde.runtime.folder import replaced
     from score_sde.types import UserError
     from score_sde.weights.published import tables
 

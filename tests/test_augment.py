@@ -89,6 +89,7 @@ def test_labels_tell_all_transforms_apart_and_do_not_jump():
     np.testing.assert_allclose(*ends, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_each_image_has_its_own_and_those_without_labels_are_untouched():
     images = jnp.tile(smooth(8)[None], (400, 1, 1, 1))
     run = jax.jit(augment, static_argnames="probability")

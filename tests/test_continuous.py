@@ -104,7 +104,7 @@ def test_ode_evaluations_are_counted_exactly(solver, adaptive, key):
         pytest.param(diffrax.EulerHeun(), marks=pytest.mark.slow),
         pytest.param(diffrax.Heun(), marks=pytest.mark.slow),
         pytest.param(diffrax.SRA1(), marks=pytest.mark.slow),
-        diffrax.ShARK(),
+        pytest.param(diffrax.ShARK(), marks=pytest.mark.slow),
     ],
     ids=lambda s: type(s).__name__,
 )
@@ -186,6 +186,7 @@ def test_solves_do_not_depend_on_the_batch(key):
         )
 
 
+@pytest.mark.slow
 def test_a_broken_score_is_reported_per_example(key):
     sde = ss.VP()
 

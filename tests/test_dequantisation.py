@@ -172,6 +172,7 @@ def test_the_density_of_learned_points_is_that_of_their_jacobian(flow):
     assert (other != u).any()
 
 
+@pytest.mark.slow
 def test_learned_points_lie_in_their_bins_and_are_uniform_before_training():
     values = jr.randint(jr.key(0), (400, 4, 4, 1), 0, LEVELS).astype(jnp.uint8)
     untrained = partial(Dequantiser.apply, Dequantiser.init(jr.key(0), (4, 4, 1)))

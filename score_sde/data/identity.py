@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from score_sde.data.dataset import Dataset, Examples
-from score_sde.data.local import whole_file
+from score_sde.data.local import replaced
 
 VERSION = 1
 """Counted up when a picture file, or anything else, is read in another way."""
@@ -130,8 +130,8 @@ def identity_of_files(dataset: Dataset, paths: Sequence[Path]) -> dict[str, Any]
     found = identity_of_contents(dataset)
     # Not kept: files that change meanwhile, or so soon that their times may not tell.
     if begun - newest >= SETTLED_NS and _stamps(paths)[0] == stamps:
-        with contextlib.suppress(OSError), whole_file(place) as stream:
-            stream.write(json.dumps({"stamps": stamps, "identity": found}).encode())
+        with contextlib.suppress(OSError), replaced(place) as partial:
+            partial.write_text(json.dumps({"stamps": stamps, "identity": found}))
     return found
 
 

@@ -143,7 +143,11 @@ def _sorted_out(
         elif last != TABLE:
             left_out.append(kind)
     if not pictures:
-        raise UserError(f"{place} has no pictures ({', '.join(SUFFIXES)}).")
+        is_idx = any("-ubyte" in name for name in names)
+        hint = f" Read idx files by --config.data.name=idx, .folder={place}."
+        raise UserError(
+            f"{place} has no pictures ({', '.join(SUFFIXES)}).{hint if is_idx else ''}"
+        )
     root = _common_root(pictures, {n for n in names if n.split("/")[-1] == TABLE})
     inside = sorted(name.removeprefix(root) for name in pictures)
     return Listing(place, inside, f"{root}{TABLE}" in names, left_out, root, content)

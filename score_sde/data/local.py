@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from score_sde.rules import Rule
 from score_sde.types import UserError
@@ -43,17 +43,17 @@ def local_path(path: str | os.PathLike[str], name: str = "path") -> Path:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """Give a stream whose content becomes the file `path` if nothing goes wrong.
+def replaced(path: Path) -> Iterator[Path]:
+    """Give a path to write to, which becomes `path` if nothing goes wrong meanwhile.
 
-    `runtime.folder` has the same for the files of a run; data stand on a lower floor.
-    Two programs may write at once: each has a file of its own until it is done.
+    What stood there before stays whole until then; the folder is made if needed. Two
+    programs may write at once, on one machine or on two: each has a file of its own
+    until it is done.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
     try:
-        with partial.open("wb") as stream:
-            yield stream
+        yield partial
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

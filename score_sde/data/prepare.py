@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ import numpy as np
 from score_sde.data.dataset import Dataset
 from score_sde.data.scaling import centres
 from score_sde.data.tfds import builder
+from score_sde.data.tfds_by_python import WITHOUT_TENSORFLOW
 from score_sde.types import UserError
 
 BLOCK = 1_000
@@ -22,8 +22,8 @@ BLOCK = 1_000
 def prepare(name: str, folder: str) -> None:
     """Download a data set of `tfds.TFDS` and write it as array_record files.
 
-    Nothing happens if that was done before. CIFAR is prepared without TensorFlow; most
-    others need it, once.
+    Nothing happens if that was done before. CIFAR and MNIST's family are prepared
+    without TensorFlow; most others need it, once.
 
     Args:
         name: of the data set.
@@ -35,7 +35,7 @@ def prepare(name: str, folder: str) -> None:
     made = builder(name, folder)
     if made.info.splits:
         return
-    kind = without_tensorflow(type(made)) if name.startswith("cifar") else type(made)
+    kind = WITHOUT_TENSORFLOW.get(name, lambda kind: kind)(type(made))
     config = made.builder_config
     made = kind(
         data_dir=folder or None,
@@ -90,56 +90,3 @@ def survey(
         "std": math.sqrt(max(squares / size - mean**2, 0.0)),
     }
     return found | ({"labels": counts.tolist()} if dataset.num_classes else {})
-
-
-def without_tensorflow(cifar: type[Any]) -> type[Any]:
-    """Make a class of CIFAR that Python alone prepares, from that of TFDS.
-
-    Name, version and examples are the same. A record of the archives is one byte for
-    each label and the pixels, uint8 [3, 32, 32].
-
-    Args:
-        cifar: TFDS's class of CIFAR-10 or CIFAR-100.
-    """
-    from PIL import Image
-
-    class Cifar(cifar, skip_registration=True):  # type: ignore[call-arg]
-        name = cifar.name
-        url_infos = cifar.url_infos
-        pkg_dir_path = cifar.pkg_dir_path
-
-        def _split_generators(self, downloads: Any) -> dict[str, Any]:
-            of = self._cifar_info
-            with tarfile.open(downloads.download(of.url)) as archive:
-
-                def read(name: str) -> bytes:
-                    member = archive.extractfile(of.prefix + name)
-                    assert member is not None  # a file, not a folder
-                    return member.read()
-
-                for key, file in zip(of.label_keys, of.label_files, strict=True):
-                    self.info.features[key].names = read(file).decode().split()
-                splits = {"train": of.train_files, "test": of.test_files}
-                return {
-                    split: self._generate_examples(split, b"".join(map(read, files)))
-                    for split, files in splits.items()
-                }
-
-        def _generate_examples(
-            self, split: str, records: bytes
-        ) -> Iterator[tuple[int, dict[str, Any]]]:
-            keys = self._cifar_info.label_keys
-            rows = np.frombuffer(records, np.uint8).reshape(-1, len(keys) + 3 * 32 * 32)
-            for i, row in enumerate(rows):
-                pixels = row[len(keys) :].reshape(3, 32, 32).transpose(1, 2, 0)
-                labels = map(int, row[: len(keys)])
-                yield (
-                    i,
-                    {
-                        "id": f"{split}_{i:05d}",
-                        "image": Image.fromarray(pixels),
-                        **dict(zip(keys, labels, strict=True)),
-                    },
-                )
-
-    return Cifar

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from score_sde.data.dataset import ABSENT, Dataset, Format, absent
 from score_sde.data.encoded import LATENTS, latents
 from score_sde.data.files import FILES, described_files
+from score_sde.data.idx import IDX, idx_files
 from score_sde.data.images import digits, patches
 from score_sde.data.local import OnThisMachine
 from score_sde.data.points import checkerboard, mixture, rings, spirals
@@ -79,6 +80,31 @@ def from_files(
         "scale": tuple(scale),
     }
     return described_files(path, stated, test_path)
+
+
+def from_idx(
+    *,
+    folder: Path = "",
+    prefix: str = "",
+    shape: Annotated[tuple[int, ...], each(Positive)] = (),
+    num_classes: Annotated[int | None, UpTo256] = None,
+    first_label: Annotated[int, UpTo256] = 0,
+    transposed: bool = False,
+) -> Dataset:
+    """Images in idx files, as MNIST, Fashion-MNIST, KMNIST and EMNIST come.
+
+    Args:
+        folder: where the four files are, as they are or as .gz.
+        prefix: how their names begin, before 'train-images'; 'emnist-letters-'.
+        shape: of one example; the files say it.
+        num_classes: number of classes; 0 not to read labels. If it is not stated, the
+            training labels say it.
+        first_label: the label of the first class; EMNIST's letters begin at 1.
+        transposed: whether columns are stored as rows, as in EMNIST.
+    """
+    if not folder:
+        raise UserError("folder is missing: --config.data.folder=FOLDER.")
+    return idx_files(folder, prefix, tuple(shape), num_classes, first_label, transposed)
 
 
 def from_latents(
@@ -208,7 +234,7 @@ def is_prepared_by_tfds(name: str) -> bool:
 
 SOURCES: ChainMap[str, Callable[..., Dataset]] = ChainMap(
     DATASETS,
-    {FILES: from_files, LATENTS: from_latents, ABSENT: not_here},
+    {FILES: from_files, IDX: from_idx, LATENTS: from_latents, ABSENT: not_here},
     {"smaller": from_smaller, "wavelet": from_wavelet},
     {name: _tfds_source(name) for name in TFDS},
 )

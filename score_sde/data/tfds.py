@@ -35,6 +35,7 @@ TEST, VALIDATION = "test", "validation"
 TFDS: dict[str, Known] = {
     "mnist": Known((28, 28, 1), 10, TEST),
     "fashion_mnist": Known((28, 28, 1), 10, TEST),
+    "kmnist": Known((28, 28, 1), 10, TEST),
     "cifar10": Known((32, 32, 3), 10, TEST),
     "cifar100": Known((32, 32, 3), 100, TEST),
     "svhn_cropped": Known((32, 32, 3), 10, TEST),

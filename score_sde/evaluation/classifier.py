@@ -24,7 +24,7 @@ import numpy as np
 
 from score_sde.data import Dataset
 from score_sde.data.identity import digest_of_json, identity
-from score_sde.data.local import whole_file
+from score_sde.data.local import replaced
 from score_sde.evaluation.estimate import checks_options
 from score_sde.evaluation.extractor import Extractor, extractor_of
 from score_sde.rules import NonNegative, Positive, Rule, at_least, one_of
@@ -218,7 +218,7 @@ def _write(path: Path, params: Any, cause: Mapping[str, Any]) -> None:
         "cause": np.asarray(json.dumps(cause, sort_keys=True)),
     }
     try:
-        with whole_file(path) as stream:
+        with replaced(path) as partial, partial.open("wb") as stream:
             np.savez(stream, **arrays)
     except OSError:
         return

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from score_sde.runtime.folder import replaced
+from score_sde.data.local import replaced
 
 LATENT_RANGE = 2.0
 """Latents are shown from minus to plus this."""

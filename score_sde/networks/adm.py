@@ -10,8 +10,12 @@ from typing import Any, ClassVar
 import flax.linen as nn
 from jax.nn.initializers import normal, zeros
 
-from score_sde.networks.blocks import positional_embedding
-from score_sde.networks.cond import beside_image
+from score_sde.networks.blocks import (
+    SECOND_LEVEL,
+    SecondLevel,
+    positional_embedding,
+)
+from score_sde.networks.cond import beside_image, has_entry
 from score_sde.networks.embeddings import conditions
 from score_sde.networks.fitting import head_problems
 from score_sde.networks.options import Count, DropoutRate, FractionalWidths, Sides, Size
@@ -54,7 +58,7 @@ class ADM(PlannedUNet):
             for none.
     """
 
-    reads: ClassVar = frozenset({"label", "vector", "augment", "image"})
+    reads: ClassVar = frozenset({"label", "vector", "augment", "ratio", "image"})
 
     channels: Size = 192
     multipliers: FractionalWidths = (1, 2, 3, 4)
@@ -120,6 +124,8 @@ class ADM(PlannedUNet):
             h = h + table(sources["label"])
         if "vector" in sources:
             h = h + layers.dense(sources["vector"], size, "map_vector")
+        if has_entry(cond, "ratio"):
+            h = h + SecondLevel(size, name=SECOND_LEVEL)(cond["ratio"])
         return nn.silu(h)
 
     @property

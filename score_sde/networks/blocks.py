@@ -41,20 +41,28 @@ SECOND_LEVEL = "second_level"
 class SecondLevel(nn.Module):
     """What the level where a jump ends adds to an embedding: nothing before training.
 
-    The ratio of the levels, in [0, 1], is seen as log(1 + 1000 ratio), which tells far
-    ends apart: from sigma = 80 both 0.4 and 0 are nearly a ratio of 0.
+    Args:
+        size: of the embedding.
     """
 
     size: int
 
     @nn.compact
     def __call__(self, ratio: Array) -> Array:
-        place = jnp.log1p(1000 * ratio) / math.log(1001)
-        numbers = jnp.arange(1.0, 9.0, dtype=ratio.dtype)[None]
-        angles = math.pi * place[:, None] * numbers
-        waves = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=1)
-        h = nn.silu(nn.Dense(self.size)(waves))
+        h = nn.silu(nn.Dense(self.size)(ratio_waves(ratio)))
         return nn.Dense(self.size, kernel_init=nn.initializers.zeros)(h)
+
+
+def ratio_waves(ratio: Array) -> Array:
+    """Cosines and sines of the ratio of two noise levels, in [0, 1]: [batch, 16].
+
+    It is seen as log(1 + 1000 ratio), which tells far ends apart: from sigma = 80 both
+    0.4 and 0 are nearly a ratio of 0.
+    """
+    place = jnp.log1p(1000 * ratio) / math.log(1001)
+    numbers = jnp.arange(1.0, 9.0, dtype=ratio.dtype)[None]
+    angles = math.pi * place[:, None] * numbers
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=1)
 
 
 class NoiseAndCondition(nn.Module):

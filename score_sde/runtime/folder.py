@@ -14,25 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from score_sde.data.local import replaced
 from score_sde.types import UserError
 
 Arrays = dict[str, np.ndarray]
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "diffrax", "numpy")
-
-
-@contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """Give a path to write to, which becomes `path` if nothing goes wrong meanwhile.
-
-    What stood there before stays whole until then; the folder is made if needed.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:

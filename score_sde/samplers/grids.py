@@ -75,6 +75,35 @@ def polyexponential(
 
 
 @checks_rules
+def trigflow(
+    num_steps: Count,
+    *,
+    sigma_min: Annotated[Scalar, Positive],
+    sigma_max: Annotated[Scalar, Positive],
+    sigma_data: Annotated[Scalar, Positive] = 0.5,
+    power: Annotated[Scalar, Positive] = 1.0,
+) -> Float[Array, " levels"]:
+    """Grid evenly spaced in the angle atan(sigma / sigma_data) of TrigFlow, to a power.
+
+    Args:
+        num_steps: the number of steps; the grid has one level more, the last one 0.
+        sigma_min: the last level above 0.
+        sigma_max: the first level.
+        sigma_data: the standard deviation of the data.
+        power: 1 is even in the angle; the smaller, the denser at low noise.
+
+    Raises: ValueError unless 0 < sigma_min < sigma_max, power > 0 and num_steps >= 1.
+    """
+    _check_ends(sigma_min, sigma_max)
+    high, low = (
+        jnp.power(jnp.arctan2(as_float(s), as_float(sigma_data)), power)
+        for s in (sigma_max, sigma_min)
+    )
+    angles = jnp.power(jnp.linspace(high, low, num_steps), 1 / power)
+    return _with_zero(sigma_data * jnp.tan(angles), first=sigma_max)
+
+
+@checks_rules
 def uniform_time(num_steps: Count, *, sde: SDE) -> Float[Array, " levels"]:
     """Grid of any SDE: sigma at times evenly spaced from t_max to t_min."""
     return _with_zero(sde.sigma(jnp.linspace(sde.t_max, sde.t_min, num_steps)))
@@ -235,6 +264,7 @@ GRIDS: dict[str, Callable[..., Array]] = {
     "exponential": exponential,
     "polyexponential": polyexponential,
     "log_snr": exponential,  # even in log SNR = -2 log sigma
+    "trigflow": trigflow,
     "uniform_time": uniform_time,
     "vp": vp,
     "ddpm": ddpm,

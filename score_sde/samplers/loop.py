@@ -11,6 +11,7 @@ from jaxtyping import Num
 
 from score_sde.arrays import as_float, check_alike, is_traced, wide
 from score_sde.flow_map import as_denoiser, as_jump
+from score_sde.samplers.adams_bashforth import AdamsBashforth
 from score_sde.samplers.adaptive_sde import AdaptiveSDE
 from score_sde.samplers.ancestral import EulerAncestral
 from score_sde.samplers.ddim import DDIM
@@ -44,6 +45,7 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "dpm_2": DPM2,
     "dpm_2_ancestral": DPM2Ancestral,
     "lms": LMS,
+    "adams_bashforth": AdamsBashforth,
     "dpmpp_2s_ancestral": DPMpp2SAncestral,
     "dpmpp_2m": DPMpp2M,
     "dpmpp_sde": DPMppSDE,

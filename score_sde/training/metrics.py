@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from score_sde.runtime.folder import replaced
+from score_sde.data.local import replaced
 from score_sde.runtime.progress import duration
 
 
