@@ -122,13 +122,14 @@ def levels(folder: Path, count: int) -> list[dict[str, Any]]:
     told, small = run.experiment.model.conditions, told_small(run.experiment)
     test = run.dataset.test
     assert small is not None
-    entries = {"true": conditions.of_examples(told, test[index % len(test)])}
-    for name, num_steps in (("drawn", 18), ("rough", 3)):
+    entries = {}
+    for name, num_steps in (("rough", 3), ("drawn", 18)):
         config = read_config(folder / "small")
         grid = {**config["grid"], "num_steps": num_steps}
         first = open_run(folder / "small", {**config, "grid": grid})
         entry = small.of_drawn(first.sample(count).points)
         entries[name] = jax.tree.map(np.asarray, entry)
+    entries["true"] = conditions.of_examples(told, test[index % len(test)])
     extraction = open_features(run.experiment, run.config)
     real = extraction.features(run.dataset.train.values)
     draw, classify, found = drawer(run), judge(run.dataset), []
@@ -154,10 +155,19 @@ def levels(folder: Path, count: int) -> list[dict[str, Any]]:
 def _difference(real: np.ndarray, some: np.ndarray, other: np.ndarray) -> list[float]:
     """The interval of the distance of some less that of others, of the same rows."""
     random, gaps = np.random.default_rng(0), []
+    mean, covariance = real.mean(0), np.cov(real.T)
+    powers, vectors = np.linalg.eigh(covariance)
+    root = vectors * np.sqrt(np.maximum(powers, 0)) @ vectors.T
+
+    def distance(features: np.ndarray) -> float:
+        own = np.cov(features.T)
+        inner = np.linalg.eigvalsh(root @ own @ root)
+        trace = np.trace(own) - 2 * np.sqrt(np.maximum(inner, 0)).sum()
+        return float(((features.mean(0) - mean) ** 2).sum() + trace)
+
     for _ in range(RESAMPLES):
         rows = random.integers(len(some), size=len(some))
-        one, two = (frechet_distance(real, a[rows], level=None) for a in (some, other))
-        gaps.append(one.value - two.value)
+        gaps.append(distance(some[rows]) - distance(other[rows]))
     return [float(q) for q in np.quantile(gaps, (0.025, 0.975))]
 
 
