@@ -69,7 +69,7 @@ def sample_flops(run: Run, evals: float) -> dict[str, float]:
     model = run.experiment.model
     one = forward_flops(model.network, run.params["network"], model.shape)
     x = jax.ShapeDtypeStruct((1, *model.shape), jnp.float32)
-    decoding = count_flops(lambda x: model.render(run.params, x), x)
+    decoding = count_flops(lambda x: model.render(run.params, x, None), x)
     return {"network": evals * one, "decoder": float(decoding)}
 
 

@@ -234,7 +234,104 @@ def latent(config: ConfigDict) -> None:
     config.noise_levels.stratified = True
 
 
+# A cascade: 4x4 pixels, then 8x8 given them. Block means of 17 levels are 65 levels.
+
+SMALL = {"factor": 2, "num_levels": 65}
+
+
+def small(config: ConfigDict) -> None:
+    """Make the first stage: digits of 4x4 pixels."""
+    config.data = {
+        "name": "smaller",
+        "source": {"name": "digits"},
+        **SMALL,
+        "batch_size": 64,
+        "sigma_data": 0.6,
+    }
+    config.network.input_frequencies = ()
+    config.network.multipliers = (1, 2)
+    config.train.num_steps = 3_000
+
+
+def super_resolution(config: ConfigDict) -> None:
+    """Make the second stage: digits of 8x8 pixels given 4x4.
+
+    score-sde evaluate --workdir=runs/super_resolution      # of held-out small digits
+    score-sde sample --workdir=runs/super_resolution        # of those that it draws
+        --config.companions.low_resolution.run=runs/small
+        --config.conditions.low_resolution.level=0.1
+
+    In training half of the small digits have noise, at a level that the network is
+    told. It sees the centres of the levels, which their means are exactly those of.
+    """
+    config.data.points = "centres"
+    config.conditions = {
+        "low_resolution": {
+            **SMALL,
+            "resize": "nearest",
+            "noise": 0.5,
+            "share_without_noise": 0.5,
+            "is_marked": False,
+        }
+    }
+    config.likelihood.dequantisation = "truncated_normal"
+
+
+def regression(config: ConfigDict) -> None:
+    """Train the network of `super_resolution` to predict the mean of digits of 8x8.
+
+    It is asked where nothing but noise is seen beside the small digit, and drawn from
+    by one step: the regression beside which super-resolution is measured.
+    """
+    super_resolution(config)
+    config.conditions.low_resolution.noise = 0.0
+    config.noise_levels = {"name": "log_normal", "mean": 4.382, "std": 0.01}
+    config.sampler = {"name": "euler"}
+    config.grid = {"name": "levels", "sigmas": (80.0,)}
+    config.train.num_steps = 2_200
+
+
 # Likelihood.
+
+
+def by_bound(config: ConfigDict) -> None:
+    """Train the default network by the variational bound, on uniform points."""
+    config.noise_levels = {"name": "likelihood_importance", "stratified": True}
+    config.weight = {"name": "noise"}
+
+
+def wavelet_coarse(config: ConfigDict) -> None:
+    """Make the first stage of a wavelet cascade: means over blocks of 2x2 pixels."""
+    by_bound(config)
+    config.data = {
+        "name": "wavelet",
+        "source": {"name": "digits"},
+        "part": "coarse",
+        "batch_size": 64,
+        "sigma_data": 0.57,
+    }
+    config.network.input_frequencies = ()
+    config.train.num_steps = 3_000
+
+
+def wavelet_details(config: ConfigDict) -> None:
+    """Make the second stage of a wavelet cascade: the details given the means.
+
+    score-sde likelihood --workdir=runs/wavelet_details
+        --config.companions.low_resolution.run=runs/wavelet_coarse
+    """
+    by_bound(config)
+    config.data = {
+        "name": "wavelet",
+        "source": {"name": "digits"},
+        "part": "details",
+        "batch_size": 64,
+        "sigma_data": 0.485,
+    }
+    config.conditions = {"coarse": {}}
+    # One period per grey level of the pixels, as the network sees them, over 0.485.
+    config.network.input_frequencies = (8.25,)
+    config.network.waves_of_pixels = True
 
 
 def likelihood(config: ConfigDict) -> None:
@@ -424,6 +521,12 @@ def direct_likelihood(config: ConfigDict) -> None:
 
 
 VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
+    "small": small,
+    "super_resolution": super_resolution,
+    "regression": regression,
+    "by_bound": by_bound,
+    "wavelet_coarse": wavelet_coarse,
+    "wavelet_details": wavelet_details,
     "label": label,
     "words": words,
     "vector": vector,

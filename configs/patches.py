@@ -7,16 +7,30 @@ patches are cut from regions of the photographs that training never sees.
 
 patches:vdm trains by the variational bound with a learned noise schedule, on
 the centres of the levels (Kingma et al. 2021); a bin is six sigma wide at t_min.
+patches:coarse and patches:details are the stages of a cascade over wavelets, by the
+bound on uniform points:
+
+    score-sde likelihood --workdir=runs/patches_details
+        --config.companions.low_resolution.run=runs/patches_coarse
 """
 
 from ml_collections import ConfigDict, FieldReference
 
+VARIANTS = ("", "vdm", "coarse", "details")
+
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The config, a section per object, of the default run or of the variant vdm."""
+    """The config, a section per object, of the default run or of a variant."""
     config = default()
-    if variant not in ("", "vdm"):
-        raise ValueError(f"{variant!r} is no variant; choose 'vdm'.")
+    if variant not in VARIANTS:
+        raise ValueError(f"{variant!r} is no variant; choose from {[*VARIANTS]}.")
+    if variant in ("coarse", "details"):
+        config.data.update(name="wavelet", source={"name": "patches"}, part=variant)
+        config.data.sigma_data = 0.635 if variant == "coarse" else 0.128
+        config.noise_levels = {"name": "likelihood_importance", "stratified": True}
+        config.weight = {"name": "noise"}
+    if variant == "details":
+        config.conditions = {"coarse": {}}
     if variant == "vdm":
         config.data.points = "centres"
         config.sde.t_min = 0.0013

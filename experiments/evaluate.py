@@ -5,7 +5,9 @@
 --config.evaluation.reference=F  a file of statistics to compare with
 
 Writes evaluation.json, and evaluation.png with samples beside their nearest training
-examples and the Frechet distance by the number of samples.
+examples and the Frechet distance by the number of samples. Of a run that is told small
+pictures it also measures samples beside the held-out images, and draws them in
+super_resolution.png: rows of what was told, drawn, and true.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ def main(command: launch.Command) -> None:
     import json
     import shutil
 
+    from score_sde.evaluation.plots import save_samples
+    from score_sde.run import super_resolution
     from score_sde.run.describe import opened
     from score_sde.run.evaluate import measure, table
     from score_sde.run.provenance import circumstances, is_done, made_by
@@ -41,7 +45,18 @@ def main(command: launch.Command) -> None:
         parts = parts_folder(command.workdir / "evaluation_parts", causes)
         measured = measure(run.experiment, run.config, good, parts)
         found = measured.report()
+        if run.earlier is None and super_resolution.told_small(run.experiment):
+            found["beside_truth"] = super_resolution.beside_truth(
+                run.experiment, run.config, samples["samples"]
+            )
         if is_main_host():
+            if "beside_truth" in found:
+                save_samples(
+                    command.workdir / "super_resolution.png",
+                    super_resolution.picture(run.experiment, samples["samples"]),
+                    num_levels=run.dataset.num_levels,
+                    columns=super_resolution.SHOWN,
+                )
             _draw(run, good, measured, command.workdir / "evaluation.png")
             write_json(report, {"made_by": causes, "made": circumstances(), **found})
             shutil.rmtree(parts)
@@ -49,6 +64,8 @@ def main(command: launch.Command) -> None:
         f"{report}: samples beside {found['against']}, by features "
         f"{found['features']['name']!r}\n{table(found['metrics'])}"
     )
+    if "beside_truth" in found:
+        print(super_resolution.table(found["beside_truth"]))
     for name, why in found.get("skipped", {}).items():
         print(f"{name}: not measured: {why}")
 

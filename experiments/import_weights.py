@@ -115,6 +115,13 @@ def default_config(options: dict[str, Any]) -> dict[str, Any]:
     precondition = dict(published.precondition_options)
     chain = {k: precondition.pop(k) for k in CHAIN_FIELDS if k in precondition}
     told: dict[str, Any] = {"label": {}} if num_classes else {}
+    if published.factor:
+        told["low_resolution"] = {
+            "factor": published.factor,
+            "num_levels": 256,
+            "resize": "bilinear",
+            "is_marked": False,
+        }
     if is_augmented:
         told["augment"] = {"probability": 0.0}
     objective: dict[str, Any] = {"name": published.objective}

@@ -29,13 +29,13 @@ def drawn(run: Any, workdir: Path) -> dict[str, Any]:
     import numpy as np
 
     from score_sde.evaluation.plots import save_samples
+    from score_sde.run.cascade import draw_stages
     from score_sde.run.provenance import circumstances, digest_of, is_done, made_by
-    from score_sde.run.sample import evals_per_call, make_draw
     from score_sde.runtime.folder import save_arrays, write_json
-    from score_sde.runtime.jobs import compute_in_parts, parts_folder
+    from score_sde.runtime.jobs import parts_folder
     from score_sde.runtime.mesh import is_main_host, local_mesh
 
-    experiment, offers = run.experiment, run.companions.offers
+    experiment = run.experiment
     causes = made_by("samples", run)
     picture, report = (workdir / f"samples.{end}" for end in ("png", "json"))
     word = digest_of(causes)
@@ -46,22 +46,15 @@ def drawn(run: Any, workdir: Path) -> dict[str, Any]:
             print(f"{picture}: made before, from step {run.step:,}")
             return before
     start = time.monotonic()
-    size, draw = make_draw(experiment, local_mesh(), offers)
     parts = parts_folder(workdir / "samples_parts", causes)
-    arrays: dict[str, Any] = compute_in_parts(
-        parts / "samples",
-        count=experiment.sampling.num_samples,
-        size=size,
-        compute=lambda first: draw(run.params, first),
-    )
+    arrays: dict[str, Any]
+    arrays, costs = draw_stages(run, parts, local_mesh())
     seconds = time.monotonic() - start
     samples = experiment.shown.to_units(arrays.pop("levels"))
     arrays = {"samples": samples, **arrays}
     levels, good = arrays["samples"], arrays["success"]
-    fewest, most = evals_per_call(
-        experiment.model, experiment.drawing, run.params, offers
-    )
-    num_evals, failed = float(arrays["num_evals"].mean()), int((~good).sum())
+    fewest, most = costs[-1].network_evals_per_eval
+    num_evals, failed = costs[-1].num_evals, int((~good).sum())
     if is_main_host():
         stored = {**arrays, "made_by": np.asarray(word)}
         save_arrays(workdir / "samples.npz", stored, compress=True)
@@ -72,6 +65,7 @@ def drawn(run: Any, workdir: Path) -> dict[str, Any]:
             "network_evals_per_eval": [fewest, most],
             "failed": failed,
             "seconds": round(seconds, 1),
+            "stages": [cost._asdict() for cost in costs],
         }
         write_json(report, {"made_by": causes, "made": circumstances(), **made})
         shutil.rmtree(parts)
@@ -81,6 +75,12 @@ def drawn(run: Any, workdir: Path) -> dict[str, Any]:
         + (f", guided: {fewest} to {most} of the network each time" * (most > 1))
         + (f", {failed} FAILED and left out" if failed else "")
     )
+    if len(costs) > 1:
+        for number, cost in enumerate(costs):
+            print(
+                f"  stage {number}: {cost.num_evals:.0f} evaluations, "
+                f"{cost.gflop:.3g} GFLOP a sample, {cost.seconds:.1f} s"
+            )
     return arrays
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from score_sde import steering as steering
     from score_sde import training as training
     from score_sde import types as types
+    from score_sde import wavelets as wavelets
     from score_sde import weights as weights
     from score_sde.few_step_likelihood import few_step_log_prob as few_step_log_prob
     from score_sde.fields import pytree as pytree
@@ -69,7 +70,8 @@ __version__ = "0.1.0"
 _MODULES = (
     "anatomy arrays conditions data dequantisation editing elbo evaluation flow_map "
     "guidance likelihood losses measurements networks noise_levels oracles "
-    "precondition predictions samplers schedules sde steering training types weights"
+    "precondition predictions samplers schedules sde steering training types wavelets "
+    "weights"
 )
 _NAMES = {
     "few_step_likelihood": "few_step_log_prob",

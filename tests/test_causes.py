@@ -30,6 +30,7 @@ def opened(config=CONFIG, dataset=None, **changes):
         "step": 5,
         "digest": "params",
         "companions": SimpleNamespace(made_by={}),
+        "earlier": None,
         "config": config,
         "experiment": experiment,
         "dataset": dataset or experiment.dataset,

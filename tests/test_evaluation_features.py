@@ -11,13 +11,12 @@ import seeded_weights
 from safetensors.numpy import save_file
 from sklearn.datasets import load_sample_images
 
-from score_sde import evaluation
+from score_sde import evaluation, resizing
 from score_sde.evaluation import FEATURES
 from score_sde.evaluation.extractor import BATCH
 from score_sde.evaluation.features import LITE0_PACKAGE, dinov2_maker
 from score_sde.evaluation.resizing import RESIZES
 from score_sde.fields import fields_of
-from score_sde.networks.features import resizing
 from score_sde.types import UserError
 
 GOLDEN = Path(__file__).parent / "golden" / "evaluation"

@@ -11,13 +11,20 @@ from score_sde.conditions.classes import label as label
 from score_sde.conditions.condition import Cond as Cond
 from score_sde.conditions.condition import Condition as Condition
 from score_sde.conditions.condition import Rows as Rows
+from score_sde.conditions.condition import SmallPicture as SmallPicture
 from score_sde.conditions.condition import augmented as augmented
 from score_sde.conditions.condition import constant as constant
+from score_sde.conditions.condition import in_sampling as in_sampling
 from score_sde.conditions.condition import in_training as in_training
 from score_sde.conditions.condition import in_turn as in_turn
 from score_sde.conditions.condition import of_blank as of_blank
+from score_sde.conditions.condition import of_drawn as of_drawn
 from score_sde.conditions.condition import of_examples as of_examples
+from score_sde.conditions.condition import of_points as of_points
 from score_sde.conditions.condition import of_samples as of_samples
+from score_sde.conditions.condition import small_picture as small_picture
+from score_sde.conditions.low_resolution import coarse as coarse
+from score_sde.conditions.low_resolution import low_resolution as low_resolution
 from score_sde.conditions.picture import image as image
 from score_sde.conditions.picture import silhouette as silhouette
 from score_sde.conditions.picture import small as small
@@ -29,6 +36,8 @@ CONDITIONS: dict[str, Callable[..., Condition]] = {
     "words": words,
     "vector": vector,
     "image": image,
+    "low_resolution": low_resolution,
+    "coarse": coarse,
     "augment": augmentation,
 }
 """Name of the condition -> function that makes it from its options."""

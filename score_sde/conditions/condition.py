@@ -30,6 +30,22 @@ def cannot_state(value: Any) -> Cond:
     raise ValueError(f"{value!r} can't be stated of this condition.")
 
 
+class SmallPicture(NamedTuple):
+    """The small picture that a condition tells, which another stage may draw."""
+
+    of_images: Callable[[Any], Any]
+    """Images as points from -1 to 1 -> their small pictures, not rounded."""
+    of_rows: Callable[[Rows], Any]
+    """Examples -> their small pictures as they are told."""
+    of_drawn: Callable[[Array], Cond]
+    """The pictures that an earlier stage drew, as points of its own data, -> the entry
+    that this stage is told."""
+    problem: Callable[[Dataset], str | None]
+    """Why an earlier stage of these data draws no such pictures; None if it does."""
+    stops_at: float = 0.0
+    """The noise level, in the scale of that stage, at which it ends; 0 for its end."""
+
+
 class Condition(NamedTuple):
     """One entry of `cond`, as a dict with its name."""
 
@@ -52,6 +68,14 @@ class Condition(NamedTuple):
     describes_values: bool = False
     """Whether the entry is computed from the values, so that it would not be true of
     augmented ones."""
+    of_points: Callable[[Array], Cond] | None = None
+    """Points of images -> the entry, where it is one of the points that were drawn in
+    the bins of the levels, and not of the levels."""
+    small: SmallPicture | None = None
+    """The small picture that the entry is of; None for any other entry."""
+    in_sampling: Callable[[Key, Cond], Cond] | None = None
+    """(one key per sample, the entry) -> the entry with the noise that a sample is
+    told, drawn once for all of its steps."""
 
 
 def constant(of_examples: Callable[[Rows], Cond], **fields: Any) -> Condition:
@@ -97,6 +121,43 @@ def augmented(
             x0, entry = c.augment(key, x0)
             told |= entry
     return x0, told
+
+
+def of_points(conditions: Sequence[Condition], x: Array) -> Cond:
+    """The entries that are of points and not of levels; {} for none."""
+    return _joined([c.of_points(x) for c in conditions if c.of_points]) or {}
+
+
+def in_sampling(conditions: Sequence[Condition], keys: Key, cond: Any) -> Any:
+    """What samples are told, with the noise of those entries that have some."""
+    for number, c in enumerate(conditions):
+        if c.in_sampling is not None:
+            own = jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)  # noqa: B023
+            cond = {**cond, **c.in_sampling(own, cond)}
+    return cond
+
+
+def small_picture(conditions: Sequence[Condition]) -> SmallPicture | None:
+    """The small picture that one of the conditions tells, if one does."""
+    return next((c.small for c in conditions if c.small is not None), None)
+
+
+def of_drawn(conditions: Sequence[Condition], points: Array, index: np.ndarray) -> Cond:
+    """The condition of samples whose small pictures an earlier stage drew, in NumPy.
+
+    Args:
+        conditions: all but that of the picture with stated or own values, taken in
+            turn.
+        points: the drawn pictures, as points of the data of that stage.
+        index: the numbers of the samples.
+    """
+    parts = []
+    for c in conditions:
+        if c.small is not None:
+            parts.append(jax.tree.map(np.asarray, c.small.of_drawn(points)))
+        else:
+            parts.append(in_turn(c.samples or c.every or {}, index))
+    return _joined(parts) or {}
 
 
 def of_samples(

@@ -64,6 +64,19 @@ class InMemory:
         return rows
 
 
+class Part(NamedTuple):
+    """What a model is of, where rows hold whole images and it is of a part of them."""
+
+    images: Dataset
+    """The data that the rows are of."""
+    take: Callable[[Any], Any]
+    """Points of images, [batch, *shape of an image], -> points of the part."""
+    told: Callable[[Any], Any] | None
+    """Points of images -> the picture that the part is drawn beside; None for none."""
+    join: Callable[[Any, Any], Any]
+    """(that picture, points of the part) -> the picture that both make."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Dataset:
     """A train and a test split of one `Format`: Dataset(name, *format, open_split).
@@ -86,6 +99,8 @@ class Dataset:
         made_by: role -> the checksum of the parameters of the run that made these
             latents, and decodes them.
         decoder_std: root mean squared error of images that are decoded from latents.
+        part: how the data are a part of the images that the rows hold; None for rows
+            that hold the data themselves.
     """
 
     name: str
@@ -102,6 +117,7 @@ class Dataset:
     origin: Dataset | None = dataclasses.field(default=None, repr=False)
     made_by: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
     decoder_std: float = 0.0
+    part: Part | None = dataclasses.field(default=None, repr=False)
 
     @property
     def format(self) -> Format:
@@ -112,6 +128,11 @@ class Dataset:
     def shown(self) -> Dataset:
         """The data that samples are compared with, and shown like."""
         return self if self.origin is None else self.origin
+
+    @property
+    def stored(self) -> Dataset:
+        """The data as the rows hold them: of a part, the whole images."""
+        return self if self.part is None else self.part.images
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 from score_sde.data.dataset import ABSENT, Dataset, Format, absent
 from score_sde.data.encoded import LATENTS, latents
@@ -13,9 +13,12 @@ from score_sde.data.idx import IDX, idx_files
 from score_sde.data.images import digits, patches
 from score_sde.data.local import OnThisMachine
 from score_sde.data.points import checkerboard, mixture, rings, spirals
+from score_sde.data.smaller import WAYS, smaller
 from score_sde.data.tfds import TFDS, tfds_set
-from score_sde.rules import Finite, NonNegative, Positive, Rule, each
-from score_sde.types import UserError
+from score_sde.data.wavelet import PARTS, wavelet
+from score_sde.fields import fields_of, value_problem
+from score_sde.rules import Finite, NonNegative, Positive, Rule, at_least, each, one_of
+from score_sde.types import UserError, choices_text
 
 UpTo256 = Rule("from 0 to 256", lambda v: 0 <= v <= 256)
 Shape = Annotated[tuple[int, ...], each(Positive, at_least_one=True)]
@@ -154,6 +157,61 @@ def not_here(
     return absent(Format(shape, num_levels or None, num_classes))
 
 
+def from_smaller(
+    *,
+    source: dict[str, Any],
+    factor: Annotated[int, at_least(2)] = 2,
+    method: Annotated[str, one_of(WAYS)] = "mean",
+    num_levels: NumLevels = 0,
+) -> Dataset:
+    """Images made smaller, for the first stage of a cascade.
+
+    Args:
+        source: the name and the options of the source of the images, a section of its
+            own: {"name": "digits"}.
+        factor: by which both sides are divided.
+        method: 'mean' over blocks, or a kernel with antialiasing, as Pillow's.
+        num_levels: grey levels that they are rounded to; 0 for those of the images.
+    """
+    return smaller(_images(source), factor, method, num_levels)
+
+
+def from_wavelet(
+    *,
+    source: dict[str, Any],
+    part: Annotated[str, one_of(PARTS)],
+    depth: Annotated[int, at_least(1)] = 1,
+) -> Dataset:
+    """One part of the orthonormal wavelet pyramid of images, a stage of a cascade.
+
+    Args:
+        source: the name and the options of the source of the images, a section of its
+            own: {"name": "digits"}.
+        part: 'coarse', or the 'details' that lead from one coarse image to the next.
+        depth: how often the sides are halved, for the coarse image.
+    """
+    return wavelet(_images(source), part, depth)
+
+
+def _images(source: Any) -> Dataset:
+    """The data set of a section inside a section.
+
+    Raises: UserError for an unknown name, and options that are missing or wrong.
+    """
+    name = source.get("name") if isinstance(source, dict) else None
+    if not isinstance(name, str) or name not in SOURCES:
+        raise UserError(f"source.name is {name!r}{choices_text(name, SOURCES)}.")
+    options, fields = {**source}, fields_of(SOURCES[name])
+    options.pop("name")
+    for option, value in options.items():
+        if option not in fields:
+            hint = choices_text(option, fields)
+            raise UserError(f"source.{option}: no such field{hint}.")
+        if problem := value_problem(fields[option], value):
+            raise UserError(f"source.{option} is {value!r}{problem}.")
+    return SOURCES[name](**options)
+
+
 def _tfds_source(name: str) -> Callable[..., Dataset]:
     """Make the source of a name of TensorFlow Datasets.
 
@@ -177,6 +235,7 @@ def is_prepared_by_tfds(name: str) -> bool:
 SOURCES: ChainMap[str, Callable[..., Dataset]] = ChainMap(
     DATASETS,
     {FILES: from_files, IDX: from_idx, LATENTS: from_latents, ABSENT: not_here},
+    {"smaller": from_smaller, "wavelet": from_wavelet},
     {name: _tfds_source(name) for name in TFDS},
 )
 """Name -> function from options to a data set: `DATASETS`, files and all others."""

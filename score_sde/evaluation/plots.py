@@ -16,7 +16,13 @@ LATENT_RANGE = 2.0
 NUM_SERIES = 12
 
 
-def save_samples(path: Path, samples: np.ndarray, *, num_levels: int | None) -> None:
+def save_samples(
+    path: Path,
+    samples: np.ndarray,
+    *,
+    num_levels: int | None,
+    columns: int | None = None,
+) -> None:
     """Draw samples: images and volumes as a grid, points as a scatter, series as lines.
 
     Args:
@@ -25,10 +31,11 @@ def save_samples(path: Path, samples: np.ndarray, *, num_levels: int | None) -> 
             middle slice, of points the first two coordinates, or how often each value
             comes where there is one.
         num_levels: of integer levels; None for floats.
+        columns: of the grid; None for as many as rows.
     """
     with replaced(path) as partial:
         if samples.ndim >= 4:
-            _grid(partial, _as_shown(samples, num_levels))
+            _grid(partial, _as_shown(samples, num_levels), columns)
         elif samples.ndim == 3:
             _series(partial, samples)
         else:
@@ -201,10 +208,10 @@ def _as_shown(samples: np.ndarray, num_levels: int | None) -> np.ndarray:
     return shown / (num_levels - 1)
 
 
-def _grid(path: Path, images: np.ndarray) -> None:
+def _grid(path: Path, images: np.ndarray, columns: int | None) -> None:
     from PIL import Image
 
-    sheet = _sheet(images, math.ceil(math.sqrt(len(images))))
+    sheet = _sheet(images, columns or math.ceil(math.sqrt(len(images))))
     pixels = np.round(255 * sheet).astype(np.uint8)
     picture = Image.fromarray(pixels[..., 0] if sheet.shape[-1] == 1 else pixels)
     enlarge = max(1, 640 // max(picture.size))

@@ -146,6 +146,14 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 
 
 UNITS = {
+    "part": (
+        "bits for each number of this part of the images, by the flow",
+        "bits for each number of this part, the variational bound",
+    ),
+    "cascade": (
+        "bits/dim of the images by the flows of all stages",
+        "bits/dim of the images, the variational bounds of all stages",
+    ),
     "data": ("bits/dim by the flow", "bits/dim, the variational bound"),
     "images": (
         "bits/dim of images, a bound by flow and autoencoder",

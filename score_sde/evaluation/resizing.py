@@ -15,21 +15,21 @@ Resize = Callable[[np.ndarray, int], np.ndarray]
 
 def resize_tf1(images: np.ndarray, size: int) -> np.ndarray:
     """Bilinear as in TensorFlow 1, the way of the original FID: no pixel centres."""
-    from score_sde.networks.features import resizing
+    from score_sde import resizing
 
     return _by_matrices(images, size, resizing.corner_matrix)
 
 
 def resize_pytorch(images: np.ndarray, size: int) -> np.ndarray:
     """Bilinear between centres of pixels, without antialiasing (pytorch-fid)."""
-    from score_sde.networks.features.resizing import centre_matrix, triangle
+    from score_sde.resizing import centre_matrix, triangle
 
     return _by_matrices(images, size, lambda a, b: centre_matrix(a, b, triangle, 1))
 
 
 def resize_clean(images: np.ndarray, size: int) -> np.ndarray:
     """Bicubic with antialiasing, clipped but not rounded (clean-fid)."""
-    from score_sde.networks.features.resizing import antialias_matrix, cubic
+    from score_sde.resizing import antialias_matrix, cubic
 
     kernel = cubic(-0.5)
     out = _by_matrices(images, size, lambda a, b: antialias_matrix(a, b, kernel, 2))

@@ -22,3 +22,4 @@ from score_sde.measurements.nonlinear import NonLinear as NonLinear
 from score_sde.measurements.operators import Operator as Operator
 from score_sde.measurements.operators import adjoint_error as adjoint_error
 from score_sde.measurements.operators import fourier as fourier
+from score_sde.measurements.resample import Resample as Resample

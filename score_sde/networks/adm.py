@@ -15,7 +15,7 @@ from score_sde.networks.blocks import (
     SecondLevel,
     positional_embedding,
 )
-from score_sde.networks.cond import has_entry
+from score_sde.networks.cond import beside_image, has_entry
 from score_sde.networks.embeddings import conditions
 from score_sde.networks.fitting import head_problems
 from score_sde.networks.options import Count, DropoutRate, FractionalWidths, Sides, Size
@@ -35,7 +35,8 @@ class ADM(PlannedUNet):
 
     The noise is the step of a chain of 1,000, or EDM's log(sigma) / 4. With
     `learn_sigma` the output has twice the channels of x: the noise, then what the
-    variance of each step of the chain is interpolated by.
+    variance of each step of the chain is interpolated by. A picture, cond["image"], is
+    seen beside x.
 
     Attention follows each block where there is any. More arguments are those of
     `PlannedUNet`.
@@ -57,7 +58,7 @@ class ADM(PlannedUNet):
             for none.
     """
 
-    reads: ClassVar = frozenset({"label", "vector", "augment", "ratio"})
+    reads: ClassVar = frozenset({"label", "vector", "augment", "ratio", "image"})
 
     channels: Size = 192
     multipliers: FractionalWidths = (1, 2, 3, 4)
@@ -90,7 +91,8 @@ class ADM(PlannedUNet):
             made = block(style, step.width, heads, step.resample, name=name)
             return made(h, embedding, deterministic)
 
-        h = x if self.dtype == "float32" else x.astype(self.dtype)
+        h = beside_image(x, cond)
+        h = h if self.dtype == "float32" else h.astype(self.dtype)
         h = layers.conv(h, self.widths[0], "in_conv")
         h = follow(h, self.plan(x.shape[1]), apply)
         h = nn.silu(layers.norm(h, "out_norm"))

@@ -28,12 +28,22 @@ def with_image(network: Network) -> Network:
     ) -> Array:
         require_condition(cond, "image")
         rest = {k: v for k, v in cond.items() if k != "image"} or None
-        both = jnp.concatenate([x, cond["image"].astype(x.dtype)], axis=-1)
+        both = beside_image(x, cond)
         out = network.apply(params, both, noise, rest, dropout_key=dropout_key)
         own, behind = out[..., : x.shape[-1]], out[..., both.shape[-1] :]
         return jnp.concatenate([own, behind], axis=-1)
 
     return network._replace(apply=apply)
+
+
+def beside_image(x: Array, cond: Any) -> Array:
+    """The channels of x with those of cond["image"] behind them, if there is one.
+
+    The picture is not scaled: a preconditioner acts on x before a network is called.
+    """
+    if not has_entry(cond, "image"):
+        return x
+    return jnp.concatenate([x, cond["image"].astype(x.dtype)], axis=-1)
 
 
 def has_entry(cond: Any, name: str) -> bool:

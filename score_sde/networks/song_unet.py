@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from score_sde.networks.blocks import SECOND_LEVEL, SecondLevel, with_divergence
-from score_sde.networks.cond import has_entry
+from score_sde.networks.cond import beside_image, has_entry
 from score_sde.networks.embeddings import FourierFeatures, conditions, sine_embedding
 from score_sde.networks.options import Count, Embedding, FilterTaps
 from score_sde.networks.resampling import filter_down, filter_for_strides, filter_up
@@ -27,7 +27,8 @@ class SongUNet(PlannedUNet):
 
     DDPM++ by its defaults; NCSN++ with embedding 'fourier', resample_filter
     (1, 3, 3, 1) and progressive_input 'residual'. The noise is what its preconditioning
-    gives: 999 t or log(sigma) / 4 for 'positional', log(sigma / 2) for 'fourier'.
+    gives: 999 t or log(sigma) / 4 for 'positional', log(sigma / 2) for 'fourier'. A
+    picture, cond["image"], is seen beside x.
 
     Attention follows each block on the way down, and the last one on the way up. More
     arguments are those of `PlannedUNet`.
@@ -46,7 +47,9 @@ class SongUNet(PlannedUNet):
             for none.
     """
 
-    reads: ClassVar = frozenset({"label", "vector", "augment", "ratio", "divergence"})
+    reads: ClassVar = frozenset(
+        {"label", "vector", "augment", "ratio", "divergence", "image"}
+    )
 
     embedding: Embedding = "positional"
     resample_filter: FilterTaps = (1, 1)
@@ -69,7 +72,7 @@ class SongUNet(PlannedUNet):
             made = block(style, step.width, heads, step.resample, name=name)
             return made(h, embedding, deterministic)
 
-        image = x
+        image, x = x, beside_image(x, cond)
         if self.dtype != "float32":
             x = x.astype(self.dtype)
         pyramid = x

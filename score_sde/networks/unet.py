@@ -35,6 +35,7 @@ from score_sde.networks.options import (
     Widths,
 )
 from score_sde.types import Array
+from score_sde.wavelets import pixels_of_blocks
 
 
 def unet_problems(module: Any, shape: tuple[int, ...]) -> list[str]:
@@ -125,6 +126,10 @@ class UNetEncoder(nn.Module):
         input_frequencies: the network also sees sin and cos of its input times pi times
             each of these, so that it can resolve the grey levels of quantised data,
             which decide the likelihood (Kingma et al. 2021, app. C).
+        waves_of_pixels: whether these waves are not of the input's own channels, but of
+            the four pixels of each block: x are details of the first wavelet step, and
+            the means over blocks stand beside them.
+        sigma_data: standard deviation of the data, for waves of pixels.
     """
 
     reads: ClassVar = frozenset({"label", "vector", "ratio", "divergence"})
@@ -140,6 +145,8 @@ class UNetEncoder(nn.Module):
     num_classes: Count = 0
     vector_dims: Count = 0
     input_frequencies: Frequencies = ()
+    waves_of_pixels: bool = False
+    sigma_data: float = 1.0
 
     @property
     def widths(self) -> list[int]:
@@ -149,7 +156,13 @@ class UNetEncoder(nn.Module):
     @nn.nowrap
     def problems(self, shape: tuple[int, ...]) -> list[str]:
         """Texts of what is wrong with the options for data of this shape."""
-        return unet_problems(self, shape)
+        problems = unet_problems(self, shape)
+        if self.waves_of_pixels and shape[-1] % 3:
+            problems.append(
+                "waves_of_pixels is True; it is for details of a wavelet step, three "
+                f"channels for each colour, not {shape[-1]}"
+            )
+        return problems
 
     def encode(
         self,
@@ -188,7 +201,12 @@ class UNetEncoder(nn.Module):
         """
         if not self.input_frequencies:
             return x
-        angles = [math.pi * f * x for f in self.input_frequencies]
+        seen = x
+        if self.waves_of_pixels:
+            details, means = x[..., : -x.shape[-1] // 4], x[..., -x.shape[-1] // 4 :]
+            # At low noise details are seen over sigma_data, and means as they are.
+            seen = pixels_of_blocks(2 / self.sigma_data * means, details)
+        angles = [math.pi * f * seen for f in self.input_frequencies]
         waves = jnp.concatenate([*map(jnp.sin, angles), *map(jnp.cos, angles)], axis=-1)
         zeros = nn.initializers.zeros
         gate = nn.Dense(waves.shape[-1], kernel_init=zeros)(embedding)

@@ -52,6 +52,22 @@ def _unsuited_jumps(experiment: Experiment, names: Mapping[str, str]) -> list[st
     return []
 
 
+def _unsuited_part(experiment: Experiment) -> list[str]:
+    """Why a part of images can't be trained or scored so, a text each."""
+    if experiment.dataset.part is None:
+        return []
+    asked = {
+        "data.points": experiment.data.points,
+        "likelihood.dequantisation": experiment.likelihood.dequantisation,
+    }
+    return [
+        f"{field} is {value!r}; a part of images is taken of points that are drawn in "
+        "the bins of their levels: use 'uniform'"
+        for field, value in asked.items()
+        if value != "uniform"
+    ]
+
+
 def _unsuited_restoration(experiment: Experiment) -> list[str]:
     """Why the method can't restore a picture of this noise: it is made once."""
     shape, noise_std = experiment.model.shape, experiment.editing.noise_std
@@ -93,6 +109,7 @@ def disagreements(experiment: Experiment, names: Mapping[str, str]) -> list[str]
     problems += [
         f"likelihood.{text}" for text in experiment.likelihood.problems(model.points)
     ]
+    problems += _unsuited_part(experiment)
     problems += _unsuited_drawing(experiment, names)
     problems += _unsuited_jumps(experiment, names)
     if "variance" in drawing.sampler.wants and not model.predicts_variance:

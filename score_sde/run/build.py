@@ -15,7 +15,7 @@ import numpy as np
 
 from score_sde import conditions, guidance
 from score_sde.conditions import Condition
-from score_sde.data import Dataset
+from score_sde.data import Dataset, Part
 from score_sde.fields import fields_of
 from score_sde.flow_map import FlowMap
 from score_sde.networks import (
@@ -29,7 +29,7 @@ from score_sde.networks import (
 )
 from score_sde.networks.blocks import DIVERGENCE
 from score_sde.run.agreement import disagreements
-from score_sde.run.experiment import OFFERED_BY_RUN, Drawing, Experiment
+from score_sde.run.experiment import EARLIER, OFFERED_BY_RUN, Drawing, Experiment
 from score_sde.run.latents import decoded_by_companion
 from score_sde.run.making import Maker
 from score_sde.run.model import Model
@@ -117,7 +117,7 @@ def _joined(
         network = with_companions(network, module, made["network_roles"])
     model = Model(
         shape=dataset.shape,
-        num_levels=dataset.num_levels,
+        num_levels=dataset.stored.num_levels,
         num_labels=dataset.num_classes,
         sigma_data=sigma_data,
         points=data.points,
@@ -131,7 +131,11 @@ def _joined(
         two_levels=objective.two_levels,
         learns_divergence=objective.learns_divergence,
         reach=objective.reach,
+        part=dataset.part,
+        row_shape=dataset.stored.shape,
     )
+    if dataset.part is not None:
+        model = model._replace(render=partial(_joined_part, dataset.part))
     if dataset.made_by:
         model, found = decoded_by_companion(
             model, dataset, made["companions"], made["sampling"].decode_tile
@@ -147,7 +151,18 @@ def _joined(
         drawing=drawing,
         **{name: made[name] for name in AS_THEY_ARE},
     )
-    return experiment, problems + found + disagreements(experiment, names)
+    problems += found + disagreements(experiment, names)
+    if not problems and EARLIER in experiment.companions:
+        from score_sde.run.companions import earlier_stage_problems
+
+        problems += earlier_stage_problems(experiment)
+    return experiment, problems
+
+
+def _joined_part(part: Part, params: Any, x: Array, cond: Any) -> Array:
+    """The picture that a part of it makes with the one that it was drawn beside."""
+    del params
+    return part.join(cond["image"] if part.told else None, x)
 
 
 AS_THEY_ARE = (
@@ -167,7 +182,7 @@ def _network(
 ) -> tuple[Network, list[str]]:
     """The network for these data, which sees a picture beside its input if told one."""
     shape, known = dataset.shape, reads(module)
-    cond = conditions.of_blank(told, shape)
+    cond = conditions.of_blank(told, dataset.stored.shape)
     asked = asked_of_jumps(objective)
     cond = {**(cond or {}), **asked} or None
     options = fields_of(type(module))
@@ -188,7 +203,8 @@ def _network(
             f"{NEEDED_OF_JUMPS[missing]}, cond[{missing!r}]: 'unet', 'song_unet' or "
             "'mlp'"
         )
-        return as_network(module, shape, conditions.of_blank(told, shape)), problems
+        told_once = conditions.of_blank(told, dataset.stored.shape)
+        return as_network(module, shape, told_once), problems
     if cond is None or "image" not in cond or (known and "image" in known):
         return as_network(module, shape, cond), problems
     if predicts_variance(module):
@@ -251,7 +267,7 @@ def _unstated(guide: Callable[..., Any], model: Model) -> list[str]:
     by_entry = {
         entry: condition
         for condition in model.conditions
-        for entry in conditions.of_blank([condition], model.shape) or ()
+        for entry in conditions.of_blank([condition], model.row_shape) or ()
     }
     if not by_entry:
         return [

@@ -10,7 +10,7 @@ import jax
 
 from score_sde import conditions
 from score_sde.run.build import build
-from score_sde.run.experiment import Experiment
+from score_sde.run.experiment import EARLIER, Experiment
 from score_sde.run.model import with_companions
 from score_sde.run.sections import complete
 from score_sde.run.settings import Companion
@@ -99,9 +99,63 @@ def experiment_of(where: Companion, role: str) -> Experiment:
         UserError: that names the role, if there is none.
     """
     try:
-        return build(complete(read_config(Path(where.run))))
+        return build(config_of(where))
     except UserError as error:
         raise UserError(f"companions.{role}: {error}") from None
+
+
+def config_of(where: Companion) -> dict[str, Any]:
+    """The complete config of a companion, with the changes that are stated.
+
+    Raises:
+        UserError: for a folder that is no run.
+    """
+    config = read_config(Path(where.run))
+    return complete({**config, **_changed(config, where.changes or {})})
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections, or fields, that are named anew, with what they keep of the old."""
+
+    def one(before: Any, after: Any) -> Any:
+        both = isinstance(before, Mapping) and isinstance(after, Mapping)
+        if not both or after.get("name", before.get("name")) != before.get("name"):
+            return after  # another alternative begins at its own defaults
+        return {**before, **_changed(before, after)}
+
+    return {name: one(old.get(name), after) for name, after in new.items()}
+
+
+def earlier_stage_problems(experiment: Experiment) -> list[str]:
+    """Why the run of companions.low_resolution is no earlier stage, a text each."""
+    where = experiment.companions.get(EARLIER)
+    if where is None:
+        return []
+    told = experiment.model.conditions
+    small = conditions.small_picture(told)
+    if small is None:
+        return [
+            f"companions.{EARLIER}: this run is told no small picture: see "
+            "conditions.low_resolution and conditions.coarse"
+        ]
+    problems = [
+        f"companions.{EARLIER}: what else samples are told must be stated, since it "
+        "can't be that of held-out images: the option samples of a condition"
+        for c in told
+        if c.small is None and not (c.samples or c.every)
+    ]
+    try:
+        other = experiment_of(where, EARLIER)
+    except UserError as error:
+        return [*problems, str(error).rstrip(".")]
+    if problem := small.problem(other.dataset):
+        problems.append(f"companions.{EARLIER}: {where.run}: {problem}")
+    if small.stops_at and other.drawing.sampler.jumps:
+        problems.append(
+            f"companions.{EARLIER}: {where.run} is sampled by jumps, which can't stop "
+            "at a level: conditions.low_resolution.truncated must be False"
+        )
+    return problems
 
 
 def _check_alike(experiment: Experiment, other: Experiment, role: str) -> None:
@@ -120,8 +174,8 @@ def _check_alike(experiment: Experiment, other: Experiment, role: str) -> None:
             f"companions.{role}: {experiment.companions[role].run} has no denoiser; "
             "the run that it was made from has."
         )
-    known = conditions.of_blank(here.conditions, here.shape) or {}
-    wanted = conditions.of_blank(there.conditions, there.shape) or {}
+    known = conditions.of_blank(here.conditions, here.row_shape) or {}
+    wanted = conditions.of_blank(there.conditions, there.row_shape) or {}
     if wanted.keys() - known.keys():
         raise UserError(
             f"companions.{role}: {experiment.companions[role].run} is told "

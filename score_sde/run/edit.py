@@ -77,6 +77,10 @@ def read(experiment: Experiment) -> Given:
         raise UserError(
             f"{experiment.dataset.name} are points; only images are edited."
         )
+    if experiment.model.part is not None:
+        raise UserError(
+            f"data.name is {experiment.dataset.name!r}; only whole images are edited."
+        )
     if images is not experiment.dataset and settings.task != "image_to_image":
         raise UserError(
             f"editing.task is {settings.task!r}; a picture is measured in pixels, and "
@@ -214,7 +218,7 @@ def draw_edits(
     )
     x = result.x
     if given.measurement is None:
-        x = model.render(params, x)
+        x = model.render(params, x, cond)
     elif not settings.noise_std:
         x = editing.keep_measured(x, given.measurement, given.y)
     return Edits(x, jnp.broadcast_to(result.num_evals, len(keys)))
@@ -251,7 +255,7 @@ def make_edit(
 
 def _stated_conditions(model: Model, index: np.ndarray) -> Any:
     """What the config states for samples, and otherwise nothing."""
-    blank = conditions.of_blank(model.conditions, model.shape)
+    blank = conditions.of_blank(model.conditions, model.row_shape)
     cond: Any = null_condition(blank)
     for condition in model.conditions:
         cond |= condition.samples or {}

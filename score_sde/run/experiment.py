@@ -30,6 +30,10 @@ OFFERED_BY_RUN = ("grid", "perturbed")
 parts of the network left out. All other needs are roles of companions."""
 
 
+EARLIER = "low_resolution"
+"""The role of the run that draws the small pictures which this one is told."""
+
+
 class Drawing(NamedTuple):
     """The way samples are drawn."""
 

@@ -116,7 +116,13 @@ def points_of_images(
 
 
 def decoded(
-    coder: Coder, dataset: Dataset, role: str, tile: int, params: Params, x: Array
+    coder: Coder,
+    dataset: Dataset,
+    role: str,
+    tile: int,
+    params: Params,
+    x: Array,
+    cond: Any = None,
 ) -> Array:
     """The images of latents as a model sees them, from about -1 to 1.
 
@@ -127,7 +133,9 @@ def decoded(
         tile: side of the tiles that are decoded at once; 0 for all of it.
         params: of the run, with its companions.
         x: scaled latents, [batch, *shape].
+        cond: what they were told, which decoding does not depend on.
     """
+    del cond
     own = params[COMPANIONS][role]["network"]
     decode, z = partial(coder.decode, own), raw_latents(dataset, x)
     if not tile:

@@ -21,6 +21,7 @@ from score_sde.run.model import (
     decoder,
     denoiser,
     jump,
+    part_of_points,
     reverse_chain,
     scoring_points,
 )
@@ -71,9 +72,8 @@ def score_examples(
         **solver_options(settings, sde),
         rtol=settings.rtol * tolerance,
         atol=settings.atol * tolerance,
-        cond=cond,
     )
-    return _at_points(model, settings, params, keys_data, values, solve)
+    return _at_points(model, settings, params, keys_data, values, cond, solve)
 
 
 def score_by_jumps(
@@ -94,9 +94,8 @@ def score_by_jumps(
         sde=model.sde,
         jump=own,
         num_evals=settings.num_jumps or default_num_evals(own),
-        cond=cond,
     )
-    return _at_points(model, settings, params, keys_data, values, solve)
+    return _at_points(model, settings, params, keys_data, values, cond, solve)
 
 
 def scorer(experiment: Experiment) -> Callable[..., LogProb]:
@@ -123,14 +122,16 @@ def _at_points(
     params: Params,
     keys_data: Key,
     values: Array,
-    solve: Callable[[Array], LogProb],
+    cond: Any,
+    solve: Callable[..., LogProb],
 ) -> LogProb:
-    """Log-probabilities of examples by a function of xt at t_min."""
+    """Log-probabilities of examples by a function of xt at t_min, and of cond."""
     points = scoring_points(
         model, params, keys_data, values, dequantisation=settings.dequantisation
     )
+    points, cond = part_of_points(model, points, cond)
     log_alpha = jnp.asarray(model.sde.log_alpha(model.sde.t_min), points.x.dtype)
-    out = solve(jnp.exp(log_alpha) * points.x)
+    out = solve(jnp.exp(log_alpha) * points.x, cond=cond)
     num_dims = math.prod(model.shape)
     return out._replace(nats=out.nats + num_dims * log_alpha - points.log_density)
 
@@ -223,6 +224,7 @@ def bound_examples(
         decode = decoder(model)
         x0 = data.centres(values, num_levels=levels)
         points = Dequantised(x0, jnp.zeros_like(points.log_density))
+    points, cond = part_of_points(model, points, cond)
     if of_chain:
         return elbo.chain_bound(
             keys_noise,

@@ -7,6 +7,7 @@ learn beside it, and under "companions" those of the other runs that this one us
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from score_sde import data, elbo
+from score_sde import conditions, data, elbo
 from score_sde.arrays import example_keys, per_example
 from score_sde.conditions import Condition, Rows
 from score_sde.dequantisation import DEQUANTISERS, Dequantised, variational
@@ -35,8 +36,14 @@ COMPANIONS = "companions"
 
 
 def as_points(params: Params, x: Array) -> Array:
-    """The points themselves, of data that are shown as a model sees them."""
+    """The points themselves, of data that a model sees as they are shown."""
     del params
+    return x
+
+
+def as_shown(params: Params, x: Array, cond: Any) -> Array:
+    """The points themselves, of data that are shown as a model sees them."""
+    del params, cond
     return x
 
 
@@ -46,7 +53,7 @@ class Model(NamedTuple):
     shape: tuple[int, ...]
     """The shape of one example."""
     num_levels: int | None
-    """Grey levels of the data; None for points and latents."""
+    """Grey levels of the data as rows hold them; None for points and latents."""
     num_labels: int
     """Classes of the labels that come with the data; 0 without labels."""
     sigma_data: float
@@ -64,8 +71,9 @@ class Model(NamedTuple):
     """The noise levels of the discrete chain, ascending."""
     shown_levels: int | None
     """Grey levels of samples as they are shown; of latents those of the images."""
-    render: Callable[[Params, Array], Array] = as_points
-    """(parameters, points) -> points as they are shown: of latents the images."""
+    render: Callable[[Params, Array, Any], Array] = as_shown
+    """(parameters, points, what they were told) -> points as they are shown: of latents
+    the images, of details the picture that they make."""
     embed: Callable[[Params, Array], Array] = as_points
     """(parameters, points as they are shown) -> points: undoes `render`."""
     points_of_images: Callable[[Params, Key, Array], Dequantised] | None = None
@@ -78,6 +86,10 @@ class Model(NamedTuple):
     """Whether the network has the divergence of its jumps behind the channels of x."""
     reach: Callable[[], Reach] = lambda: ANYWHERE
     """Gives the jumps that it is trained for."""
+    part: data.Part | None = None
+    """How the examples are a part of the images that rows hold; None for the rows."""
+    row_shape: tuple[int, ...] = ()
+    """The shape of an example as rows hold it."""
 
 
 def posterior_points(key: Key, x: Array, rows: Rows) -> Array:
@@ -92,6 +104,28 @@ def posterior_points(key: Key, x: Array, rows: Rows) -> Array:
         return x
     noise = per_example(jr.normal, example_keys(key, len(x)), x)
     return x + rows["std"] * noise
+
+
+def part_of_points(
+    model: Model, points: Dequantised, cond: Any
+) -> tuple[Dequantised, Any]:
+    """What the model is of, of points of the rows, and what it is told of them.
+
+    The density with which points were drawn in their bins is uniform, and is shared
+    over the parts by their numbers.
+
+    Args:
+        model: of a config.
+        points: of the rows.
+        cond: what is told of the rows, whose entries of points are replaced.
+    """
+    told = conditions.of_points(model.conditions, points.x)
+    cond = {**(cond or {}), **told} or None
+    if model.part is None:
+        return points, cond
+    share = math.prod(model.shape) / math.prod(model.row_shape)
+    x = model.part.take(points.x)
+    return Dequantised(x, share * points.log_density), cond
 
 
 def init_params(

@@ -17,12 +17,19 @@ from score_sde.likelihood import LogProb
 from score_sde.run import companions
 from score_sde.run.build import build, check_grid
 from score_sde.run.companions import Loaded
-from score_sde.run.experiment import Experiment
+from score_sde.run.experiment import EARLIER, Experiment
 from score_sde.run.likelihoods import scorer
 from score_sde.run.model import denoiser, jump, with_companions
 from score_sde.run.objective import Objective
-from score_sde.run.paths import differences, without
-from score_sde.run.sample import Samples, draw_samples, sample_keys, sampled_model
+from score_sde.run.paths import OF_SAMPLES, differences, without
+from score_sde.run.sample import (
+    Samples,
+    as_stage,
+    draw_samples,
+    sample_keys,
+    sampled_model,
+    told_samples,
+)
 from score_sde.run.sections import CHAIN_FIELDS, complete
 from score_sde.run.train import initial_params
 from score_sde.runtime.folder import read_config
@@ -55,6 +62,13 @@ class Run(NamedTuple):
     digest: str
     """A checksum of its own parameters."""
     companions: Loaded
+    earlier: Run | None = None
+    """The stage of a cascade that draws the small pictures which this run is told."""
+
+    @property
+    def stages(self) -> tuple[Run, ...]:
+        """All stages of a cascade from the first to this one; itself without any."""
+        return (*(self.earlier.stages if self.earlier else ()), self)
 
     @property
     def denoiser(self) -> Denoise:
@@ -104,18 +118,24 @@ class Run(NamedTuple):
 
     def sample(self, count: int, *, first: int = 0) -> Samples:
         """Draw the samples with numbers first, first + 1, ..., as the programs do."""
-        experiment = self.experiment
-        cond = conditions.of_samples(
-            experiment.model.conditions, experiment.dataset, first + np.arange(count)
-        )
-        draw = partial(
-            draw_samples,
-            experiment.model,
-            experiment.drawing,
-            offers=self.companions.offers,
-        )
-        keys = sample_keys(experiment.seed, first, count)
-        return jax.jit(draw)(self.params, keys, cond)
+        index = first + np.arange(count)
+        drawn: Samples | None = None
+        points: Any = None
+        labels: Any = None
+        for number, stage in enumerate(self.stages):
+            following = self.stages[number + 1 : number + 2]
+            experiment = as_stage(stage.experiment, *(r.experiment for r in following))
+            cond = told_samples(experiment, index, points, labels)
+            labels = (cond or {}).get("label")
+            keys = sample_keys(experiment.seed, first, count, stage=number)
+            offers = stage.companions.offers
+            draw = partial(
+                draw_samples, experiment.model, experiment.drawing, offers=offers
+            )
+            drawn = jax.jit(draw)(stage.params, keys, cond)
+            points = drawn.points
+        assert drawn is not None
+        return drawn
 
     def log_prob(self, rows: Mapping[str, Any]) -> LogProb:
         """Log-probabilities of examples {"values": [batch, *shape], ...}, in nats.
@@ -170,13 +190,25 @@ def open_run(
             f"{workdir} was trained by objective {name!r}: it has no {part}."
         )
     start_devices(hosts)
+    return _opened(workdir, whole, experiment, step)
+
+
+def _opened(
+    workdir: Path, whole: Mapping[str, Any], experiment: Experiment, step: int
+) -> Run:
+    """Restore a run whose experiment was built, and the stages before it."""
     check_grid(experiment)
     roles = (*experiment.training_roles, *experiment.drawing.roles)
     loaded = companions.load(experiment, roles)
     like = jax.eval_shape(lambda: initial_params(experiment, loaded.params))
     found, params, digest = restored_average(workdir / "checkpoints", like, step=step)
     whole_params = with_companions(params, loaded.params)
-    return Run(whole, experiment, found, whole_params, digest, loaded)
+    earlier = None
+    if where := experiment.companions.get(EARLIER):
+        config = companions.config_of(where)
+        _check_model(Path(where.run), config, other := build(config))
+        earlier = _opened(Path(where.run), config, other, where.step)
+    return Run(whole, experiment, found, whole_params, digest, loaded, earlier)
 
 
 def _check_model(
@@ -193,7 +225,7 @@ def _check_model(
     old, new = (
         {
             path: value
-            for path, value in without(side, {"conditions.*.samples"}).items()
+            for path, value in without(side, OF_SAMPLES).items()
             if path in fixed or path.split(".")[0] in fixed
         }
         for side in (complete(read_config(workdir)), config)

@@ -6,6 +6,9 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+OF_SAMPLES = ("conditions.*.samples", "conditions.*.level", "conditions.*.truncated")
+"""Fields of conditions that say what samples are told, and change no other meaning."""
+
 
 def without(config: Mapping[str, Any], fields: Iterable[str]) -> dict[str, Any]:
     """The config but for some sections and fields, `*` standing for any entry."""

@@ -24,6 +24,7 @@ import jax
 from score_sde.data.identity import identity
 from score_sde.run import parts
 from score_sde.run.open import Run
+from score_sde.run.paths import OF_SAMPLES as TOLD_TO_SAMPLES
 from score_sde.run.paths import without
 
 GIVEN_PARAMETERS = "it decided the parameters, which are known by their digest"
@@ -47,7 +48,7 @@ NEVER: dict[str, str] = {
     "restoration": ANOTHER_PROGRAM,
 }
 OF_SAMPLES = dict.fromkeys(
-    ("sampler", "grid", "guidance", "threshold", "sampling", "conditions.*.samples"),
+    ("sampler", "grid", "guidance", "threshold", "sampling", *TOLD_TO_SAMPLES),
     "scoring evaluates the model's own denoiser on the data",
 )
 OF_METRICS = dict.fromkeys(("features", "metrics", "evaluation"), ANOTHER_PROGRAM)
@@ -94,6 +95,9 @@ def made_by(kind: str, run: Run) -> dict[str, Any]:
     }
     if kind == "evaluation":
         causes["files"] = _files(run.config)
+    if run.earlier is not None:
+        before = kind if kind == "likelihood" else "samples"
+        causes["earlier"] = made_by(before, run.earlier)
     return json.loads(json.dumps(causes))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from score_sde.run.experiment import Experiment
-from score_sde.run.paths import differences, flat, without
+from score_sde.run.paths import OF_SAMPLES, differences, flat, without
 from score_sde.run.sections import complete
 from score_sde.runtime.folder import environment, read_config, read_json, write_json
 from score_sde.types import UserError
@@ -21,8 +21,8 @@ FREE = (
         "metrics",
         "evaluation",
         "extra",
-        "conditions.*.samples",
     ),
+    *OF_SAMPLES,
     *("train.log_every", "train.sample_every", "train.checkpoint_every"),
     *("train.keep_checkpoints", "train.keep_every", "train.keep_best"),
     *("train.on_failed_save", "train.max_skipped", "train.profile_steps"),

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from score_sde import conditions, data
 from score_sde.arrays import example_keys, per_example
 from score_sde.flow_map import ANYWHERE, FlowMap
-from score_sde.guidance import Perturb, network_evals
+from score_sde.guidance import Perturb
 from score_sde.networks import perturbed
 from score_sde.run.experiment import Drawing, Experiment
 from score_sde.run.model import (
@@ -45,6 +45,8 @@ class Samples(NamedTuple):
     """Calls of the denoiser."""
     success: Array
     """False where an adaptive sampler gave up or x is not finite."""
+    points: Array
+    """Before they were rounded to levels, as points of the data from -1 to 1."""
 
 
 def sampled_model(
@@ -101,18 +103,6 @@ def bound_sampler(sampler: Sampler, model: Model, params: Params, cond: Any) -> 
     return sampler.bind(variance=lambda x, sigma: predict(x, sigma, cond)[1])
 
 
-def evals_per_call(
-    model: Model, drawing: Drawing, params: Params, offers: Offers = NO_OFFERS
-) -> tuple[int, int]:
-    """The fewest and the most evaluations of the network in one call of the denoiser.
-
-    Over the levels of the grid; both are 1 without guidance.
-    """
-    denoise = sampled_model(model, drawing, params, offers)
-    evals = network_evals(denoise, drawing.grid()[:-1])
-    return int(evals.min()), int(evals.max())
-
-
 def draw_samples(
     model: Model,
     drawing: Drawing,
@@ -133,6 +123,9 @@ def draw_samples(
         offers: what the companions offer.
     """
     sigmas = drawing.grid()
+    cond = conditions.in_sampling(
+        model.conditions, jax.vmap(lambda key: jr.fold_in(key, 3))(keys), cond
+    )
     like = jnp.zeros((len(keys), *model.shape), jnp.float32)
     keys_start, keys_path = jax.vmap(jr.split, out_axes=1)(keys)
     start = sigmas[0].astype(like.dtype) * per_example(jr.normal, keys_start, like)
@@ -145,17 +138,66 @@ def draw_samples(
         cond=cond,
     )
     # Before levels are made of them: a NaN would be a black pixel.
-    points = model.render(params, result.x)
+    points = model.render(params, result.x, cond)
     finite = jnp.isfinite(points.reshape(len(keys), -1)).all(1)
     return Samples(
         data.to_levels(points, num_levels=model.shown_levels),
         jnp.broadcast_to(result.num_evals, finite.shape),
         finite if result.success is None else finite & result.success,
+        points,
     )
 
 
+def as_stage(experiment: Experiment, following: Experiment | None = None) -> Experiment:
+    """The experiment as it is sampled for the stage that follows, which may stop it.
+
+    Args:
+        experiment: of a stage.
+        following: of the stage that is told what it draws; None for the last one.
+    """
+    small = following and conditions.small_picture(following.model.conditions)
+    if not small or not small.stops_at:
+        return experiment
+    whole, level = experiment.drawing.grid, small.stops_at
+
+    def until() -> Array:
+        sigmas = whole()
+        kept = int((np.asarray(sigmas) > level).sum())
+        return jnp.append(sigmas[:kept], jnp.asarray(level, sigmas.dtype))
+
+    return experiment._replace(drawing=experiment.drawing._replace(grid=until))
+
+
+def told_samples(
+    experiment: Experiment,
+    index: np.ndarray,
+    drawn: Any = None,
+    labels: np.ndarray | None = None,
+) -> Any:
+    """The condition of the samples with these numbers, in NumPy.
+
+    Args:
+        experiment: of a run.
+        index: the numbers of the samples.
+        drawn: what an earlier stage drew for them, as points of its data; None for
+            small pictures of held-out images.
+        labels: the classes that the earlier stage was told; None if it was told none.
+    """
+    told = experiment.model.conditions
+    if drawn is None:
+        return conditions.of_samples(told, experiment.dataset, index)
+    cond = conditions.of_drawn(told, drawn, index)
+    return cond | {"label": labels} if labels is not None and "label" in cond else cond
+
+
 def make_draw(
-    experiment: Experiment, mesh: Mesh, offers: Offers = NO_OFFERS
+    experiment: Experiment,
+    mesh: Mesh,
+    offers: Offers = NO_OFFERS,
+    *,
+    stage: int = 0,
+    earlier: Arrays | None = None,
+    with_points: bool = False,
 ) -> tuple[int, Callable[[Params, int], Arrays]]:
     """Compile the drawing of a batch of samples.
 
@@ -163,6 +205,9 @@ def make_draw(
         experiment: whose samples are drawn.
         mesh: devices, each of which draws its share.
         offers: what the companions that guide offer.
+        stage: how many stages of a cascade come before.
+        earlier: what the stage before drew, of all samples.
+        with_points: whether samples are kept as points too, for a stage that follows.
 
     Returns:
         (size, draw): draw(params, first) gives samples first, first + 1, ... by size,
@@ -176,15 +221,29 @@ def make_draw(
 
     def draw(params: Params, first: int) -> Arrays:
         index = np.arange(first, first + size)
-        cond = conditions.of_samples(model.conditions, experiment.dataset, index)
-        keys = sample_keys(experiment.seed, first, size)
+        given: list[Any] = [None, None]
+        if earlier is not None:  # past the last sample they begin anew
+            rows = index % len(earlier["points"])
+            given = [earlier[n][rows] if n in earlier else None for n in KEPT]
+        cond = told_samples(experiment, index, *given)
+        keys = sample_keys(experiment.seed, first, size, stage=stage)
         arrays = jax.device_get(compiled(params, keys, cond))._asdict()
+        if not with_points:
+            del arrays["points"]
         told = {f"{name.removesuffix('s')}s": a for name, a in (cond or {}).items()}
         return arrays | told
 
     return size, draw
 
 
-def sample_keys(seed: int, first: int, count: int) -> Key:
-    """The keys of samples first, first + 1, ...: functions of (seed, index)."""
-    return example_keys(jr.key(seed), count, first=first)
+KEPT = ("points", "labels")
+"""What a stage of a cascade is told of the samples of the stage before."""
+
+
+def sample_keys(seed: int, first: int, count: int, *, stage: int = 0) -> Key:
+    """The keys of samples first, first + 1, ...: functions of (seed, index, stage).
+
+    Stages of a cascade draw different noise, of whatever shapes.
+    """
+    key = jr.key(seed)
+    return example_keys(jr.fold_in(key, stage) if stage else key, count, first=first)

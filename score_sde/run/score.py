@@ -37,6 +37,11 @@ ScoreBatch = Callable[[Key, Any, Any], Any]
 """(keys, values, cond) -> a named tuple of arrays [batch, ...]."""
 
 
+FLOW = "flow"
+CHECKS = ("fresh_points", "fresh_probes", "tight")
+"""Names of passes: over the flow that jumps approximate, and over a part again."""
+
+
 class Pass(NamedTuple):
     """Which points and which probes of an example, and the tolerance."""
 
@@ -100,7 +105,22 @@ def num_examples(experiment: Experiment) -> dict[str, int]:
     return counts
 
 
-def score_split(
+class Passes(NamedTuple):
+    """What was computed of the examples of a split, in all passes over them."""
+
+    repeats: list[Arrays]
+    """The fields of `LogProb`, and seconds, of each pass over all examples."""
+    checks: dict[str, Arrays]
+    """Alike, of the first examples solved again, by the name of the pass."""
+    bound: Arrays
+    """The fields of `Bound`."""
+    num_dims: int
+    """Numbers of an example, which bits are counted by."""
+    flow: Arrays | None = None
+    """Like a repeat, over the flow that a student's jumps approximate; else None."""
+
+
+def pass_over(
     experiment: Experiment,
     programs: Programs,
     params: Params,
@@ -108,8 +128,8 @@ def score_split(
     count: int,
     mesh: Mesh,
     folder: Path,
-) -> tuple[Arrays, dict[str, Any]]:
-    """(per-example arrays, their summary) of the first `count` examples of a split."""
+) -> Passes:
+    """Score the first `count` examples of a split, or read the parts that are done."""
     settings = experiment.likelihood
     # The density of what a model sees becomes that of the data in the user's units.
     log_scale = experiment.scored.log_scale
@@ -146,31 +166,13 @@ def score_split(
         for p in (*passes, *checks)
     }
     terms = run(bounded, count, folder / f"{split}_bound")
-    num_dims = int(np.prod(experiment.scored.shape))
-    repeats = [p.name for p in passes if p.name != FLOW]
-    scores = _gather(found, terms, repeats, num_dims)
-    # Jumps have no probes and no tolerance: such a pass would repeat the first.
-    first = {name: a[:checked] for name, a in found[repeats[0]].items()}
-    row = summary(
-        scores,
-        {name: found.get(name, first) for name in CHECKS},
-        num_dims=num_dims,
-        is_exact=settings.divergence == "exact",
+    return Passes(
+        [found[p.name] for p in passes if p.name != FLOW],
+        {p.name: found[p.name] for p in checks},
+        terms,
+        int(np.prod(experiment.scored.shape)),
+        found.get(FLOW),
     )
-    row["of"] = _what(experiment)
-    if FLOW in found:
-        row |= against_flow(row, scores, found[FLOW], num_dims)
-        row["flow"]["of"] = _whose(experiment)
-    else:
-        fixed = settings.num_steps > 0
-        row["errors"] |= _stated_error(scores, num_dims, fixed=fixed)
-    row["seconds"] = round(sum(a["seconds"].sum() for a in found.values()), 1)
-    return scores, row
-
-
-FLOW = "flow"
-CHECKS = ("fresh_points", "fresh_probes", "tight")
-"""Names of passes: over the flow that jumps approximate, and over a part again."""
 
 
 def _passes(settings: Scoring, *, in_jumps: bool) -> tuple[list[Pass], list[Pass]]:
@@ -184,13 +186,43 @@ def _passes(settings: Scoring, *, in_jumps: bool) -> tuple[list[Pass], list[Pass
     return passes, [again, probes, tight]
 
 
+def score_split(
+    experiment: Experiment, passes: Passes
+) -> tuple[Arrays, dict[str, Any]]:
+    """(per-example arrays, their summary) of the passes over a split."""
+    settings, num_dims = experiment.likelihood, passes.num_dims
+    scores = _gather(passes)
+    # Jumps have no probes and no tolerance: such a pass would repeat the first.
+    checked = min(settings.num_checked, len(scores["nats"]))
+    first = {name: a[:checked] for name, a in passes.repeats[0].items()}
+    row = summary(
+        scores,
+        {name: passes.checks.get(name, first) for name in CHECKS},
+        num_dims=num_dims,
+        is_exact=settings.divergence == "exact",
+    )
+    row["of"] = what_is_scored(experiment)
+    known = [*passes.repeats, *passes.checks.values()]
+    if passes.flow is not None:
+        row |= against_flow(row, scores, passes.flow, num_dims)
+        row["flow"]["of"] = _whose(experiment)
+        known.append(passes.flow)
+    else:
+        fixed = settings.num_steps > 0
+        row["errors"] |= _stated_error(scores, num_dims, fixed=fixed)
+    row["seconds"] = round(sum(a["seconds"].sum() for a in known), 1)
+    return scores, row
+
+
 def _whose(experiment: Experiment) -> str:
     """Whose flow a student's likelihood is compared with."""
     return "its teacher" if experiment.objective.denoisers else "its own denoiser"
 
 
-def _what(experiment: Experiment) -> str:
-    """What the scores are of: "data", "images" by a bound, or "latents"."""
+def what_is_scored(experiment: Experiment) -> str:
+    """What scores are of: "data", "part" of images, "images" by a bound, "latents"."""
+    if experiment.dataset.part is not None:
+        return "part"
     if experiment.dataset.origin is None:
         return "data"
     return "latents" if experiment.model.points_of_images is None else "images"
@@ -240,17 +272,15 @@ def _run(
     return compute_in_parts(path, count=count, size=size, compute=compute)
 
 
-def _gather(
-    found: dict[str, Arrays], terms: Arrays, repeats: list[str], num_dims: int
-) -> Arrays:
-    first = found[repeats[0]]
-    nats = np.stack([found[name]["nats"] for name in repeats])
+def _gather(passes: Passes) -> Arrays:
+    first, terms, num_dims = passes.repeats[0], passes.bound, passes.num_dims
+    nats = np.stack([a["nats"] for a in passes.repeats])
     bound = terms["prior"] + terms["steps"].sum(1) + terms["decoder"]
     return {
         "nats": nats.mean(0),
         "bits_per_dim": bits(nats.mean(0), num_dims),
         "repeats": bits(nats, num_dims),
-        "success": np.stack([found[name]["success"] for name in repeats]).all(0),
+        "success": np.stack([a["success"] for a in passes.repeats]).all(0),
         "bound": bits(-bound, num_dims),
         **{name: first[name] for name in first if name not in ("nats", "success")},
         **{f"bound_{name}": a for name, a in terms.items() if name != "seconds"},

@@ -69,7 +69,9 @@ def measured_sigma_data(dataset: Dataset, num_examples: int = NUM_MEASURED) -> f
     count = len(dataset.train)
     rows = np.unique(np.linspace(0, count - 1, min(count, num_examples)).astype(int))
     read = dataset.train[rows]
-    x = centres(read["values"], num_levels=dataset.num_levels)
+    x = centres(read["values"], num_levels=dataset.stored.num_levels)
+    if dataset.part is not None:
+        x = dataset.part.take(x)
     variance = np.var(np.asarray(x, np.float64))
     if "std" in read:  # of latents that are drawn around their means
         variance += np.mean(np.asarray(read["std"], np.float64) ** 2)
@@ -117,10 +119,14 @@ class Companion:
     Attributes:
         run: the folder of that run.
         step: the checkpoint to take; 0 for the newest.
+        changes: sections, or fields of them, that are other than in the config of that
+            run, such as {"grid": {"num_steps": 10}}: how an earlier stage of a cascade
+            is sampled.
     """
 
     run: str
     step: Annotated[int, NonNegative] = 0
+    changes: dict[str, Any] | None = None
 
 
 @settings

@@ -21,6 +21,7 @@ from score_sde.run.experiment import Experiment
 from score_sde.run.model import (
     COMPANIONS,
     init_params,
+    part_of_points,
     posterior_points,
     training_points,
     with_companions,
@@ -83,10 +84,9 @@ def make_loss(
             values = data.flip_at_random(key_flip, rows["values"])
             rows = rows | {"values": values}
         points = training_points(model, key_data, params, rows["values"])
-        x0, cond = (
-            posterior_points(jr.fold_in(key, 7), points.x, rows),
-            conditions.in_training(model.conditions, jr.fold_in(key, 5), rows),
-        )
+        cond = conditions.in_training(model.conditions, jr.fold_in(key, 5), rows)
+        points, cond = part_of_points(model, points, cond)
+        x0 = posterior_points(jr.fold_in(key, 7), points.x, rows)
         if cond is not None and experiment.train.condition_dropout:
             share = experiment.train.condition_dropout
             cond = drop_condition(jr.fold_in(key, 4), cond, share)
@@ -190,8 +190,9 @@ def training_cost(
         offers: see `make_loss`.
     """
     size = experiment.data.batch_size
-    values = (size, *experiment.dataset.shape)
-    kind = np.uint8 if experiment.dataset.num_levels else np.float32
+    stored = experiment.dataset.stored
+    values = (size, *stored.shape)
+    kind = np.uint8 if stored.num_levels else np.float32
     batch = {"values": jax.ShapeDtypeStruct(values, kind)}
     if experiment.dataset.num_classes:
         batch["label"] = jax.ShapeDtypeStruct((size,), np.int32)
@@ -285,9 +286,10 @@ def _look_at_levels(experiment: Experiment, here: Mesh, keys: Key, rows: Rows) -
     stored = {name: rows[name] for name in ("values", "std") if name in rows}
 
     def losses(params: Params, keys: Key, rows: Rows, cond: Any) -> Array:
-        x0 = training_points(model, keys, params, rows["values"]).x
+        points = training_points(model, keys, params, rows["values"])
+        points, cond = part_of_points(model, points, cond)
         folded = jax.vmap(lambda key: jr.fold_in(key, 2))(keys)
-        x0 = posterior_points(folded, x0, rows)
+        x0 = posterior_points(folded, points.x, rows)
         return objective.loss_by_level(
             model, params, keys, x0, cond, num_levels=NUM_LEVELS
         )

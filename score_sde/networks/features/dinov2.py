@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_sde.networks.features.parts import conv
-from score_sde.networks.features.resizing import (
+from score_sde.resizing import (
     antialias_matrix,
     centre_matrix,
     cubic,

@@ -28,6 +28,7 @@ from score_sde.weights.published.tensors import (
 )
 
 _LINEAR: dict[str, Any] = dict(precondition="chain", levels=LINEAR_CHAIN_LEVELS)
+_UPSAMPLER: dict[str, Any] = _LINEAR | dict(factor=4)
 _CLASSES: dict[str, Any] = dict(num_classes=1000)
 _BOTH: dict[str, Any] = dict(
     min_group=1, learn_sigma=True, use_new_attention_order=False
@@ -63,12 +64,21 @@ def _guided() -> _Kinds:
     at_64 = _BOTH | _CLASSES | dict(use_new_attention_order=True, dropout=0.1)
     at_128 = dict(multipliers=(1, 1, 2, 3, 4), channels_per_head=0, num_heads=4)
     at_512 = dict(multipliers=(0.5, 1, 1, 2, 2, 4, 4))
+    up = _BOTH | _CLASSES | dict(channels=192, blocks_per_level=2)
+    up |= dict(multipliers=(1, 1, 2, 2, 4, 4))
+    up_to_256 = dict(channels_per_head=0, num_heads=4)
     kinds: _Kinds = {
         "64x64_diffusion": (64, at_64, cosine),
         "128x128_diffusion": (128, large | _CLASSES | at_128, _LINEAR),
         "256x256_diffusion": (256, at_256 | _CLASSES, _LINEAR),
         "256x256_diffusion_uncond": (256, at_256, _LINEAR),
         "512x512_diffusion": (512, large | _CLASSES | at_512, _LINEAR),
+        "64_256_upsampler": (256, up | up_to_256, _UPSAMPLER),
+        "128_512_upsampler": (
+            512,
+            up | dict(attention_resolutions=(32, 16)),
+            _UPSAMPLER,
+        ),
         "lsun_bedroom": (256, lsun, _LINEAR),
         "lsun_cat": (256, lsun, _LINEAR),
         "lsun_horse": (256, lsun, _LINEAR),

@@ -31,6 +31,8 @@ class Published(NamedTuple):
     """The name it was released under; empty if only the configuration was."""
     objective: str = "denoising"
     """What it was trained by, as a config names it."""
+    factor: int = 0
+    """By how much it makes images bigger, of an upsampler, which is told small ones."""
 
 
 # Images are in [-1, 1] here; in score_sde, those of the VE process are in [0, 1], so
@@ -52,6 +54,7 @@ def published(
     levels: tuple[float, float],
     file: str = "",
     precondition_options: Mapping[str, Any] = NO_OPTIONS,
+    factor: int = 0,
 ) -> Published:
     """A configuration of images in levels of grey; see `Published`."""
     return Published(
@@ -62,4 +65,5 @@ def published(
         *levels,
         precondition_options=precondition_options,
         file=file,
+        factor=factor,
     )

@@ -1,14 +1,19 @@
 """Resizing as a product with a matrix: [size, source], for each of two axes.
 
 Programs that compute the same metric resize differently, which moves FID more than
-models differ. `evaluation.resizing` names the ways; here are the matrices.
+models differ. `evaluation.resizing` names the ways; here are the matrices, and
+`resized`, which applies one to both axes of images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 import numpy as np
+
+from score_sde.types import choices_text
 
 Kernel = Callable[[np.ndarray], np.ndarray]
 
@@ -81,3 +86,59 @@ def _at(places: np.ndarray, source: int, kernel: Kernel, support: int) -> np.nda
         column = np.clip(first + offset, 0, source - 1)
         np.add.at(matrix, (np.arange(len(places)), column), weight)
     return matrix
+
+
+def _nearest_matrix(source: int, size: int) -> np.ndarray:
+    """Each pixel is that of the source in which its centre lies."""
+    places = np.floor((np.arange(size) + 0.5) * source / size).astype(int)
+    return np.eye(source)[np.minimum(places, source - 1)]
+
+
+def _box(x: np.ndarray) -> np.ndarray:
+    """The kernel of means over blocks, of support a half."""
+    return np.where(np.abs(x) < 0.5, 1.0, 0.0)
+
+
+RESIZES: dict[str, Callable[[int, int], np.ndarray]] = {
+    "mean": lambda source, size: antialias_matrix(source, size, _box, 1),
+    "nearest": _nearest_matrix,
+    "bilinear": lambda source, size: antialias_matrix(source, size, triangle, 1),
+    "bicubic": lambda source, size: antialias_matrix(source, size, cubic(-0.5), 2),
+}
+"""Name -> (pixels there are, pixels there shall be) -> the matrix of one axis.
+
+`mean` takes blocks as they are: their means downwards, copies upwards, by whole
+factors. The kernels of `bilinear` and `bicubic` widen where a picture shrinks, as those
+of Pillow do (antialiasing). Upwards, `bilinear` is PyTorch's without antialiasing too.
+"""
+
+
+@cache
+def resize_matrix(how: str, source: int, size: int) -> np.ndarray:
+    """The matrix of one axis, by the name of the way in `RESIZES`.
+
+    Raises: ValueError for an unknown name.
+    """
+    if how not in RESIZES:
+        raise ValueError(f"resize is {how!r}{choices_text(how, RESIZES)}.")
+    return RESIZES[how](source, size)
+
+
+def resized(x: Any, sides: tuple[int, int], how: str) -> Any:
+    """Images [batch, height, width, channels] of other sides, in NumPy or JAX.
+
+    Args:
+        x: floats.
+        sides: height and width that they shall have.
+        how: a name in `RESIZES`.
+
+    Raises: ValueError for an unknown name.
+    """
+    xp, (height, width) = x.__array_namespace__(), x.shape[1:3]
+    rows, columns = (
+        xp.asarray(resize_matrix(how, source, size), dtype=x.dtype)
+        for source, size in zip((height, width), sides, strict=True)
+    )
+    # As products of matrices: the sums over rows first, then those over columns.
+    x = xp.moveaxis(xp.tensordot(rows, x, axes=((1,), (1,))), 0, 1)
+    return xp.moveaxis(xp.tensordot(columns, x, axes=((1,), (2,))), 0, 2)

@@ -1,0 +1,178 @@
+"""How good super-resolution is: samples of held-out small pictures beside the truth.
+
+    psnr, ssim     beside the image itself; the posterior mean wins them, not a sample
+    lpips          alike, where features.name is 'lpips_vgg' and its weights are there
+    consistency    mean squared difference of a sample's own small picture and the one
+                   that was told, in grey levels squared
+    mean_colour    mean difference of a sample and the picture that was told, in grey
+                   levels, over all pixels and colours
+    frechet_distance   of the features of the config, if it measures it
+
+and the same of what needs no model: the small picture made bigger.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from score_sde import conditions
+from score_sde.conditions import SmallPicture
+from score_sde.data import centres, to_levels
+from score_sde.evaluation import FEATURES, lpips, psnr, ssim
+from score_sde.evaluation.classifier import full_range
+from score_sde.evaluation.estimate import interval
+from score_sde.resizing import resized
+from score_sde.run.evaluate import measure
+from score_sde.run.experiment import Experiment
+
+WAYS = ("nearest", "bilinear", "bicubic")
+"""How the small picture is made bigger, to be measured beside samples."""
+WINDOW = 11
+"""Side of the window of SSIM, of images that are not smaller."""
+LEVEL = 0.95
+SHOWN = 8
+"""Small pictures in a row of the picture."""
+
+
+def told_small(experiment: Experiment) -> SmallPicture | None:
+    """The small pictures of held-out images that samples are told; None for others.
+
+    Args:
+        experiment: whose samples may be told other things, or none.
+    """
+    small = conditions.small_picture(experiment.model.conditions)
+    stated = any(c.small and c.samples for c in experiment.model.conditions)
+    is_whole = experiment.dataset.part is None and experiment.shown.num_levels
+    return small if is_whole and not stated else None
+
+
+def beside_truth(
+    experiment: Experiment, config: Mapping[str, Any], samples: np.ndarray
+) -> dict[str, dict[str, Any]]:
+    """Measure samples, and bigger small pictures, beside the held-out images.
+
+    Args:
+        experiment: whose samples were told small pictures of held-out images in turn.
+        config: the complete config.
+        samples: all that were drawn, in levels, in their order.
+
+    Returns:
+        "samples" and each of `WAYS` -> name of a number -> its value, low and high.
+    """
+    small = told_small(experiment)
+    assert small is not None
+    test = experiment.dataset.test
+    rows = test[np.arange(len(samples)) % len(test)]
+    y = np.asarray(small.of_rows(rows))
+    found = {"samples": _row(experiment, config, small, y, rows["values"], samples)}
+    for how, bigger in made_bigger(experiment, y).items():
+        row = _row(experiment, config, small, y, rows["values"], bigger)
+        found[how] = row | _frechet(experiment, config, bigger)
+    return found
+
+
+def made_bigger(experiment: Experiment, y: np.ndarray) -> dict[str, np.ndarray]:
+    """Small pictures resized to the images' sides, as levels, in each of `WAYS`."""
+    height, width = experiment.dataset.shape[:2]
+    levels = experiment.dataset.num_levels
+    return {
+        how: np.asarray(
+            to_levels(jnp.asarray(resized(y, (height, width), how)), num_levels=levels)
+        )
+        for how in WAYS
+    }
+
+
+def _row(
+    experiment: Experiment,
+    config: Mapping[str, Any],
+    small: SmallPicture,
+    y: np.ndarray,
+    truth: np.ndarray,
+    made: np.ndarray,
+) -> dict[str, Any]:
+    """What is said of images that were made of small pictures y."""
+    levels = experiment.dataset.num_levels
+    assert levels is not None  # the condition is for images of levels
+    real, fake = full_range(truth, levels), full_range(made, levels)
+    found: dict[str, Any] = {"psnr": _numbers(psnr(fake, real))}
+    side = min(WINDOW, min(real.shape[1:3]) - (min(real.shape[1:3]) + 1) % 2)
+    found["ssim"] = _numbers(ssim(fake, real, window=side)) | {"window": side}
+    if config["features"]["name"] == "lpips_vgg":
+        options = {k: v for k, v in config["features"].items() if k != "name"}
+        embed = FEATURES["lpips_vgg"](**options)
+        found["lpips"] = _numbers(lpips(fake, real, embed=embed))
+    x = centres(made, num_levels=levels)
+    gap = (np.asarray(small.of_images(x)) - y).reshape(len(y), -1) * (levels / 2)
+    found["consistency"] = _mean((gap**2).mean(1))
+    found["consistency"]["root"] = float(np.sqrt((gap**2).mean()))
+    colour = (x.reshape(len(x), -1).mean(1) - y.reshape(len(y), -1).mean(1)) * levels
+    found["mean_colour"] = _mean(colour / 2)
+    return found
+
+
+def _frechet(
+    experiment: Experiment, config: Mapping[str, Any], made: np.ndarray
+) -> dict[str, Any]:
+    """The Frechet distance of images, if the config measures that of samples."""
+    known = {
+        name: metric
+        for name, metric in experiment.metrics.items()
+        if name == "frechet_distance"
+    }
+    if not known:
+        return {}
+    shown = dataclasses.replace(experiment.evaluation, num_shown=0)
+    measured = measure(
+        experiment._replace(metrics=known, evaluation=shown), config, made
+    )
+    rows = measured.metrics["frechet_distance"]["samples"]["value"]
+    return {"frechet_distance": {n: rows[n] for n in ("value", "low", "high")}}
+
+
+def _mean(values: np.ndarray) -> dict[str, float]:
+    """The mean over images, with its normal interval."""
+    values = np.asarray(values, np.float64)
+    error = float(values.std(ddof=1)) / np.sqrt(len(values)) if len(values) > 1 else 0.0
+    low, high = interval(float(values.mean()), error, LEVEL)
+    return {"value": float(values.mean()), "low": low, "high": high}
+
+
+def _numbers(estimate: Any) -> dict[str, Any]:
+    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+
+
+def table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """A line for each way to make the images, a column for each number."""
+    names = list(dict.fromkeys(n for row in found.values() for n in row))
+    lines = [f"{'beside the truth':<18}" + "".join(f"{n:>18}" for n in names)]
+    for made, row in found.items():
+        cells = [f"{row[n]['value']:.4g}" if n in row else "" for n in names]
+        lines.append(f"{made:<18}" + "".join(f"{cell:>18}" for cell in cells))
+    return "\n".join(lines)
+
+
+def picture(experiment: Experiment, samples: np.ndarray) -> np.ndarray:
+    """Rows of images: told and made bigger by copies, drawn, true; again and again.
+
+    Args:
+        experiment: whose samples they are.
+        samples: in levels, in their order.
+    """
+    small = told_small(experiment)
+    assert small is not None
+    test = experiment.dataset.test
+    count = min(4 * SHOWN, len(samples), len(test)) // SHOWN * SHOWN
+    rows = test[np.arange(count)]
+    told = made_bigger(experiment, np.asarray(small.of_rows(rows)))["nearest"]
+    groups = [
+        part[first : first + SHOWN]
+        for first in range(0, count, SHOWN)
+        for part in (told, samples, rows["values"])
+    ]
+    return np.concatenate(groups) if groups else samples[:0]

@@ -1,0 +1,171 @@
+"""The wavelet: orthogonal, and its stages' densities multiply to that of the image."""
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+import score_sde as ss
+from score_sde import data, wavelets
+from score_sde.data import DATASETS, SOURCES
+from score_sde.measurements import Downsample
+from score_sde.types import UserError
+
+KEY = jr.key(0)
+DIGITS = {"name": "digits"}
+
+
+def flattened(x, depth):
+    """All coefficients of images in a row, [batch, numbers]."""
+    parts = wavelets.pyramid(x, depth)
+    return jnp.concatenate([a.reshape(len(x), -1) for a in (parts[0], *parts[1])], 1)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_the_pyramid_is_orthogonal(depth):
+    matrix = jax.jacobian(lambda v: flattened(v.reshape(1, 4, 8, 2), depth)[0])(
+        jnp.zeros(64)
+    )
+    np.testing.assert_allclose(matrix @ matrix.T, np.eye(64), atol=1e-12)
+    np.testing.assert_allclose(jnp.linalg.slogdet(matrix)[1], 0, atol=1e-12)
+
+
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
+def test_the_inverse_undoes_it(array):
+    x = array(np.random.default_rng(0).normal(size=(3, 8, 4, 2)))
+    parts = wavelets.pyramid(x, 2)
+    assert [a.shape for a in parts.details] == [(3, 4, 2, 6), (3, 2, 1, 6)]
+    np.testing.assert_allclose(wavelets.inverse_pyramid(parts), x, atol=1e-12)
+    coarse, details = wavelets.haar(x)
+    np.testing.assert_allclose(coarse / 2, Downsample(2)(jnp.asarray(x)), atol=1e-12)
+    pixels = wavelets.pixels_of_blocks(coarse, details)
+    np.testing.assert_allclose(pixels[..., 2:4], x[:, ::2, 1::2], atol=1e-12)
+
+
+def test_wrong_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"sides \(3, 4\) must be even"):
+        wavelets.haar(np.zeros((1, 3, 4, 1)))
+    with pytest.raises(ValueError, match=r"must be \(1, 2, 2, 3\)"):
+        wavelets.inverse_haar(np.zeros((1, 2, 2, 1)), np.zeros((1, 2, 2, 1)))
+    with pytest.raises(ValueError, match="depth is 0; it must be at least 1"):
+        wavelets.pyramid(np.zeros((1, 4, 4, 1)), 0)
+
+
+# Parts of images as data.
+
+
+def parts_of(depth):
+    """The data of all stages of a pyramid of digits, the coarsest first."""
+
+    def made(part, depth):
+        return SOURCES["wavelet"](source=DIGITS, part=part, depth=depth)
+
+    return [made("coarse", depth)] + [made("details", d) for d in range(depth, 0, -1)]
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_parts_join_to_the_image(depth):
+    images, stages = DATASETS["digits"](), parts_of(depth)
+    x = data.centres(images.test.values[:5], num_levels=17)
+    picture = None
+    for dataset in stages:
+        part = dataset.part
+        taken = part.take(x)
+        assert taken.shape == (5, *dataset.shape)
+        if part.told is not None:
+            np.testing.assert_allclose(part.told(x), picture, atol=1e-6)
+        picture = part.join(picture, taken)
+        assert picture.shape == (5, *dataset.shown.shape)
+    np.testing.assert_allclose(picture, x, atol=1e-6)
+    # All numbers of an image, none twice; the map to them keeps volumes.
+    assert sum(np.prod(dataset.shape) for dataset in stages) == 64
+    side = np.asarray(stages[0].units.scale)
+    coarse = wavelets.pyramid(x, depth).coarse
+    np.testing.assert_allclose(side * stages[0].part.take(x), coarse, atol=1e-6)
+
+
+def test_wrong_parts_are_refused():
+    with pytest.raises(ValueError, match="part is 'fine'; choose from"):
+        SOURCES["wavelet"](source=DIGITS, part="fine", depth=1)
+    with pytest.raises(ValueError, match="factor is 16; it must divide the sides"):
+        SOURCES["wavelet"](source=DIGITS, part="coarse", depth=4)
+    with pytest.raises(ValueError, match="are no images of grey levels"):
+        SOURCES["wavelet"](source={"name": "rings"}, part="coarse", depth=1)
+    with pytest.raises(
+        UserError, match=r"source.name is 'digit'; did you mean 'digits"
+    ):
+        SOURCES["wavelet"](source={"name": "digit"}, part="coarse")
+    with pytest.raises(UserError, match="source.size: no such field"):
+        SOURCES["wavelet"](source={"name": "digits", "size": 3}, part="coarse")
+
+
+# Gaussian images: the densities of the stages, in closed form and by their flows.
+
+
+def gaussian_image():
+    """Mean and covariance of images of 4 x 4 pixels that are alike where they touch."""
+    rows, columns = np.divmod(np.arange(16), 4)
+    apart = np.hypot(rows[:, None] - rows, columns[:, None] - columns)
+    covariance = 0.5 * np.exp(-apart / 1.5) + 0.02 * np.eye(16)
+    return 0.3 * np.sin(np.arange(16.0)), covariance
+
+
+@pytest.mark.slow
+def test_log_densities_of_the_stages_add_up_to_that_of_the_image():
+    """By the flow of each stage, against the closed form of the whole.
+
+    The coarse stage is in the units of `data.wavelet`, means over blocks.
+    """
+    sde, (mean, covariance) = ss.VP(t_min=1e-5), gaussian_image()
+    matrix = np.asarray(
+        jax.jacobian(lambda v: flattened(v.reshape(1, 4, 4, 1), 1)[0])(jnp.zeros(16))
+    )
+    units = np.concatenate([np.full(4, 0.5), np.ones(12)])[:, None] * matrix
+    m, c = units @ mean, units @ covariance @ units.T
+    whole = ss.oracles.Gaussian(jnp.asarray(mean), jnp.asarray(covariance))
+    coarse = ss.oracles.Gaussian(jnp.asarray(m[:4]), jnp.asarray(c[:4, :4]))
+    gain = c[4:, :4] @ np.linalg.inv(c[:4, :4])
+    left = ss.oracles.Gaussian(jnp.zeros(12), jnp.asarray(c[4:, 4:] - gain @ c[:4, 4:]))
+
+    def expected(coarse):
+        return jnp.asarray(m[4:])[None] + (coarse - m[:4][None]) @ gain.T
+
+    def details(x, sigma, cond):
+        shift = expected(cond)
+        return shift + left.denoise(x - shift, sigma)
+
+    # N(0, 1) at the end of VP is 1e-4 nats a dimension off: the exact laws there.
+    end, alpha = sde.t_max, sde.alpha(sde.t_max)
+
+    def first_end(z):
+        return coarse.log_prob(z, end, sde=sde)
+
+    def second_end(z):
+        return left.log_prob(z - alpha * expected(parts[:, :4]), end, sde=sde)
+
+    x = whole.sample(KEY, 4)
+    parts = x @ units.T
+
+    def flow(denoise, part, prior, cond=None):
+        out = ss.log_prob(
+            jnp.exp(sde.log_alpha(sde.t_min)) * part,
+            sde=sde,
+            score=ss.make_score(denoise, sde),
+            divergence="exact",
+            rtol=1e-7,
+            atol=1e-7,
+            prior=prior,
+            cond=cond,
+        )
+        assert out.success.all()
+        return out.nats + part.shape[1] * sde.log_alpha(sde.t_min)
+
+    dataset = SOURCES["wavelet"](
+        source={"name": "absent", "shape": (4, 4, 1)}, part="coarse"
+    )
+    found = flow(coarse.denoise, parts[:, :4], first_end) - dataset.log_scale
+    found += flow(details, parts[:, 4:], second_end, parts[:, :4])
+    # The flow's density is that at t_min, where sigma is 1e-3.
+    exact = whole.log_prob(x, float(sde.sigma(sde.t_min)))
+    np.testing.assert_allclose(found, exact, atol=16 * 1e-5)
