@@ -295,6 +295,7 @@ def test_a_cascade_is_drawn_stage_by_stage_and_goes_on(stems, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("standard_promotion")
 def test_a_cascade_is_scored_over_all_stages(tmp_path):
     """Where nothing is learned, D = skip x, and each flow is known."""
     last = tiny("digits:wavelet_details", tiny("digits:wavelet_coarse"))
@@ -302,7 +303,7 @@ def test_a_cascade_is_scored_over_all_stages(tmp_path):
     for number, (experiment, stage) in enumerate(
         zip(cascade.scored_stages(last), last.stages, strict=True)
     ):
-        programs = compile_programs(experiment, mesh)
+        programs = compile_programs(experiment, mesh, {})
         place = tmp_path / str(number)
         found.append(
             pass_over(experiment, programs, stage.params, "test", 6, mesh, place)
@@ -315,6 +316,7 @@ def test_a_cascade_is_scored_over_all_stages(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("standard_promotion")
 def test_super_resolution_is_measured_beside_what_needs_no_model():
     run = tiny("digits:super_resolution")
     test = run.dataset.test
