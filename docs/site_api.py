@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "score_sde"
 BESIDES = (
-    *("fields", "integrate", "multistep_flow", "rules"),
+    *("few_step_likelihood", "fields", "integrate", "multistep_flow", "rules"),
     *("run.objectives", "run.open", "samplers.grids", "step_sizes"),
 )
 """Modules that the package does not export, whose names users meet all the same."""

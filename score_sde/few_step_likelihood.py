@@ -51,15 +51,14 @@ def few_step_log_prob(
         x: a point of the marginal at t_min, [batch, *dims].
         sde: the forward process.
         jump: a flow map that knows its divergence, and goes up.
-        sigmas: increasing levels, a jump from each to the next; they lead from the
-            level at t_min to that at t_max. None for `rising_levels`.
-        num_evals: the number of jumps, if the levels are not given; None for that of
-            `default_num_evals`.
+        sigmas: increasing levels from that at t_min to that at t_max, a jump from each
+            to the next; None for `rising_levels`.
+        num_evals: jumps if no levels are given; None for `default_num_evals`.
         cond: the condition of the jump, or None.
 
     Returns:
-        As `likelihood.log_prob` does; an error is not known, so that `solver_error` is
-        NaN, and `probe_error` is 0. An example that became infinite has no success.
+        As `likelihood.log_prob` does; `solver_error` is not known, NaN, and
+        `probe_error` is 0. An example that became infinite has no success.
 
     Raises: ValueError for a jump that has not learned its divergence, or these jumps,
         and for levels that do not lead from t_min to t_max.
@@ -72,7 +71,6 @@ def few_step_log_prob(
     check_levels(sigmas, sde)
     check_jumps(jump, sigmas)
     levels = jnp.asarray(sigmas, x.dtype)
-    num_dims = math.prod(x.shape[1:])
 
     def step(
         carried: tuple[Array, Array], ends: tuple[Array, Array]
@@ -85,19 +83,14 @@ def few_step_log_prob(
     start = x * expand_like(jnp.exp(-low), x), jnp.zeros(len(x), x.dtype)
     (end, gained), _ = jax.lax.scan(step, start, (levels[:-1], levels[1:]))
     latent = end * expand_like(jnp.exp(high), x)
+    num_dims = math.prod(x.shape[1:])
     nats = prior_log_prob(latent, sde=sde) + num_dims * (gained + high - low)
     success = jnp.isfinite(nats)
     steps = jnp.full(len(x), len(levels) - 1, jnp.int32)
-    return LogProb(
-        jnp.where(success, nats, jnp.nan),
-        jnp.zeros_like(nats),
-        jnp.full_like(nats, jnp.nan),
-        latent,
-        steps,
-        steps,
-        jnp.zeros_like(steps),
-        success,
-    )
+    unknown, none = jnp.full_like(nats, jnp.nan), jnp.zeros_like(nats)
+    nats = jnp.where(success, nats, jnp.nan)
+    rejected = jnp.zeros_like(steps)
+    return LogProb(nats, none, unknown, latent, steps, steps, rejected, success)
 
 
 MOST_EVALS = 8

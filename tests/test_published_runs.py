@@ -57,7 +57,7 @@ WITHOUT_WEIGHTS = (
     "imagenet_upsampler",
     "ffhq128_sr3",
     "fashion_mnist_cascade",
-    "cifar10_wavelet",
+    "cifar10_vdm:details",
 )
 COUNTS = {
     name: known["trained"]

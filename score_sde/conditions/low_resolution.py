@@ -105,71 +105,38 @@ def low_resolution(
 ) -> Condition:
     """A small picture of the image, {"image": [batch, height, width, channels + ...]}.
 
-    Behind its channels stand one of the noise level, if there is noise in training, and
-    one of ones, if it is marked. Examples that are scored are told it without noise.
+    Behind its channels stand one of the noise level, if there is any in training, and
+    one of ones, if it is marked. What is scored is told it without noise.
 
     Args:
         dataset: images of levels.
         factor: by which both sides are divided.
-        method: how it is made smaller: 'mean' over blocks, or a kernel with
-            antialiasing.
-        quality: of a JPEG file that the small picture went through; 0 for none.
-        num_levels: grey levels that it is rounded to; 0 for none. In a cascade, those
-            of the first stage's data.
+        method: 'mean' over blocks, or a kernel with antialiasing.
+        quality: of a JPEG file that it went through; 0 for none.
+        num_levels: grey levels that it is rounded to, as a first stage; 0 for none.
         resize: how it is made as big as the image again.
-        noise: the highest level of the noise in training, in the scale of the data,
-            which go from -1 to 1; 0 for none.
+        noise: the highest level of noise in training, of data from -1 to 1; 0 for none.
         share_without_noise: the share of training examples without noise.
-        share_blurred: the share of training examples whose small picture is blurred
-            besides, which the network is not told.
+        share_blurred: the share that is blurred besides, which the network is not told.
         level: of the noise in sampling.
-        truncated: whether an earlier stage stops at this level, instead of noise that
-            is added to what it drew to the end.
-        is_marked: whether a channel of ones tells it from none, which
-            `train.condition_dropout` needs.
-        samples: small picture files, which samples are told in turn; () for the small
-            pictures of held-out images.
+        truncated: whether an earlier stage stops at it, so that no noise is added.
+        is_marked: whether a channel of ones tells it from none, for condition dropout.
+        samples: small picture files, told in turn; () for those of held-out images.
 
     Raises:
-        ValueError: for other data than images of levels, a factor that does not divide
-            the sides, and levels above those of training.
+        ValueError: for data without levels, sides that are no multiples of the factor,
+            and levels above those of training.
     """
     if len(dataset.shape) != 3 or dataset.num_levels is None:
         raise ValueError(f"{dataset.name} are no images of grey levels.")
     made = Shrinking(dataset.shape, dataset.num_levels, factor, method, num_levels)
-    if level > noise:
-        raise ValueError(f"level is {level}; it must be at most noise, {noise}.")
-    if truncated and not level:
-        raise ValueError("truncated is True; it needs a level, at which to stop.")
-    if quality and any(side % 8 for side in made.small_shape[:2]):
-        raise ValueError(
-            f"quality is {quality}; JPEG needs small pictures in blocks of 8, not "
-            f"{made.small_shape[:2]}."
-        )
-    stop = level if truncated else 0.0
-    if stop and not num_levels:
-        raise ValueError(
-            "truncated is True; num_levels must state the levels of the earlier stage."
-        )
-    maker = _Maker(made, quality, resize, noise, is_marked)
-
-    def in_training(key: Key, rows: Rows) -> Cond:
-        y = jnp.asarray(maker.small(rows))
-        return maker.augmented(key, y, share_without_noise, share_blurred)
-
-    def state(value: Any) -> Cond:
-        try:
-            pixels = read_picture(Path(value), made.small_shape)
-        except (OSError, TypeError) as error:
-            raise ValueError(str(error)) from None
-        whole = pixels[None] * (made.image_levels - 1)
-        return maker.told(centres(whole, num_levels=made.image_levels))
-
+    _check_levels(made, quality, noise, level, truncated)
+    maker, stop = _Maker(made, quality, resize, noise, is_marked), truncated * level
     return Condition(
         lambda rows: maker.told(maker.small(rows)),
-        in_training,
-        samples=stated(state, samples),
-        state=state,
+        partial(maker.in_training, clean=share_without_noise, blurry=share_blurred),
+        samples=stated(maker.stated, samples),
+        state=maker.stated,
         describes_values=True,
         small=SmallPicture(
             made.small,
@@ -180,6 +147,28 @@ def low_resolution(
         ),
         in_sampling=partial(maker.noised_entry, level=level) if level else None,
     )
+
+
+def _check_levels(
+    made: Shrinking, quality: int, noise: float, level: float, truncated: bool
+) -> None:
+    """Refuse levels of noise, and a quality, that small pictures can't have.
+
+    Raises: ValueError.
+    """
+    if level > noise:
+        raise ValueError(f"level is {level}; it must be at most noise, {noise}.")
+    if truncated and not level:
+        raise ValueError("truncated is True; it needs a level, at which to stop.")
+    if truncated and not made.num_levels:
+        raise ValueError(
+            "truncated is True; num_levels must state the levels of the earlier stage."
+        )
+    if quality and any(side % 8 for side in made.small_shape[:2]):
+        raise ValueError(
+            f"quality is {quality}; JPEG needs small pictures in blocks of 8, not "
+            f"{made.small_shape[:2]}."
+        )
 
 
 def _of_drawn(maker: _Maker, level: float, points: Array) -> Cond:
@@ -247,8 +236,19 @@ class _Maker:
             parts.append(one)
         return {"image": xp.concatenate(parts, -1)}
 
-    def augmented(self, key: Key, y: Array, clean: float, blurry: float) -> Cond:
-        """The entry in training: perhaps blurred, at a random level of noise."""
+    def stated(self, value: Any) -> Cond:
+        """The entry of a picture file."""
+        made = self.shrinking
+        try:
+            pixels = read_picture(Path(value), made.small_shape)
+        except (OSError, TypeError) as error:
+            raise ValueError(str(error)) from None
+        whole = pixels[None] * (made.image_levels - 1)
+        return self.told(centres(whole, num_levels=made.image_levels))
+
+    def in_training(self, key: Key, rows: Rows, *, clean: float, blurry: float) -> Cond:
+        """The entry of examples: perhaps blurred, at a random level of noise."""
+        y = jnp.asarray(self.small(rows))
         key_blur, key_std, key_level, key_clean, key_noise = jr.split(key, 5)
 
         def uniform(key: Key) -> Array:
