@@ -11,6 +11,7 @@ from PIL import Image
 from scipy import stats
 
 import score_sde as ss
+from configs import digits
 from score_sde import anatomy, conditions
 from score_sde.conditions.low_resolution import (
     blurred,
@@ -23,6 +24,8 @@ from score_sde.measurements import Downsample, Resample, adjoint_error
 from score_sde.networks import Network, with_image
 from score_sde.oracles import GaussianMixture
 from score_sde.resizing import resized
+from score_sde.run.build import ConfigError, build
+from score_sde.run.sections import complete
 
 KEY = jr.key(0)
 DIGITS = DATASETS["digits"]()
@@ -126,6 +129,20 @@ def test_what_can_not_be_told_is_refused(options, text):
         conditions.low_resolution(dataset=DIGITS, **options)
     with pytest.raises(ValueError, match="are no images of grey levels"):
         conditions.low_resolution(dataset=DATASETS["rings"]())
+
+
+@pytest.mark.parametrize("name", ["low_resolution", "coarse"])
+def test_a_picture_that_can_not_be_marked_is_never_left_out(name):
+    variant = {"low_resolution": "super_resolution", "coarse": "wavelet_details"}[name]
+    config = digits.get_config(variant).to_dict()
+    build(complete(config))
+    config["train"]["condition_dropout"] = 0.1
+    if name == "low_resolution":
+        config["conditions"][name]["is_marked"] = True
+        build(complete(config))
+        config["conditions"][name]["is_marked"] = False
+    with pytest.raises(ConfigError, match="could not tell a picture that is left out"):
+        build(complete(config))
 
 
 def test_a_jpeg_file_of_it_is_told():

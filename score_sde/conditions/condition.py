@@ -73,6 +73,9 @@ class Condition(NamedTuple):
     the bins of the levels, and not of the levels."""
     small: SmallPicture | None = None
     """The small picture that the entry is of; None for any other entry."""
+    has_null: bool = True
+    """Whether an entry that tells nothing differs from all that tell something, so that
+    training can leave the condition out."""
     in_sampling: Callable[[Key, Cond], Cond] | None = None
     """(one key per sample, the entry) -> the entry with the noise that a sample is
     told, drawn once for all of its steps."""

@@ -123,9 +123,8 @@ def low_resolution(
         is_marked: whether a channel of ones tells it from none, for condition dropout.
         samples: small picture files, told in turn; () for those of held-out images.
 
-    Raises:
-        ValueError: for data without levels, sides that are no multiples of the factor,
-            and levels above those of training.
+    Raises: ValueError for data without levels, sides that are no multiples of the
+        factor, and levels above those of training.
     """
     if len(dataset.shape) != 3 or dataset.num_levels is None:
         raise ValueError(f"{dataset.name} are no images of grey levels.")
@@ -145,6 +144,7 @@ def low_resolution(
             partial(_unlike, made),
             stop / made.slope if stop else 0.0,
         ),
+        has_null=is_marked,
         in_sampling=partial(maker.noised_entry, level=level) if level else None,
     )
 
@@ -305,6 +305,7 @@ def coarse(*, dataset: Dataset) -> Condition:
         lambda key, rows: of_examples(rows),
         describes_values=True,
         of_points=lambda x: {"image": told(x)},
+        has_null=False,
         small=SmallPicture(
             told,
             lambda rows: of_examples(rows)["image"],

@@ -68,6 +68,25 @@ def _unsuited_part(experiment: Experiment) -> list[str]:
     ]
 
 
+def _unsuited_dropout(experiment: Experiment) -> list[str]:
+    """Why training can't leave conditions out, a text each."""
+    share, told = experiment.train.condition_dropout, experiment.model.conditions
+    if not share:
+        return []
+    if not told:
+        return [
+            f"train.condition_dropout is {share}; the network is told nothing: see "
+            "section conditions"
+        ]
+    if all(condition.has_null for condition in told):
+        return []
+    return [
+        f"train.condition_dropout is {share}; the network could not tell a picture "
+        "that is left out from a grey one: conditions.low_resolution.is_marked must be "
+        "True, and a coarse image is always told"
+    ]
+
+
 def _unsuited_restoration(experiment: Experiment) -> list[str]:
     """Why the method can't restore a picture of this noise: it is made once."""
     shape, noise_std = experiment.model.shape, experiment.editing.noise_std
@@ -129,11 +148,7 @@ def disagreements(experiment: Experiment, names: Mapping[str, str]) -> list[str]
         for role, user in users.items()
         if role not in companions
     ]
-    if train.condition_dropout and not model.conditions:
-        problems.append(
-            f"train.condition_dropout is {train.condition_dropout}; the network is "
-            "told nothing: see section conditions"
-        )
+    problems += _unsuited_dropout(experiment)
     optimizer = experiment.optimizer
     if optimizer.warmup_steps >= train.num_steps // optimizer.cycles:
         problems.append(
