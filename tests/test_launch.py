@@ -111,7 +111,8 @@ def test_the_sections_for_entries_of_a_user_take_new_ones():
         "--config.extra.deep.er=(1,2)",
     ]
     config = parsed("--config=digits", *words).config
-    assert config["companions"]["worse"] == {"run": "runs/small", "step": 3}
+    worse = {"run": "runs/small", "step": 3, "changes": None}
+    assert config["companions"]["worse"] == worse
     assert "label" in config["conditions"]
     assert config["extra"] == {"note": "as in the paper", "deep": {"er": (1, 2)}}
     assert set(OPEN) <= config.keys()

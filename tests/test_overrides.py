@@ -256,7 +256,11 @@ def test_a_field_is_known_by_the_signature_of_its_part():
     assert config["grid"]["sigma_min"] == 1.0
     assert isinstance(config["grid"]["sigma_min"], float)
     assert config["conditions"]["vector"]["attributes"] == ("ink", "slant")
-    assert config["companions"]["worse"] == {"run": "2024", "step": 0}
+    assert config["companions"]["worse"] == {
+        "run": "2024",
+        "step": 0,
+        "changes": None,
+    }
     assert config["metrics"]["density_coverage"]["k"] == 3
     assert (
         parse("", [*words, "--config.data.sigma_data=None"]).config["data"][

@@ -84,7 +84,7 @@ def test_concrete_times_are_checked_inside_jit():
         jax.eval_shape(lambda t: of_traced(t, below_0), 80.0)
 
 
-@pytest.mark.parametrize("solver", unless("multistep".__ne__, ["multistep", None]))
+@pytest.mark.parametrize("solver", unless(lambda s: s is None, ["multistep", None]))
 def test_a_score_that_is_not_a_number_ends_its_solve_at_once(solver):
     sde = ss.EDM()
     x = GAUSSIAN.sample(jr.key(3), 3).at[1].set(100.0)

@@ -15,7 +15,7 @@ def with_image(network: Network) -> Network:
 
     Args:
         network: built for the channels of both, those of x first; of its output those
-            of x count, and what it was asked for behind them.
+            of x count, and behind them the divergence, if it was asked for.
     """
 
     def apply(
@@ -30,8 +30,10 @@ def with_image(network: Network) -> Network:
         rest = {k: v for k, v in cond.items() if k != "image"} or None
         both = beside_image(x, cond)
         out = network.apply(params, both, noise, rest, dropout_key=dropout_key)
-        own, behind = out[..., : x.shape[-1]], out[..., both.shape[-1] :]
-        return jnp.concatenate([own, behind], axis=-1)
+        own = out[..., : x.shape[-1]]
+        if not has_entry(cond, "divergence"):
+            return own
+        return jnp.concatenate([own, out[..., both.shape[-1] :]], axis=-1)
 
     return network._replace(apply=apply)
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ from score_sde.networks.options import (
     Size,
     Widths,
 )
+from score_sde.rules import Positive
 from score_sde.types import Array
 from score_sde.wavelets import pixels_of_blocks
 
@@ -146,7 +147,7 @@ class UNetEncoder(nn.Module):
     vector_dims: Count = 0
     input_frequencies: Frequencies = ()
     waves_of_pixels: bool = False
-    sigma_data: float = 1.0
+    sigma_data: Annotated[float, Positive] = 1.0
 
     @property
     def widths(self) -> list[int]:
