@@ -315,6 +315,7 @@ def test_reverse_chains_are_as_far_from_the_data_as_known(num_steps):
         np.testing.assert_allclose(integral(law.density, grid), 1, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_samples_of_a_chain_follow_the_pushed_density(key):
     """20,000 samples of the library's own sampler, by a chi-square of 40 cells."""
     betas, num, grid = chain(10), 20_000, np.linspace(-6, 6, 1201)

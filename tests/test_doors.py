@@ -69,7 +69,7 @@ def like(out, x):
 COMPILED = ("dpm_fast", "dpm_adaptive", "adaptive_sde")
 
 
-SOME = ("heun", "dpmpp_2m", "langevin")
+SOME = ("dpmpp_2m",)
 
 
 @pytest.mark.parametrize("name", unless(SOME.__contains__, SAMPLERS))
@@ -158,9 +158,7 @@ def test_a_path_is_the_noise_of_those_that_pass_each_level_once(name):
     assert (drawn(x) != drawn(x)[::-1]).any()  # every example has its own
 
 
-@pytest.mark.parametrize(
-    "name", unless(("edm", "subvp", "iddpm").__contains__, PRECONDITIONERS)
-)
+@pytest.mark.parametrize("name", unless(("edm", "iddpm").__contains__, PRECONDITIONERS))
 @few
 @given(x=points(), sigma=st.sampled_from(LEVELS), each=st.booleans())
 def test_preconditioned_networks(name, x, sigma, each):
@@ -251,6 +249,7 @@ def test_guidance(name, x, sigma):
     assert like(guided(x, sigma), x)
 
 
+@pytest.mark.slow
 @few
 @given(x=points(("float32", "float64")))
 def test_restoration(x):
@@ -319,7 +318,7 @@ CONDITIONAL = {
 }
 
 
-@pytest.mark.parametrize("name", unless(("unet", "dit").__contains__, CONDITIONAL))
+@pytest.mark.parametrize("name", unless("dit".__eq__, CONDITIONAL))
 def test_networks_see_narrow_labels_as_the_classes_that_they_name(name):
     module = NETWORKS[name](**CONDITIONAL[name], num_classes=CLASSES)
     wide = {"label": jnp.asarray([0, 100], jnp.int32)}

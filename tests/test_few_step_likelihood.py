@@ -275,6 +275,7 @@ def test_the_stored_flow_is_of_fourth_order():
 @pytest.mark.parametrize(
     "ends", [(0.3, 0.9, 2.0), pytest.param((2.0, 0.9, 0.3), marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 @mixture_slow
 def test_losses_have_their_minimum_at_the_exact_jump(oracle, ends):
     """Gradient 0 there, and above 0 beside it, with exact divergences, up and down."""

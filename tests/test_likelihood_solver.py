@@ -62,7 +62,7 @@ def rms(a):
             marks=() if name_of(sde) == quick else pytest.mark.slow,
         )
         for sde in ALL_SDES
-        for quick, *rest in (("VP", GAUSSIAN, 60, 1e-5), ("", MIXTURE, 75, 2e-5))
+        for quick, *rest in (("", GAUSSIAN, 60, 1e-5), ("", MIXTURE, 75, 2e-5))
     ],
 )
 def test_the_default_tolerance_reaches_the_goals(

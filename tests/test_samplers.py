@@ -358,6 +358,7 @@ def test_one_trace_serves_many_calls(key):
     assert len(traces) == 1  # in the body of the one scan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [grids.karras, grids.exponential])
 @pytest.mark.parametrize(
     "dtype", unless(lambda d: d == jnp.float32, [jnp.float32, jnp.float64])

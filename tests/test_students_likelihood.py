@@ -31,6 +31,7 @@ def objective_of(name, **options):
     return made(name, **options)
 
 
+@pytest.mark.slow
 def test_losses_of_stored_flows_are_of_each_example_alone():
     objective = objective_of("direct_likelihood")
     model, oracle = model_of(objective, 4), single(GAUSSIAN)

@@ -531,6 +531,7 @@ DIT = [
 ]
 
 
+@pytest.mark.slow
 def test_imported_weights_are_a_run_that_samples_and_exports(made, tmp_path):
     arrays = arrays_of("dit")
     file, workdir = tmp_path / "dit.pt", tmp_path / "run"
