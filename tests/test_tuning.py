@@ -91,6 +91,10 @@ REFUSED = {
         "conditions": {"label": {}},
         "guidance": {"name": "plus_plus"},
     },
+    "its guidance remembers": {
+        "conditions": {"label": {}},
+        "guidance": {"name": "projected", "momentum": -0.5},
+    },
     "there must be two steps or more": {"grid": {"name": "karras", "num_steps": 1}},
 }
 
@@ -99,11 +103,14 @@ REFUSED = {
 def test_what_has_no_grid_to_tune_is_refused(message):
     from configs import digits
     from score_sde.run.build import build
+    from score_sde.run.companions import NOTHING
     from score_sde.run.open import Run
     from score_sde.run.sections import complete
+    from score_sde.run.train import initial_params
 
     config = digits.get_config().to_dict() | REFUSED[message]
     experiment = build(complete(config))
-    run = Run(config, experiment, 1, {}, "", None)
+    params = jax.eval_shape(lambda: initial_params(experiment, {}))
+    run = Run(config, experiment, 1, params, "", NOTHING)
     with pytest.raises(UserError, match=message):
         tune(run)

@@ -47,7 +47,7 @@ def tune(
 
     Raises:
         UserError: if samples are not a function of the noise that they begin with, or
-            guidance depends on the grid.
+            guidance depends on the grid or on steps before.
     """
     drawing, model = run.experiment.drawing, run.experiment.model
     _check(run)
@@ -58,6 +58,11 @@ def tune(
     like = jnp.zeros((2 * num_paths, *model.shape), jnp.float32)
     start = sigmas[0].astype(like.dtype) * per_example(jr.normal, keys, like)
     denoise = guided_denoiser(model, drawing, run.params, run.companions.offers)
+    if getattr(denoise, "memory", None) is not None:
+        raise UserError(
+            "there is no grid to tune: its guidance remembers the steps before; tune "
+            "without guidance.momentum."
+        )
 
     @partial(jax.jit, static_argnums=0)
     def ends(sampler: Any, x: Array, cond: Any, levels: Array) -> Array:
