@@ -22,10 +22,10 @@ from jaxtyping import Float, Int
 
 from score_sde.arrays import as_data, expand_like, is_traced
 from score_sde.flow_map import (
-    FlowMap,
     carry_density,
     check_jumps,
     needs_divergence,
+    reach_of,
 )
 from score_sde.integrate import floats_of_a_solve
 from score_sde.likelihood import LogProb
@@ -99,7 +99,7 @@ MOST_EVALS = 8
 
 def default_num_evals(jump: Denoise | Jump) -> int:
     """The number of evaluations where nobody says: 8, or all that its levels allow."""
-    known = jump.reach.levels if isinstance(jump, FlowMap) else None
+    known = reach_of(jump).levels
     return MOST_EVALS if known is None else min(MOST_EVALS, len(known) - 1)
 
 
@@ -118,7 +118,7 @@ def rising_levels(
 
     Raises: ValueError for no jump, or more than there are levels to jump between.
     """
-    known = jump.reach.levels if isinstance(jump, FlowMap) else None
+    known = reach_of(jump).levels
     most = math.inf if known is None else len(known) - 1
     if not 1 <= num_evals <= most:
         bound = "" if known is None else f", and at most {most}, of its levels"
@@ -126,9 +126,7 @@ def rising_levels(
     if known is not None:
         levels = np.sort(np.asarray(known, np.float64))
         return levels[evenly_apart(len(known) - 1, num_evals)]
-    with jax.ensure_compile_time_eval():
-        ends = [float(sde.sigma(t)) for t in (sde.t_min, sde.t_max)]
-    return np.geomspace(ends[0], ends[1], num_evals + 1)
+    return np.geomspace(*_ends(sde), num_evals + 1)
 
 
 def evenly_apart(most: int, count: int) -> Int[np.ndarray, " places"]:
@@ -144,11 +142,16 @@ def check_levels(sigmas: Grid, sde: SDE) -> None:
     if is_traced((sigmas, sde)):
         return
     levels = np.asarray(sigmas, np.float64)
-    with jax.ensure_compile_time_eval():
-        ends = [float(sde.sigma(t)) for t in (sde.t_min, sde.t_max)]
+    ends = _ends(sde)
     rises = levels.ndim == 1 and len(levels) > 1 and (np.diff(levels) > 0).all()
     if not (rises and np.allclose(levels[[0, -1]], ends, rtol=CLOSE, atol=0)):
         raise ValueError(
             f"sigmas must increase from {ends[0]:g} to {ends[1]:g}, the levels of the "
             f"SDE at t_min and t_max, got {levels.tolist()}."
         )
+
+
+def _ends(sde: SDE) -> tuple[float, float]:
+    """The noise levels of an SDE at t_min and t_max, also while a program is traced."""
+    with jax.ensure_compile_time_eval():
+        return float(sde.sigma(sde.t_min)), float(sde.sigma(sde.t_max))

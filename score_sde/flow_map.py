@@ -233,7 +233,7 @@ def as_denoiser(model: Denoise | Jump) -> Denoise:
 
 def reach_of(model: Denoise | Jump) -> Reach:
     """The jumps that a model was made for; of any other function, all."""
-    return model.reach if isinstance(model, FlowMap) else ANYWHERE
+    return getattr(model, "reach", ANYWHERE)
 
 
 def needs_divergence(model: Denoise | Jump) -> WithDivergence:
@@ -241,7 +241,7 @@ def needs_divergence(model: Denoise | Jump) -> WithDivergence:
 
     Raises: ValueError for a model that has not learned it.
     """
-    known = model.with_divergence if isinstance(model, FlowMap) else None
+    known = getattr(model, "with_divergence", None)
     if known is None:
         raise ValueError(
             "this model has not learned the divergence of its jumps, which a "

@@ -132,7 +132,7 @@ def of_points(conditions: Sequence[Condition], x: Array) -> Cond:
 
 
 def in_sampling(conditions: Sequence[Condition], keys: Key, cond: Any) -> Any:
-    """What samples are told, with the noise of those entries that have some."""
+    """Return what samples are told, with noise in the entries that have some."""
     for number, c in enumerate(conditions):
         if c.in_sampling is not None:
             own = jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)  # noqa: B023

@@ -195,7 +195,7 @@ def _unlike(made: Shrinking, earlier: Dataset) -> str | None:
 
 
 def _offset(made: Shrinking) -> float:
-    """What the middle of the first stage's scale is in that of the images."""
+    """The middle of the first stage's scale, in that of the images."""
     black = float(made.from_levels(np.zeros(1))[0])
     return black - made.slope * (1 / made.num_levels - 1)
 

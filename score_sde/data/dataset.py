@@ -65,7 +65,7 @@ class InMemory:
 
 
 class Part(NamedTuple):
-    """What a model is of, where rows hold whole images and it is of a part of them."""
+    """The part of images that a model is of, where rows hold the whole images."""
 
     images: Dataset
     """The data that the rows are of."""

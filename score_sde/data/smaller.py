@@ -91,7 +91,7 @@ class Shrinking:
 
     @property
     def slope(self) -> float:
-        """What a difference of small pictures in their own scale is in that of images.
+        """The slope from the own scale of small pictures to that of the images.
 
         Their own scale is that of `scaling.centres` of their levels.
         """

@@ -67,7 +67,7 @@ def summary(
 def against_flow(
     row: dict[str, Any], scores: Arrays, flow: Arrays, num_dims: int
 ) -> dict[str, Any]:
-    """What a student's scores by jumps are beside the exact ones: entries of its row.
+    """Compare a student's scores by jumps with the exact ones: entries of its row.
 
     Both are of the same points, so that what the examples differ by cancels; the probes
     of the flow do not, and are in the error of the difference.

@@ -44,7 +44,7 @@ def random_probes(key: Key, x: Points, num_probes: int = 1) -> Probes:
 
 
 def exact_probes(x: Points) -> Probes:
-    """As many probes as dimensions, of which the mean is the exact divergence."""
+    """Probes, as many as dimensions, whose mean is the exact divergence."""
     size = x[0].size
     basis = size**0.5 * jnp.eye(size, dtype=x.dtype).reshape(size, 1, *x.shape[1:])
     return jnp.broadcast_to(basis, (size, *x.shape))

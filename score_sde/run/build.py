@@ -19,6 +19,7 @@ from score_sde.data import Dataset, Part
 from score_sde.fields import fields_of
 from score_sde.flow_map import FlowMap
 from score_sde.networks import (
+    NETWORKS,
     Network,
     as_network,
     predicts_variance,
@@ -198,10 +199,10 @@ def _network(
     ]
     if known is not None and not asked.keys() <= known:
         missing = min(asked.keys() - known)
+        able = [n for n, kind in NETWORKS.items() if missing in (reads(kind) or ())]
         problems.append(
             f"network.name is {name!r}; objective needs a network that "
-            f"{NEEDED_OF_JUMPS[missing]}, cond[{missing!r}]: 'unet', 'song_unet' or "
-            "'mlp'"
+            f"{NEEDED_OF_JUMPS[missing]}, cond[{missing!r}], such as {able}"
         )
         told_once = conditions.of_blank(told, dataset.stored.shape)
         return as_network(module, shape, told_once), problems

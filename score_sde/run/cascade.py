@@ -35,7 +35,7 @@ NUM_COMPARED = 64
 
 
 class Cost(NamedTuple):
-    """What the samples of a stage took, on average."""
+    """The cost of the samples of a stage, on average."""
 
     run: str
     """The folder of the stage; "" for the run itself."""

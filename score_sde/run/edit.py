@@ -254,7 +254,7 @@ def make_edit(
 
 
 def _stated_conditions(model: Model, index: np.ndarray) -> Any:
-    """What the config states for samples, and otherwise nothing."""
+    """The conditions that the config states for samples, and no others."""
     blank = conditions.of_blank(model.conditions, model.row_shape)
     cond: Any = null_condition(blank)
     for condition in model.conditions:

@@ -109,7 +109,7 @@ def posterior_points(key: Key, x: Array, rows: Rows) -> Array:
 def part_of_points(
     model: Model, points: Dequantised, cond: Any
 ) -> tuple[Dequantised, Any]:
-    """What the model is of, of points of the rows, and what it is told of them.
+    """Take from points of the rows what the model is of, and what it is told of them.
 
     The density with which points were drawn in their bins is uniform, and is shared
     over the parts by their numbers.

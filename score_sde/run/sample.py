@@ -82,7 +82,7 @@ def guided_denoiser(
 
 
 def _perturb(model: Model, params: Params) -> Perturb:
-    """What makes the model's denoiser without parts of its network."""
+    """A function that makes the model's denoiser without parts of its network."""
 
     def without(skip: Sequence[str], attention: Sequence[str]) -> Denoise:
         network = perturbed(model.network, skip=skip, attention=attention)

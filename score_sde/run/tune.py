@@ -79,7 +79,7 @@ def tune(
         out = ends(drawing.sampler, start[part], told, levels)
         return jnp.sqrt(jnp.mean((out - exact[part]) ** 2))
 
-    starts = {"the run's": sigmas, **_fixed(run, len(sigmas) - 1)}
+    starts = _starts(run)
     tuned = tuned_levels(
         partial(distance, slice(num_paths)),
         starts,
@@ -96,21 +96,24 @@ def lowest_level(run: Run) -> float:
     return float(run.sde.sigma(run.sde.t_min))
 
 
-def _fixed(run: Run, num_steps: int) -> dict[str, Array]:
-    """The grids of a number of steps that need nothing else, over the run's levels."""
+def _starts(run: Run) -> dict[str, Array]:
+    """The run's grid, and those of as many steps that need nothing else, each once."""
     sigmas = run.sigmas
     given = {
-        "num_steps": num_steps,
+        "num_steps": len(sigmas) - 1,
         "sigma_min": float(sigmas[-2]),
         "sigma_max": float(sigmas[0]),
         "sigma_data": run.experiment.model.sigma_data,
     }
-    made = {}
+    made = {"the run's": sigmas}
     for name, grid in grids.GRIDS.items():
         wanted = inspect.signature(grid).parameters
         needed = {n for n, p in wanted.items() if p.default is p.empty}
-        if {"num_steps", "sigma_min"} <= needed <= PLAIN:
-            made[name] = grid(**{n: v for n, v in given.items() if n in wanted})
+        if not {"num_steps", "sigma_min"} <= needed <= PLAIN:
+            continue
+        levels = grid(**{n: v for n, v in given.items() if n in wanted})
+        if not any(np.array_equal(levels, other) for other in made.values()):
+            made[name] = levels
     return made
 
 

@@ -19,13 +19,13 @@ import jax.numpy as jnp
 
 from score_sde.fields import pytree, static
 from score_sde.rules import Positive, at_least
-from score_sde.samplers.lms import adams_weights
-from score_sde.samplers.steps import Draw, Interval, Model, Sampler, Step
+from score_sde.samplers.lms import LMS, adams_weights
+from score_sde.samplers.steps import Draw, Interval, Model, Step
 from score_sde.types import Array, Scalar
 
 
 @pytree
-class AdamsBashforth(Sampler):
+class AdamsBashforth(LMS):
     """Adams-Bashforth over the angle; one evaluation a step.
 
     `LMS` is the same in x over sigma. The first steps have fewer slopes behind them and
@@ -39,10 +39,6 @@ class AdamsBashforth(Sampler):
 
     sigma_data: Annotated[Scalar, Positive] = 0.5
     order: Annotated[int, at_least(1)] = static(default=3)
-
-    def init(self, x: Array) -> tuple[Array, ...]:
-        """The slopes at the levels before, newest first."""
-        return (jnp.zeros_like(x),) * (self.order - 1)
 
     def step(
         self, denoise: Model, x: Array, at: Interval, draw: Draw, state: Any
