@@ -19,7 +19,7 @@ from torch.nn import functional
 from score_sde.networks import SongUNet
 from score_sde.networks.resampling import Taps
 from score_sde.networks.unet_blocks import Style
-from score_sde.networks.unet_plan import Step
+from score_sde.networks.unet_plan import PlannedBlock
 from score_sde.weights.published.edm import filter_matrix
 
 
@@ -81,7 +81,7 @@ def norm(width: int, style: Style) -> nn.GroupNorm:
 class TorchBlock(nn.Module):
     """`unet_blocks.Block`, for one head and an embedding that is added."""
 
-    def __init__(self, step: Step, style: Style, embedding: int) -> None:
+    def __init__(self, step: PlannedBlock, style: Style, embedding: int) -> None:
         super().__init__()
         self.style, width = style, step.width
         kind, taps = step.resample, style.resample_filter

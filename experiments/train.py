@@ -73,7 +73,8 @@ def main(command: launch.Command) -> None:
                 describe(command.workdir, config, inputs)
             wait_for_hosts("described")
 
-        devices, mesh = experiment.devices, make_mesh(experiment.devices)
+        devices = experiment.devices
+        mesh = make_mesh(devices, batch_size=experiment.data.batch_size)
         loss = make_loss(experiment, loaded.offers)
         scored = experiment._replace(objective=experiment.objective.scored())
         params = initial_params(experiment, loaded.params)

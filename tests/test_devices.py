@@ -24,6 +24,7 @@ from score_sde.run.train import initial_params, make_loss
 from score_sde.runtime.checksums import _sums_on_device, checksums
 from score_sde.runtime.mesh import (
     Devices,
+    batch_shares,
     make_mesh,
     put_batch,
     put_state,
@@ -54,7 +55,7 @@ ONE = Mesh(np.asarray(jax.devices()[:1]).reshape(1, 1, 1), ("data", "fsdp", "ten
 NUM_STEPS = 2
 
 
-def experiment_of(network):
+def experiment_of(network, *, batch_size=8):
     config = digits.get_config().to_dict()
     config["network"] = config["network"] | network
     if network.get("name") == "dit":
@@ -62,14 +63,15 @@ def experiment_of(network):
     config["conditions"] = {"label": {}}
     config["objective"] = {"name": "denoising", "learn_log_variance": True}
     config["train"] |= {"condition_dropout": 0.3}
-    config["data"] |= {"batch_size": 8}
+    config["data"] |= {"batch_size": batch_size}
     config["optimizer"] = {"learning_rate": 1e-3}
     return build(config)
 
 
 def batches(experiment, step=0):
+    size = experiment.data.batch_size
     for i in itertools.count(step):
-        yield batch_at(experiment.dataset, seed=0, step=i, batch_size=8)
+        yield batch_at(experiment.dataset, seed=0, step=i, batch_size=size)
 
 
 def prepared(experiment, devices, mesh):
@@ -190,6 +192,37 @@ def test_axes_that_do_not_divide_the_devices_are_refused():
     message = "fsdp 3 times tensor 1 must divide the number of devices, 4"
     with pytest.raises(UserError, match=message):
         make_mesh(dataclasses.replace(Devices(), fsdp=3))
+
+
+@pytest.mark.parametrize(
+    ("options", "batch_size", "shares"),
+    [
+        ({}, 8, 4),
+        ({}, 6, 3),
+        ({}, 7, 1),
+        ({"accumulate": 2}, 12, 3),
+        ({"fsdp": 2}, 6, 2),
+        ({"tensor": 2}, 7, 1),
+        ({"compiled_by": "pmap"}, 6, 3),
+    ],
+)
+def test_cores_that_would_cut_a_batch_unevenly_are_left_out(
+    options, batch_size, shares
+):
+    mesh = make_mesh(Devices(**options), batch_size=batch_size)
+    assert batch_shares(mesh) == shares
+    assert batch_size % (shares * Devices(**options).accumulate) == 0
+    put_batch({"values": np.zeros((batch_size, 2))}, mesh)
+
+
+@pytest.mark.parametrize("options", [{}, {"compiled_by": "pmap"}])
+def test_training_on_some_of_the_cores_is_that_on_one(options):
+    experiment = experiment_of(UNET, batch_size=6)
+    devices = Devices(**options)
+    mesh = make_mesh(devices, batch_size=6)
+    assert mesh.devices.size == 3
+    found, _ = trained(experiment, devices, mesh)
+    np.testing.assert_allclose(found, trained(experiment, Devices(), ONE)[0], rtol=2e-5)
 
 
 @pytest.mark.parametrize(

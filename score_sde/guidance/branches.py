@@ -106,7 +106,8 @@ def zero_star(
         still = _at_rest(at.x, at.sigma)
         towards, away = still - at.target, still - at.base
         away = expand_like(projection_scale(towards, away), away) * away
-        return still - (away + at.weight * (towards - away))
+        # At a weight of one the model itself, to the bit.
+        return at.target - (at.weight - 1) * (towards - away)
 
     branches = two_branches(denoise, negative, one_call=one_call)
     guided = combine(*branches, weight, mix)

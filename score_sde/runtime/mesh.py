@@ -132,8 +132,15 @@ def require_alike(what: str, digest: str) -> None:
         raise UserError(f"the hosts were given different {what}.")
 
 
-def make_mesh(devices: Devices) -> Mesh:
+def make_mesh(devices: Devices, *, batch_size: int = 0) -> Mesh:
     """The devices of all hosts, [data, fsdp, tensor].
+
+    Cores of one CPU that serve as devices are left out where the batch can't be cut
+    evenly over all of them: a config that trains on 8 cores trains on 12.
+
+    Args:
+        devices: how many there are along fsdp and tensor.
+        batch_size: of all hosts together; 0 if nothing is cut over all devices.
 
     Raises: UserError if their number isn't a multiple of fsdp times tensor.
     """
@@ -144,6 +151,8 @@ def make_mesh(devices: Devices) -> Mesh:
             f"devices: fsdp {devices.fsdp} times tensor {devices.tensor} must divide "
             f"the number of devices, {number}."
         )
+    if jax.default_backend() == "cpu" and jax.process_count() == 1:
+        number = _cores_for(batch_size, devices, number)
     if devices.compiled_by == "pmap" and jax.process_count() > 1:
         raise UserError(
             f"devices.compiled_by is 'pmap', which is for one host; there are "
@@ -151,7 +160,16 @@ def make_mesh(devices: Devices) -> Mesh:
         )
     shape = (number // cut, devices.fsdp, devices.tensor)
     names = (DATA_AXIS, FSDP_AXIS, TENSOR_AXIS)
-    return jax.make_mesh(shape, names, (AxisType.Auto,) * 3)
+    chosen = jax.devices()[:number]
+    return jax.make_mesh(shape, names, (AxisType.Auto,) * 3, devices=chosen)
+
+
+def _cores_for(batch_size: int, devices: Devices, number: int) -> int:
+    """The largest number of cores over which a batch is cut evenly; all if none is."""
+    for cores in range(number, 0, -devices.fsdp * devices.tensor):
+        if batch_size % (cores // devices.tensor * devices.accumulate) == 0:
+            return cores
+    return number
 
 
 def local_mesh() -> Mesh:
