@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Float
 
-from score_sde.arrays import as_float, wide
+from score_sde.arrays import as_float, matmul, wide
 from score_sde.types import Array, Key, Level, Scalar
 
 Drift = Callable[[Array], Array]
@@ -80,7 +80,7 @@ def hutch_plus_plus(
     )
     basis = jnp.linalg.qr(times_jacobian(sketch).T)[0].T
     within = (basis * times_jacobian(basis)).sum()
-    rest = rest - (rest @ basis.T) @ basis
+    rest = rest - matmul(matmul(rest, basis.T), basis)
     # The probes are projected already, so that v J v needs no second projection.
     return value, within + (rest * times_jacobian(rest)).sum(1)
 

@@ -20,7 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from score_sde.arrays import as_data, expand_like, is_traced
+from score_sde.arrays import (
+    as_data,
+    expand_like,
+    in_full_precision,
+    is_traced,
+)
 from score_sde.flow_map import (
     carry_density,
     check_jumps,
@@ -36,6 +41,7 @@ CLOSE = 1e-3
 """How far, relatively, the ends of the levels may be from those of the SDE."""
 
 
+@in_full_precision
 def few_step_log_prob(
     x: Points,
     *,

@@ -14,7 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde.arrays import as_float, is_traced, unbatched, wide
+from score_sde.arrays import (
+    as_float,
+    in_full_precision,
+    is_traced,
+    unbatched,
+    wide,
+)
 from score_sde.fields import checks_rules
 from score_sde.rules import NonNegative
 from score_sde.sde import SDE, rescaled_flow
@@ -40,6 +46,7 @@ class Stats(NamedTuple):
 
 
 @checks_rules
+@in_full_precision
 def integrate(
     terms: diffrax.AbstractTerm,
     y: Any,

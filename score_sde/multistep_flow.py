@@ -32,6 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from score_sde.arrays import matmul, tensordot
 from score_sde.types import Array
 
 LOW = 0.05
@@ -149,7 +150,7 @@ class Multistep(diffrax.AbstractAdaptiveSolver):
         (x, gained, error), past = y0, solver_state
         level = jnp.exp(t1)
         of_x, of_gain = _weights(past, t0, t1)
-        predicted = x + jnp.tensordot(of_x.predictor[1:], past.noises, 1)
+        predicted = x + tensordot(of_x.predictor[1:], past.noises, 1)
         new = _evaluate(terms, t1, type(y0)(predicted, gained, error), args)
         noises, traces = (
             jnp.concatenate([value[None], old])
@@ -187,8 +188,8 @@ def _evaluate(terms: Any, log_sigma: Any, y: Any, args: Any) -> tuple[Array, Arr
 def _corrected(weights: Weights, values: Array) -> tuple[Array, Array]:
     """(integral over the step, its error), of values [1 + order, ...]."""
     change = weights.corrector - weights.predictor
-    integral = jnp.tensordot(weights.corrector, values, 1)
-    error = weights.share * jnp.tensordot(change, values, 1)
+    integral = tensordot(weights.corrector, values, 1)
+    error = weights.share * tensordot(change, values, 1)
     # An error has no gradient, and the root of a square of 0 an infinite one.
     return integral, jax.lax.stop_gradient(error)
 
@@ -234,8 +235,12 @@ def _weights(past: History, t0: Array, t1: Array) -> tuple[Weights, Weights]:
 
     def integrated(scale: Array) -> Weights:
         measure = h * jnp.asarray(NODE_WEIGHTS, dtype) * scale
-        ratio = (jnp.abs(of_error) @ jnp.abs(measure)) / jnp.abs(of_predictor @ measure)
-        return Weights(by_predictor @ measure, by_corrector @ measure, factor * ratio)
+        ratio = (matmul(jnp.abs(of_error), jnp.abs(measure))) / jnp.abs(
+            matmul(of_predictor, measure)
+        )
+        return Weights(
+            matmul(by_predictor, measure), matmul(by_corrector, measure), factor * ratio
+        )
 
     return integrated(jnp.exp(at)), integrated(jnp.ones_like(at))
 

@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from score_sde.arrays import as_float, sum_over_data
+from score_sde.arrays import as_float, matmul, sum_over_data, tensordot
 from score_sde.fields import checks_rules
 from score_sde.guidance import null_condition
 from score_sde.rules import Finite, NonNegative, Positive, Share
@@ -67,7 +67,7 @@ class Steered(NamedTuple):
     def mean(self, values: Array) -> Array:
         """Weighted mean over particles of values, [particles, ...]."""
         weights = jnp.exp(self.log_weights).astype(values.dtype)
-        return jnp.tensordot(weights, values, axes=1)
+        return tensordot(weights, values, axes=1)
 
 
 def tempered(denoise: Denoise, power: Scalar) -> tuple[Expert, ...]:
@@ -222,9 +222,9 @@ class _Process(NamedTuple):
         """Evaluate the denoisers."""
         denoised = [as_float(e.denoise(x, sigma, self.cond)) for e in self.experts]
         scores = [(d - x) / sigma**2 for d in denoised]
-        mixed = jnp.tensordot(self.powers, jnp.stack(scores), axes=1)
+        mixed = tensordot(self.powers, jnp.stack(scores), axes=1)
         squares = jnp.stack([sum_over_data(s**2) for s in scores])
-        growth = 0.5 * (sum_over_data(mixed**2) - self.powers @ squares)
+        growth = 0.5 * (sum_over_data(mixed**2) - matmul(self.powers, squares))
         moved = x + sigma**2 / self.powers.sum() * mixed
         return _Seen(moved, growth, _paid(self.reward, denoised[0]))
 

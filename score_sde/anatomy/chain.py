@@ -23,7 +23,7 @@ from score_sde.anatomy.lines import (
     noised_density,
     normal_rows,
 )
-from score_sde.arrays import as_float, typed_key
+from score_sde.arrays import as_float, matmul, typed_key
 from score_sde.oracles import GaussianMixture
 from score_sde.types import Array, Key
 
@@ -137,4 +137,4 @@ def _marginals(
     stds = alpha * jnp.sqrt(parts.variances + sigma**2)
     scaled = (grid[:, None] - (alpha * parts.means)[None]) / stds[None]
     density = noised_density(oracle, alpha, sigma, grid)
-    return density, ndtr(scaled) @ parts.weights
+    return density, matmul(ndtr(scaled), parts.weights)

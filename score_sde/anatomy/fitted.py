@@ -27,7 +27,7 @@ from score_sde.anatomy.lines import (
     widths,
 )
 from score_sde.anatomy.posteriors import family
-from score_sde.arrays import as_float, typed_key
+from score_sde.arrays import as_float, matmul, typed_key
 from score_sde.oracles import GaussianMixture
 from score_sde.types import Array, Key
 
@@ -187,7 +187,7 @@ def _pushed(mean: Array, variance: Array, grid: Array) -> Array:
     prior = normal_rows(grid, jnp.zeros_like(grid[0]), jnp.ones_like(grid[0]))
 
     def step(density: Array, at: tuple[Array, Array]) -> tuple[Array, Array]:
-        pushed = (density * widths(grid)) @ normal_rows(grid, *at)
+        pushed = matmul(density * widths(grid), normal_rows(grid, *at))
         return pushed, pushed
 
     rows = jax.lax.scan(step, prior, (mean, variance), reverse=True)[1]

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from score_sde import schedules
-from score_sde.arrays import as_float
+from score_sde.arrays import as_float, matmul
 from score_sde.oracles import GaussianMixture
 from score_sde.types import Array
 
@@ -118,7 +118,7 @@ def widths(grid: Array) -> Array:
 
 def is_covered(density: Array, grid: Array) -> Array:
     """Whether a grid has almost all mass of a density, [*laws, points]: [*laws]."""
-    return jnp.abs(density @ widths(grid) - 1) < MASS_TOLERANCE
+    return jnp.abs(matmul(density, widths(grid)) - 1) < MASS_TOLERANCE
 
 
 def log_normal(x: Array, mean: Array, variance: Array) -> Array:
@@ -172,4 +172,4 @@ def total_variation(
 
 @jax.jit
 def _half_gap(density: Array, other: Array, grid: Array) -> Array:
-    return 0.5 * jnp.abs(density - other) @ widths(grid)
+    return matmul(0.5 * jnp.abs(density - other), widths(grid))

@@ -26,7 +26,7 @@ from score_sde.anatomy.lines import (
     normal_rows,
     widths,
 )
-from score_sde.arrays import as_float
+from score_sde.arrays import as_float, matmul
 from score_sde.oracles import GaussianMixture
 from score_sde.types import Array
 
@@ -128,8 +128,8 @@ def _reverse(
     share = jax.nn.softmax(log_joint)
     variances = spread * beta / total
     means = (beta * before + keep * spread * z) / total
-    mean = share @ means
-    variance = share @ (variances + (means - mean) ** 2)
+    mean = matmul(share, means)
+    variance = matmul(share, variances + (means - mean) ** 2)
     each = log_normal(grid[:, None], means[None], variances[None])
     log_density = jax.nn.logsumexp(each + jax.nn.log_softmax(log_joint)[None], axis=1)
     log_fit = log_normal(grid, mean, variance)
@@ -224,5 +224,5 @@ def _divergence(log_p: Array, log_q: Array, grid: Array) -> Array:
     divergences far below the rounding of p are right.
     """
     p, q = jnp.exp(log_p), jnp.exp(log_q)
-    nats = (p * (log_p - log_q) - p + q) @ widths(grid)
+    nats = matmul(p * (log_p - log_q) - p + q, widths(grid))
     return jnp.where(is_covered(p, grid), nats, jnp.nan)

@@ -22,7 +22,7 @@ from score_sde.anatomy.lines import (
     normal_rows,
     widths,
 )
-from score_sde.arrays import as_float
+from score_sde.arrays import as_float, matmul
 from score_sde.oracles import GaussianMixture
 from score_sde.types import Array
 
@@ -101,14 +101,14 @@ def _drawn(
 ) -> tuple[Array, ...]:
     """The fields of `Cascade`; parts are those of y with its noise."""
     kernel = normal_rows(grid, grid, jnp.full_like(grid, noise**2))  # [average, y]
-    small = parts.weights @ normal_rows(grid, parts.means, parts.variances)
-    drawn = (first / (first @ widths(grid)) * widths(grid)) @ kernel
+    small = matmul(parts.weights, normal_rows(grid, parts.means, parts.variances))
+    drawn = matmul(first / (matmul(first, widths(grid))) * widths(grid), kernel)
     # Where neither has any mass, nothing is drawn.
     quotient = jnp.where(small > 0, drawn / jnp.where(small > 0, small, 1.0), 0.0)
-    ratio = kernel @ (quotient * widths(grid))
+    ratio = matmul(kernel, quotient * widths(grid))
     free = parts.variances - noise**2
-    average = parts.weights @ normal_rows(grid, parts.means, free)
-    error = 0.5 * (average * jnp.abs(ratio - 1)) @ widths(grid)
+    average = matmul(parts.weights, normal_rows(grid, parts.means, free))
+    error = matmul(0.5 * (average * jnp.abs(ratio - 1)), widths(grid))
     covered = is_covered(small, grid) & is_covered(drawn, grid)
     return small, drawn, ratio, jnp.where(covered, error, jnp.nan)
 

@@ -27,6 +27,7 @@ from score_sde.arrays import (
     as_data,
     example_keys,
     expand_like,
+    in_full_precision,
     mean_over_data,
     per_example,
     sum_over_data,
@@ -174,6 +175,7 @@ def _chain_nats(
     return jnp.where(index == 0, first, step)
 
 
+@in_full_precision
 def chain_bound(
     key: Key | None,
     reverse: Reverse,

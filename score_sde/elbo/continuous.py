@@ -13,6 +13,7 @@ from score_sde.arrays import (
     as_data,
     example_keys,
     expand_like,
+    in_full_precision,
     mean_over_data,
     typed_key,
 )
@@ -29,6 +30,7 @@ from score_sde.types import Array, Denoise, Key, Points, Scalar
 
 
 @checks_rules
+@in_full_precision
 def continuous_bound(
     key: Key,
     denoise: Denoise,

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde.arrays import expand_like, sum_over_data, where_example
+from score_sde.arrays import einsum, expand_like, sum_over_data, where_example
 from score_sde.fields import checks_rules
 from score_sde.guidance.conditional import null_condition, two_branches
 from score_sde.guidance.guided import (
@@ -205,11 +205,13 @@ def laplacian_bands(image: Array, num_bands: int) -> list[Array]:
             halve = _binomial(len(shrink[axis]))
             # A coarse pixel spreads by the same filter, so scaled that constants stay.
             spread = halve.T / halve.sum(0)[:, None]
-            shrink[axis], grow[axis] = halve @ shrink[axis], grow[axis] @ spread
+            shrink[axis] = np.matmul(halve, shrink[axis])
+            grow[axis] = np.matmul(grow[axis], spread)
         rows, columns = (
-            jnp.asarray(g @ s, image.dtype) for g, s in zip(grow, shrink, strict=True)
+            jnp.asarray(np.matmul(g, s), image.dtype)
+            for g, s in zip(grow, shrink, strict=True)
         )
-        passed.append(jnp.einsum("ih,jw,bhwc->bijc", rows, columns, image))
+        passed.append(einsum("ih,jw,bhwc->bijc", rows, columns, image))
     fine = [a - b for a, b in zip(passed[:-1], passed[1:], strict=True)]
     return [*fine, passed[-1]]
 

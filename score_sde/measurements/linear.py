@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import jax.numpy as jnp
 import numpy as np
 
+from score_sde.arrays import matmul
 from score_sde.fields import checks_rules, pytree, static
 from score_sde.measurements.measurement import Measurement, measured
 from score_sde.rules import Positive, at_least
@@ -174,21 +175,21 @@ class Matrix(Measurement):
     matrix: Array
 
     def __call__(self, x: Array) -> Array:
-        return x @ jnp.asarray(self.matrix, x.dtype).T
+        return matmul(x, jnp.asarray(self.matrix, x.dtype).T)
 
     def transpose(self, y: Array) -> Array:
-        return y @ jnp.asarray(self.matrix, y.dtype)
+        return matmul(y, jnp.asarray(self.matrix, y.dtype))
 
     def filter(self, y: Array, gain: Gain) -> Array:
         gram, vectors = self._axes(y.dtype)
-        return (y @ vectors * gain(gram[None])) @ vectors.T
+        return matmul(matmul(y, vectors) * gain(gram[None]), vectors.T)
 
     def project(self, y: Array) -> Array:
         gram, vectors = self._axes(y.dtype)
-        return (y @ vectors * (gram > 0)[None].astype(y.dtype)) @ vectors.T
+        return matmul(matmul(y, vectors) * (gram > 0)[None].astype(y.dtype), vectors.T)
 
     def _axes(self, dtype: Any) -> tuple[Array, Array]:
         """Eigenvalues, those that count, and eigenvectors of A A'."""
         matrix = jnp.asarray(self.matrix, dtype)
-        gram, vectors = jnp.linalg.eigh(matrix @ matrix.T)
+        gram, vectors = jnp.linalg.eigh(matmul(matrix, matrix.T))
         return jnp.where(measured(gram), gram, 0.0), vectors

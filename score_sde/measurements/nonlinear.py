@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from score_sde.arrays import einsum, matmul
 from score_sde.fields import pytree, static
 from score_sde.measurements.measurement import Measurement
 from score_sde.rules import at_least, within
@@ -130,19 +131,19 @@ class JPEG(NonLinear):
             )
         levels = 127.5 * (x + 1)
         if channels == 3:
-            levels = levels @ jnp.asarray(TO_YCBCR.T, x.dtype)
+            levels = matmul(levels, jnp.asarray(TO_YCBCR.T, x.dtype))
         centred = levels - _offset(x)
         blocks = centred.reshape(batch, height // 8, 8, width // 8, 8, channels)
         waves = jnp.asarray(_cosines(), x.dtype)
-        return jnp.einsum("ui,vj,briwjk->brwkuv", waves, waves, blocks)
+        return einsum("ui,vj,briwjk->brwkuv", waves, waves, blocks)
 
     def _picture(self, coefficients: Array, like: Array) -> Array:
         """The picture of these coefficients, shaped like another."""
         waves = jnp.asarray(_cosines(), like.dtype)
-        blocks = jnp.einsum("ui,vj,brwkuv->briwjk", waves, waves, coefficients)
+        blocks = einsum("ui,vj,brwkuv->briwjk", waves, waves, coefficients)
         levels = blocks.reshape(like.shape) + _offset(like)
         if like.shape[-1] == 3:
-            levels = levels @ jnp.asarray(np.linalg.inv(TO_YCBCR).T, like.dtype)
+            levels = matmul(levels, jnp.asarray(np.linalg.inv(TO_YCBCR).T, like.dtype))
         return levels / 127.5 - 1
 
 

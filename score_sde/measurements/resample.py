@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import jax.numpy as jnp
 
+from score_sde.arrays import einsum, matmul
 from score_sde.fields import pytree, static
 from score_sde.measurements.measurement import Measurement, measured
 from score_sde.resizing import RESIZES, resize_matrix, resized
@@ -38,13 +39,13 @@ class Resample(Measurement):
 
     def transpose(self, y: Array) -> Array:
         rows, columns = (self._matrix(size, y.dtype) for size in y.shape[1:3])
-        return jnp.einsum("hr,bhwc,ws->brsc", rows, y, columns)
+        return einsum("hr,bhwc,ws->brsc", rows, y, columns)
 
     def filter(self, y: Array, gain: Callable[[Array], Array]) -> Array:
         (rows, u), (columns, v) = (self._axis(size, y.dtype) for size in y.shape[1:3])
-        waves = jnp.einsum("hr,bhwc,ws->brsc", u, y, v)
+        waves = einsum("hr,bhwc,ws->brsc", u, y, v)
         factors = gain((rows[:, None] * columns[None])[None, :, :, None])
-        return jnp.einsum("hr,brsc,ws->bhwc", u, waves * factors, v)
+        return einsum("hr,brsc,ws->bhwc", u, waves * factors, v)
 
     def project(self, y: Array) -> Array:
         return self.filter(y, lambda gram: measured(gram).astype(y.dtype))
@@ -56,5 +57,5 @@ class Resample(Measurement):
     def _axis(self, size: int, dtype: Any) -> tuple[Array, Array]:
         """Eigenvalues and eigenvectors of M M', M the matrix of one axis."""
         matrix = self._matrix(size, dtype)
-        gram, vectors = jnp.linalg.eigh(matrix @ matrix.T)
+        gram, vectors = jnp.linalg.eigh(matmul(matrix, matrix.T))
         return jnp.maximum(gram, 0.0), vectors

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from score_sde.arrays import as_float
+from score_sde.arrays import as_float, matmul
 from score_sde.divergences import gaussian_divergence
 from score_sde.oracles.mixtures import GaussianMixture
 from score_sde.types import Array, Level, Points
@@ -44,7 +44,7 @@ class Gaussian(GaussianMixture):
             jnp.asarray(s, x.dtype).reshape(-1, 1) for s in (sigma, sigma_next)
         )
         scale = jnp.sqrt((values[None] + level_next**2) / (values[None] + level**2))
-        return mean + (scale * ((x - mean) @ vectors)) @ vectors.T
+        return mean + matmul(scale * (matmul(x - mean, vectors)), vectors.T)
 
     def jump_divergence(
         self, x: Points, sigma: Level, sigma_next: Level, cond: Any = None

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Float
 
-from score_sde.arrays import as_float, as_labels, expand_like
+from score_sde.arrays import as_float, as_labels, einsum, expand_like, matmul
 from score_sde.fields import pytree
 from score_sde.sde import SDE
 from score_sde.types import NO_LABEL, Array, Key, Level, Points
@@ -81,7 +81,7 @@ class GaussianMixture:
         values, vectors = jnp.linalg.eigh(as_float(self.covariances))
         roots = vectors * jnp.sqrt(values.clip(0))[:, None, :]
         eps = jr.normal(key_noise, (num_samples, means.shape[1]), means.dtype)
-        return means[component] + jnp.einsum("nij,nj->ni", roots[component], eps)
+        return means[component] + einsum("nij,nj->ni", roots[component], eps)
 
     def flow(
         self, x: Points, sigma: Level, sigma_next: Level, *, num_steps: int = 2048
@@ -169,14 +169,14 @@ class GaussianMixture:
 
     def mean(self) -> Float[Array, " dims"]:
         """Mean of x0, [dims]."""
-        return self._normalised_weights() @ as_float(self.means)
+        return matmul(self._normalised_weights(), as_float(self.means))
 
     def covariance(self) -> Float[Array, "dims dims"]:
         """Covariance of x0, [dims, dims]."""
         weights = self._normalised_weights()
         centred = as_float(self.means) - self.mean()[None]
-        within = jnp.einsum("k,kij->ij", weights, as_float(self.covariances))
-        return within + jnp.einsum("k,ki,kj->ij", weights, centred, centred)
+        within = einsum("k,kij->ij", weights, as_float(self.covariances))
+        return within + einsum("k,ki,kj->ij", weights, centred, centred)
 
     def _normalised_weights(self) -> Array:
         weights = as_float(self.weights)
@@ -189,7 +189,7 @@ class GaussianMixture:
         covariances, means = (
             jnp.asarray(a, x.dtype) for a in (self.covariances, self.means)
         )
-        drawn = jnp.einsum("kij,bkj->bki", covariances, solved)
+        drawn = einsum("kij,bkj->bki", covariances, solved)
         return log_joint, means[None] + drawn
 
     def _solve(self, xt: Array, alpha: Array, std: Array) -> tuple[Array, Array]:
@@ -225,11 +225,11 @@ def _by_factors(gaps: Array, covariances: Array, noise: Array) -> tuple[Array, A
     inverses = jax.lax.linalg.triangular_solve(
         factors, identity, left_side=True, lower=True
     )
-    half = jnp.einsum("kij,bkj->bki", inverses, gaps)
+    half = einsum("kij,bkj->bki", inverses, gaps)
     log_det = 2 * jnp.log(jnp.diagonal(factors, axis1=1, axis2=2)).sum(-1)
     constant = log_det + num_dims * math.log(2 * math.pi)
     log_normal = -0.5 * ((half**2).sum(-1) + constant[None])
-    return jnp.einsum("kji,bkj->bki", inverses, half), log_normal
+    return einsum("kji,bkj->bki", inverses, half), log_normal
 
 
 def _by_axes(
@@ -253,8 +253,8 @@ def _by_axes(
     """
     values, vectors = jnp.linalg.eigh(covariances)
     variances = scale * values.clip(0)[None] + noise
-    along = jnp.einsum("bki,kij->bkj", gaps, vectors)
-    solved = jnp.einsum("bkj,kij->bki", along / variances, vectors)
+    along = einsum("bki,kij->bkj", gaps, vectors)
+    solved = einsum("bkj,kij->bki", along / variances, vectors)
     log_normal = -0.5 * (along**2 / variances + jnp.log(2 * math.pi * variances))
     return solved, log_normal.sum(-1)
 

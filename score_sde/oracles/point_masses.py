@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Float
 
-from score_sde.arrays import as_float, expand_like
+from score_sde.arrays import as_float, expand_like, matmul
 from score_sde.fields import pytree
 from score_sde.oracles.mixtures import alpha_std
 from score_sde.sde import SDE
@@ -39,7 +39,7 @@ class PointMasses:
         log_joint = self._log_joint(x, *alpha_std(sigma, None, x))
         posterior = jax.nn.softmax(log_joint, axis=1)
         flat = jnp.asarray(self.points, x.dtype).reshape(len(self.points), -1)
-        return (posterior @ flat).reshape(x.shape)
+        return (matmul(posterior, flat)).reshape(x.shape)
 
     def score(
         self, xt: Points, t: Level, cond: Any = None, *, sde: SDE | None = None
