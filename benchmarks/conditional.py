@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import jax
 import numpy as np
 from sklearn.svm import SVC
 
+from benchmarks.splits import all_rows
 from benchmarks.turns import in_turns
 from score_sde import conditions, guidance
 from score_sde.conditions import captions
@@ -37,7 +39,7 @@ def judge(digits: Dataset) -> Any:
         return images.reshape(len(images), -1) / (digits.num_levels - 1)
 
     fitted = SVC(gamma="scale", C=10.0).fit(
-        flat(digits.train.values), digits.train.labels
+        flat(all_rows(digits.train)["values"]), all_rows(digits.train)["label"]
     )
     return lambda images: fitted.predict(flat(images))
 
@@ -90,7 +92,7 @@ def by_bayes(experiment: Any, params: Any, count: int, batch: int) -> dict[str, 
     nats = np.concatenate(rows)[:count]
     return {
         "count": count,
-        "accuracy": float((nats.argmax(1) == test.labels[:count]).mean()),
+        "accuracy": float((nats.argmax(1) == all_rows(test)["label"][:count]).mean()),
         "seconds": round(time.monotonic() - start, 1),
     }
 
@@ -138,7 +140,11 @@ def main() -> None:
     run = open_run(arguments.workdir)
     experiment, params, digits = run.experiment, run.params, run.experiment.dataset
     classify = judge(digits)
-    real = float((classify(digits.test.values) == digits.test.labels).mean())
+    real = float(
+        (
+            classify(all_rows(digits.test)["values"]) == all_rows(digits.test)["label"]
+        ).mean()
+    )
     result: dict[str, Any] = {"judge_on_held_out": real, "weights": {}}
     print(f"the judge knows {real:.1%} of the held-out digits")
     labels = (np.arange(arguments.count) % 10).astype(np.int32)
@@ -148,7 +154,8 @@ def main() -> None:
         row = {"requested_class": found, "spread": spread(images, labels)}
         result["weights"][str(weight)] = row
         print(f"weight {weight}: {found:.1%} as requested, spread {row['spread']:.2f}")
-    print(f"real digits: spread {spread(digits.train.values, digits.train.labels):.2f}")
+    seen = all_rows(digits.train)
+    print(f"real digits: spread {spread(seen['values'], seen['label']):.2f}")
 
     nothing = np.full(arguments.count, NO_LABEL, np.int32)
     avoided = 3

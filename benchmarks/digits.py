@@ -19,12 +19,15 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.mixture import GaussianMixture
 
+from benchmarks.splits import all_rows
 from score_sde.data import DATASETS, Dataset
 
 
 def histogram_bits(digits: Dataset) -> np.ndarray:
     """Bits/dim per test image of independent pixels, smoothed by half a count."""
-    train, test = (a.values.reshape(len(a), -1) for a in (digits.train, digits.test))
+    train, test = (
+        all_rows(a)["values"].reshape(len(a), -1) for a in (digits.train, digits.test)
+    )
     levels = np.arange(digits.num_levels)
     counts = (train[:, :, None] == levels[None, None]).sum(0) + 0.5
     log_mass = np.log2(counts / counts.sum(1, keepdims=True))
@@ -48,7 +51,9 @@ def mixture_bits(digits: Dataset) -> tuple[np.ndarray, dict[str, float]]:
             components, covariance_type="full", reg_covar=floor, random_state=0
         ).fit(x)
 
-    train, test = (dequantised(a.values) for a in (digits.train, digits.test))
+    train, test = (
+        dequantised(all_rows(a)["values"]) for a in (digits.train, digits.test)
+    )
     fit, validate = train[:1150], train[1150:]
     grid = [(c, f) for c in (1, 5, 10, 20, 40) for f in (1e-4, 3e-4, 1e-3, 3e-3)]
     components, floor = min(
@@ -65,7 +70,9 @@ def confidence(digits: Dataset, images: np.ndarray) -> tuple[float, np.ndarray]:
         return 2 * images.reshape(len(images), -1) / (digits.num_levels - 1) - 1
 
     classifier = LogisticRegression(max_iter=5_000)
-    classifier.fit(flat(digits.train.values), digits.train.labels)
+    classifier.fit(
+        flat(all_rows(digits.train)["values"]), all_rows(digits.train)["label"]
+    )
     probability = classifier.predict_proba(flat(images))
     counts = np.bincount(probability.argmax(1), minlength=digits.num_classes)
     return float((probability.max(1) > 0.9).mean()), counts
@@ -96,7 +103,7 @@ def main() -> None:
 
     samples = np.load(arguments.workdir / "samples.npz")["samples"]
     sure, counts = confidence(digits, samples)
-    real, _ = confidence(digits, digits.test.values)
+    real, _ = confidence(digits, all_rows(digits.test)["values"])
     print(f"a classifier is sure (> 0.9) of {sure:.1%} of {len(samples)} samples,")
     print(
         f"  of {real:.1%} of the held-out digits; samples per class: {counts.tolist()}"

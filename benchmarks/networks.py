@@ -5,7 +5,7 @@
         python -m benchmarks.networks [--json=FILE]
 
     XLA_PYTHON_CLIENT_PREALLOCATE=false python -m benchmarks.networks --arch=ddpmpp \
-        --channels=128 --blocks=4 --batch=512 --dtype=bfloat16 [--json=FILE]
+        --channels=128 --blocks=4 --batch=256 --dtype=bfloat16 --rows train
 
 train           EDM's loss, its gradient, clipping, Adam and the moving average
 heun            18 steps of Heun, 35 evaluations: one compiled program, a loop there
@@ -16,7 +16,9 @@ Both sides have the same weights; that outputs, gradients and samples agree is c
 first, in float32. They take turns, and medians are compared. On a CPU one thread is
 timed by what the process used, so that other programs count less. On a GPU the clock
 runs until all is done; PyTorch has channels last, its compiler, fused Adam, autocast;
-operations per second are given over those of a matrix product in the same run.
+operations per second are given over those of a matrix product in the same run. Both
+sides hold their memory at once: 512 images are too many for 80 GB. Each row compiles
+for minutes there, since XLA and PyTorch try out kernels; `--rows` chooses some.
 """
 
 from __future__ import annotations
@@ -29,11 +31,11 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -126,13 +128,15 @@ def check_equal(module: SongUNet, network: Network, params: Any) -> dict[str, fl
     x, probe = random.normal(size=(2, 2, *SHAPE)).astype(np.float32)
     sigma = np.float32([0.1, 3.0])
 
-    @jax.jit
     def ours(params: Any, x: Any) -> Any:
         out = make_denoise(network, params)(x, sigma)
         return (out * probe).sum(), out
 
+    # Trying out kernels in float32 takes minutes; any of them will do here.
+    options = {"xla_gpu_autotune_level": 0} if ON_GPU else {}
+    slope = jax.jit(jax.grad(ours, has_aux=True), compiler_options=options)
     with jax.default_matmul_precision("highest"):
-        slopes, out = jax.grad(ours, has_aux=True)(params, x)
+        slopes, out = slope(params, x)
     there = in_torch(module, params).eval()
     torch.backends.cudnn.allow_tf32 = False
     other = there(to_torch(x), to_torch(sigma))
@@ -291,8 +295,32 @@ def matrix_rate() -> float:
     return 2 * calls * 8192**3 / float(np.median(measured({"xla": run}, 5)["xla"]))
 
 
-def rows(given: argparse.Namespace) -> list[dict[str, Any]]:
-    made: list[dict[str, Any]] = []
+class Setup(NamedTuple):
+    """What all rows are measured of."""
+
+    given: argparse.Namespace
+    network: Network
+    params: Any
+    model: Any
+    """The same network in PyTorch."""
+    x0: np.ndarray
+    x: np.ndarray
+    """Where sampling starts."""
+
+    @property
+    def ways(self) -> dict[str, bool]:
+        """Names of PyTorch's ways, and whether its compiler is used."""
+        return {"torch": False} | (
+            {"torch compiled": True} if self.given.compile else {}
+        )
+
+
+Measured = tuple[str, dict[str, list[float]], dict[str, Any]]
+"""(what, seconds of each side, what else is known)."""
+
+
+def setup(given: argparse.Namespace) -> Setup:
+    """Make the network on both sides, and check that they are equal."""
     module = SongUNet(
         channels=given.channels,
         multipliers=(2, 2, 2),
@@ -302,22 +330,6 @@ def rows(given: argparse.Namespace) -> list[dict[str, Any]]:
     )
     network = from_linen(module, SHAPE)
     params = make_params(network)
-
-    def row(name: str, seconds: dict[str, list[float]], **more: Any) -> None:
-        medians = {k: float(np.median(s)) for k, s in seconds.items()}
-        mine = medians["ours"]
-        made.append(
-            {
-                "what": name,
-                "ratio": {k: s / mine for k, s in medians.items() if k != "ours"},
-                "seconds": medians,
-                "all_seconds": seconds,
-                "load": os.getloadavg()[0],
-                **more,
-            }
-        )
-        print(json.dumps(made[-1]), flush=True)
-
     differences = check_equal(module, network, params)
     print(json.dumps({"largest_relative_difference": differences}), flush=True)
     if ON_GPU:
@@ -328,15 +340,18 @@ def rows(given: argparse.Namespace) -> list[dict[str, Any]]:
     random = np.random.RandomState(1)
     x0 = random.uniform(-1, 1, (given.batch, *SHAPE)).astype(np.float32)
     x = 80 * random.normal(size=x0.shape).astype(np.float32)
+    return Setup(given, network, params, model, x0, x)
 
-    ways = {"torch": False} | ({"torch compiled": True} if given.compile else {})
-    one = our_training(network, params, x0)
-    others = {
-        name: torch_training(model, x0, dtype=given.dtype, compiled=compiled)
-        for name, compiled in ways.items()
+
+def train(at: Setup) -> Iterator[Measured]:
+    """A step of training."""
+    given = at.given
+    sides = {"ours": our_training(at.network, at.params, at.x0)} | {
+        name: torch_training(at.model, at.x0, dtype=given.dtype, compiled=compiled)
+        for name, compiled in at.ways.items()
     }
-    seconds = measured({"ours": one, **others}, given.repeat)
-    operations = 3 * forward_flops(network, params, SHAPE) * given.batch
+    seconds = measured(sides, given.repeat)
+    operations = 3 * forward_flops(at.network, at.params, SHAPE) * given.batch
     more: dict[str, Any] = {"operations": operations}
     if ON_GPU:
         rate = matrix_rate()
@@ -349,38 +364,72 @@ def rows(given: argparse.Namespace) -> list[dict[str, Any]]:
             "ours": (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use"),
             "torch": torch.cuda.max_memory_allocated(),
         }
-    row("train", seconds, **more)
+    yield "train", seconds, more
 
-    mine = our_sampling(network, params, x, given.steps)
-    others = {
+
+def heun(at: Setup) -> Iterator[Measured]:
+    """Samples, by Heun's method."""
+    given, steps = at.given, at.given.steps
+    sides = {"ours": our_sampling(at.network, at.params, at.x, steps)} | {
         name: torch_sampling(
-            model, x, given.steps, dtype=given.dtype, compiled=compiled
+            at.model, at.x, steps, dtype=given.dtype, compiled=compiled
         )
-        for name, compiled in ways.items()
+        for name, compiled in at.ways.items()
     }
-    more = {"evaluations": 2 * given.steps - 1}
+    more: dict[str, Any] = {"evaluations": 2 * steps - 1}
     if given.dtype == "float32" and not ON_GPU:
-        more["largest_relative_difference"] = _difference(mine(), others["torch"]())
+        more["largest_relative_difference"] = _difference(
+            sides["ours"](), sides["torch"]()
+        )
         # Each step amplifies what the one before rounded; 1e-4 is 1/40 of a grey level.
         assert more["largest_relative_difference"] < 1e-4, more
-    row("heun", measured({"ours": mine, **others}, given.repeat), **more)
+    yield "heun", measured(sides, given.repeat), more
 
-    several = given.steps_per_call
+
+def steps_per_call(at: Setup) -> Iterator[Measured]:
+    """A step alone, and one of several in a call."""
+    given, several = at.given, at.given.steps_per_call
+    one = our_training(at.network, at.params, at.x0)
     for name, unroll, repeat in (
         ("written out", several, given.repeat),
         ("in a loop", 1, given.repeat if ON_GPU else given.loop_repeat),
     ):
         if not repeat:
             continue
-        call = our_training(network, params, x0, steps=several, unroll=unroll)
+        call = our_training(at.network, at.params, at.x0, steps=several, unroll=unroll)
         taken = measured({"alone": one, "ours": call}, repeat)
         taken["ours"] = [s / several for s in taken["ours"]]
-        row(f"steps per call, {name}", taken, steps_per_call=several)
+        yield f"steps per call, {name}", taken, {"steps_per_call": several}
+
+
+ROWS = {f.__name__: f for f in (train, heun, steps_per_call)}
+
+
+def rows(given: argparse.Namespace) -> list[dict[str, Any]]:
+    """The chosen rows, printed as they are known."""
+    made: list[dict[str, Any]] = []
+    at = setup(given)
+    for name in given.rows:
+        for what, seconds, more in ROWS[name](at):
+            medians = {k: float(np.median(s)) for k, s in seconds.items()}
+            mine = medians["ours"]
+            made.append(
+                {
+                    "what": what,
+                    "ratio": {k: s / mine for k, s in medians.items() if k != "ours"},
+                    "seconds": medians,
+                    "all_seconds": seconds,
+                    "load": os.getloadavg()[0],
+                    **more,
+                }
+            )
+            print(json.dumps(made[-1]), flush=True)
     return made
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--arch", choices=ARCHITECTURES, default="ddpmpp")
     parser.add_argument("--channels", type=int, default=32)
     parser.add_argument("--blocks", type=int, default=2, help="per level")

@@ -28,6 +28,7 @@ import jax.random as jr
 import numpy as np
 
 import score_sde as ss
+from benchmarks.splits import all_rows
 from score_sde.samplers import SAMPLERS, Sampler
 from score_sde.types import Array, Denoise
 
@@ -91,8 +92,8 @@ def trained(workdir: Path, num_samples: int) -> Problem:
         workdir.name,
         run.denoiser,
         jr.normal(jr.key(0), (num_samples, *data.shape)),
-        points(1, data.train.values),
-        points(2, data.test.values[:num_samples]),
+        points(1, all_rows(data.train)["values"]),
+        points(2, all_rows(data.test)["values"][:num_samples]),
         sigma_min=0.002,
         sigma_max=80.0,
     )

@@ -24,6 +24,7 @@ import numpy as np
 from benchmarks.conditional import judge
 from benchmarks.laws import write
 from benchmarks.restoration_digits import judged, restored
+from benchmarks.splits import all_rows
 from score_sde import conditions
 from score_sde.conditions import low_resolution
 from score_sde.data import centres
@@ -95,13 +96,13 @@ def methods(folder: Path) -> list[dict[str, Any]]:
     found = []
     for name, (images, evals) in made.items():
         x = np.asarray(centres(images, num_levels=17))
-        pair = full_range(images, 17), full_range(test.values, 17)
+        pair = full_range(images, 17), full_range(all_rows(test)["values"], 17)
         row = {"method": name, "evaluations": evals, **say(x)}
         row |= {
             "psnr": psnr(*pair).value,
             "ssim": ssim(*pair, window=7).value,
             "mean_colour": float(
-                (x - centres(test.values, num_levels=17)).mean() * 8.5
+                (x - centres(all_rows(test)["values"], num_levels=17)).mean() * 8.5
             ),
             "frechet_distance": frechet(run, images),
         }
@@ -131,7 +132,7 @@ def levels(folder: Path, count: int) -> list[dict[str, Any]]:
         entries[name] = jax.tree.map(np.asarray, entry)
     entries["true"] = conditions.of_examples(told, test[index % len(test)])
     extraction = open_features(run.experiment, run.config)
-    real = extraction.features(run.dataset.train.values)
+    real = extraction.features(all_rows(run.dataset.train)["values"])
     draw, classify, found = drawer(run), judge(run.dataset), []
     for name, entry in entries.items():
         first_level: Any = None
@@ -145,7 +146,7 @@ def levels(folder: Path, count: int) -> list[dict[str, Any]]:
             else:
                 row["less_than_at_0"] = _difference(real, features, first_level)
             if name == "true":
-                kept = classify(images) == test.labels[index % len(test)]
+                kept = classify(images) == all_rows(test)["label"][index % len(test)]
                 row["class"] = float(kept.mean())
             found.append(row)
             print(json.dumps(row), flush=True)
