@@ -215,6 +215,7 @@ def test_cores_that_would_cut_a_batch_unevenly_are_left_out(
     put_batch({"values": np.zeros((batch_size, 2))}, mesh)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"compiled_by": "pmap"}])
 def test_training_on_some_of_the_cores_is_that_on_one(options):
     experiment = experiment_of(UNET, batch_size=6)
