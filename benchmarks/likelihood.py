@@ -35,7 +35,7 @@ from scipy.integrate import solve_ivp
 
 import score_sde as ss
 from benchmarks.turns import in_turns
-from score_sde.arrays import example_keys
+from score_sde.arrays import example_keys, in_one_piece
 from score_sde.types import Array
 
 SDE, SEED = ss.VP(), 0
@@ -109,7 +109,8 @@ def in_torch(weights: Weights) -> Any:
 
 def probes(x: np.ndarray) -> np.ndarray:
     """Those that `log_prob` draws."""
-    draw = jax.vmap(lambda key: jr.rademacher(key, (1, *x.shape[1:]), jnp.float32)[0])
+    shape = (1, *x.shape[1:])
+    draw = jax.vmap(lambda k: in_one_piece(jr.rademacher, k, shape, jnp.float32)[0])
     return np.asarray(draw(example_keys(jr.key(SEED), len(x))))
 
 

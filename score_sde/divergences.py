@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Float
 
-from score_sde.arrays import as_float, matmul, wide
+from score_sde.arrays import as_float, in_one_piece, matmul, wide
 from score_sde.types import Array, Key, Level, Scalar
 
 Drift = Callable[[Array], Array]
@@ -90,7 +90,7 @@ def _probes(
 ) -> Array:
     """Draw random probes, [num_probes, *dims]."""
     assert key is not None
-    return draw(key, (num_probes, *x.shape), x.dtype)
+    return in_one_piece(draw, key, (num_probes, *x.shape), x.dtype)
 
 
 def _probed(drift: Drift, x: Array, v: Array) -> tuple[Array, Array]:

@@ -8,9 +8,10 @@ import jax.random as jr
 import numpy as np
 import pytest
 from cases import GAUSSIAN
+from scipy.stats import kstest
 
 import score_sde as ss
-from score_sde.arrays import as_float, example_keys
+from score_sde.arrays import as_float, example_keys, per_example
 
 SIGMAS = np.asarray([2.0, 1.0, 0.0])
 SDE = ss.VP()
@@ -127,3 +128,46 @@ def test_nothing_is_broadcast_unnoticed(num_columns, key):
     for name, call in calls.items():
         with pytest.raises(ValueError, match=name):
             call()
+
+
+def coins(key, dims, dtype):
+    """As the masks of dropout are drawn."""
+    return jr.bernoulli(key, 0.7, dims)
+
+
+KINDS = {"normal": jr.normal, "signs": jr.rademacher, "coins": coins}
+DRAWN = [(name, "float32", dims) for name in KINDS for dims in ((), (8, 8, 3))]
+DRAWN += [("normal", "float64", (5,)), ("normal", "bfloat16", (5,))]
+
+
+@pytest.mark.parametrize(("name", "dtype", "dims"), DRAWN)
+def test_draws_of_an_example_are_of_its_key_alone(name, dtype, dims):
+    """Whatever the batch is, and JAX's flag."""
+    draw, dtype = KINDS[name], jnp.dtype(dtype)
+    keys = example_keys(jr.key(3), 5)
+    with jax.threefry_partitionable(True):
+        found = per_example(draw, keys, jnp.zeros((5, *dims), dtype))
+    with jax.threefry_partitionable(False):
+        some = per_example(draw, keys[2:], jnp.zeros((3, *dims), dtype))
+        one = draw(keys[4], dims, dtype)
+    np.testing.assert_array_equal(found[2:], some)
+    np.testing.assert_array_equal(found[4], one)
+
+
+def test_draws_are_the_same_on_every_device():
+    keys, x = example_keys(jr.key(3), 8), jnp.zeros((8, 5, 5), jnp.float32)
+    mesh = jax.make_mesh((4,), ("data",), (jax.sharding.AxisType.Auto,))
+    cut = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    draw = jax.jit(partial(per_example, jr.normal))
+    found = draw(jax.device_put(keys, cut), jax.device_put(x, cut))
+    np.testing.assert_array_equal(found, draw(keys, x))
+
+
+def test_draws_are_normal_and_independent():
+    """Words of one hash go to different places of an example."""
+    draws = per_example(
+        jr.normal, example_keys(jr.key(0), 4_000), jnp.zeros((4_000, 6))
+    )
+    errors = np.cov(draws, rowvar=False) - np.eye(6)
+    assert np.abs(errors).max() < 5 / np.sqrt(4_000) * np.sqrt(2)
+    assert kstest(np.ravel(draws), "norm").pvalue > 1e-3

@@ -15,6 +15,7 @@ their minimum at the exact Q whatever the probes.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -22,7 +23,12 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Float
 
-from score_sde.arrays import example_keys, expand_like, mean_over_data
+from score_sde.arrays import (
+    example_keys,
+    expand_like,
+    in_one_piece,
+    mean_over_data,
+)
 from score_sde.flow_map import as_denoiser, carry_density, needs_divergence
 from score_sde.types import Array, Denoise, Jump, Key, Points
 
@@ -40,7 +46,8 @@ def random_probes(key: Key, x: Points, num_probes: int = 1) -> Probes:
     """
     keys = example_keys(key, len(x))
     shape = (num_probes, *x.shape[1:])
-    return jax.vmap(lambda key: jr.rademacher(key, shape, x.dtype), out_axes=1)(keys)
+    signs = partial(in_one_piece, jr.rademacher)
+    return jax.vmap(lambda key: signs(key, shape, x.dtype), out_axes=1)(keys)
 
 
 def exact_probes(x: Points) -> Probes:

@@ -140,6 +140,9 @@ class Run(NamedTuple):
     def log_prob(self, rows: Mapping[str, Any]) -> LogProb:
         """Log-probabilities of examples {"values": [batch, *shape], ...}, in nats.
 
+        Of stored levels they are log p(x) - log q(x given levels), the width of the
+        bins in q: bits/dim are `bits_per_dim(nats, num_dims, num_levels=None)`.
+
         Of a student that learned the divergence of its jumps, by a few of these.
         """
         experiment = self.experiment

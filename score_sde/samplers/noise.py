@@ -12,6 +12,7 @@ from score_sde.arrays import (
     as_data,
     example_keys,
     expand_like,
+    in_one_piece,
     per_example,
     where_example,
 )
@@ -132,14 +133,16 @@ def brownian(key: Key, at: Array, shape: tuple[int, ...], depth: int) -> Array:
         key, at, low, high = now
         here, *halves = jr.split(key, 3)
         std = 2.0 ** (-0.5 * level.astype(at.dtype) - 1)
-        middle = 0.5 * (low + high) + std * jr.normal(here, shape, at.dtype)
+        middle = 0.5 * (low + high) + std * in_one_piece(
+            jr.normal, here, shape, at.dtype
+        )
         right = at >= 0.5
         low, high = jnp.where(right, middle, low), jnp.where(right, high, middle)
         key = jnp.where(right, *halves[::-1])
         return key, jnp.where(right, 2 * at - 1, 2 * at), low, high
 
     end, inside = jr.split(key)
-    last = jr.normal(end, shape, at.dtype)
+    last = in_one_piece(jr.normal, end, shape, at.dtype)
     start = inside, at, jnp.zeros_like(last), last
     _, rest, low, high = jax.lax.fori_loop(0, depth, halve, start)
     return low + rest * (high - low)
