@@ -42,7 +42,7 @@ def scored(
     chosen = np.random.RandomState(0).permutation(len(test))[:count]
     bits: list[float] = []
     for first in range(0, count, batch):
-        found = run.log_prob(test[chosen[first : first + batch]])
+        found = run.log_prob(test[chosen[first : first + batch]], first=first)
         each = ss.bits_per_dim(found.nats, num_dims=784, num_levels=None)
         bits += np.asarray(each).tolist()
         evals = int(np.max(found.num_evals))

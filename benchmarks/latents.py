@@ -16,6 +16,7 @@ many runs.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -61,7 +62,7 @@ def with_steps(run: Run, num_steps: int) -> Run:
     ends = {"sigma_min": sde.sigma(sde.t_min), "sigma_max": sde.sigma(sde.t_max)}
     grid = partial(GRIDS["karras"], num_steps, **ends)
     drawing = run.experiment.drawing._replace(grid=grid)
-    return run._replace(experiment=run.experiment._replace(drawing=drawing))
+    return dataclasses.replace(run, experiment=run.experiment._replace(drawing=drawing))
 
 
 def sample_flops(run: Run, evals: float) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Cascades: stages that suit each other, their samples, costs and likelihoods."""
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 
@@ -237,7 +238,8 @@ def test_examples_of_stages_must_be_pictures_of_each_other():
     other = bare("digits:small", data__method="bicubic")
     where = {EARLIER: Companion(run="runs/other")}
     later = bare("digits:super_resolution")
-    later = later._replace(experiment=later.experiment._replace(companions=where))
+    changed = later.experiment._replace(companions=where)
+    later = dataclasses.replace(later, experiment=changed)
     with pytest.raises(UserError, match="runs/other are not the small pictures"):
         cascade.check_pictures([other, later])
 
@@ -267,7 +269,7 @@ def tiny(stem, earlier=None, **fields):
         where = {EARLIER: Companion(run="first")}
         experiment = experiment._replace(companions=where)
     params = train.initial_params(experiment)
-    return run._replace(experiment=experiment, params=params)
+    return dataclasses.replace(run, experiment=experiment, params=params)
 
 
 PAIRS = (

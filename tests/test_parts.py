@@ -103,7 +103,16 @@ def test_a_run_in_a_notebook_is_three_lines(run):
     drawn = opened.sample(8)
     assert np.isfinite(drawn.levels).all()
     rows = opened.dataset.test[np.arange(4)]
-    assert opened.log_prob(rows).nats.shape == (4,)
+    nats = opened.log_prob(rows).nats
+    assert nats.shape == (4,)
+    # Batches of one size are compiled once, and an example has its own random numbers.
+    later = opened.log_prob(opened.dataset.test[np.arange(1, 5)], first=1)
+    np.testing.assert_allclose(later.nats[:3], nats[1:], rtol=1e-4)
+    np.testing.assert_allclose(
+        opened.sample(8, first=2).levels[:6], drawn.levels[2:], rtol=1e-5, atol=1e-6
+    )
+    assert opened._score._cache_size() == 1
+    assert [draw._cache_size() for _, draw in opened._draws] == [1]
     # They are the samples that the program draws.
     with np.load(run / "samples.npz") as found:
         np.testing.assert_allclose(drawn.levels, found["samples"], rtol=1e-5, atol=1e-6)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -50,8 +51,12 @@ NEEDS: dict[str, Callable[[Objective], bool]] = {
 """What a run may have to be of use -> whether its objective trains it."""
 
 
-class Run(NamedTuple):
-    """A trained run. `config` and `experiment` say what it is; the rest uses it."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """A trained run. `config` and `experiment` say what it is; the rest uses it.
+
+    What `sample` and `log_prob` compile is kept with it, for each number of examples.
+    """
 
     config: Mapping[str, Any]
     experiment: Experiment
@@ -122,23 +127,35 @@ class Run(NamedTuple):
         drawn: Samples | None = None
         points: Any = None
         labels: Any = None
-        for number, stage in enumerate(self.stages):
-            following = self.stages[number + 1 : number + 2]
-            experiment = as_stage(stage.experiment, *(r.experiment for r in following))
+        for number, (stage, (experiment, draw)) in enumerate(
+            zip(self.stages, self._draws, strict=True)
+        ):
             cond = told_samples(experiment, index, points, labels)
             labels = (cond or {}).get("label")
             keys = sample_keys(experiment.seed, first, count, stage=number)
-            offers = stage.companions.offers
-            draw = partial(
-                draw_samples, experiment.model, experiment.drawing, offers=offers
-            )
-            drawn = jax.jit(draw)(stage.params, keys, cond)
+            drawn = draw(stage.params, keys, cond)
             points = drawn.points
         assert drawn is not None
         return drawn
 
-    def log_prob(self, rows: Mapping[str, Any]) -> LogProb:
+    @cached_property
+    def _draws(self) -> list[tuple[Experiment, Callable[..., Samples]]]:
+        """Each stage as it is drawn, and its function of (params, keys, cond)."""
+        following = [*(stage.experiment for stage in self.stages[1:]), None]
+        found: list[tuple[Experiment, Callable[..., Samples]]] = []
+        for stage, after in zip(self.stages, following, strict=True):
+            experiment = as_stage(stage.experiment, *([after] if after else []))
+            offers = stage.companions.offers
+            draw = partial(
+                draw_samples, experiment.model, experiment.drawing, offers=offers
+            )
+            found.append((experiment, jax.jit(draw)))
+        return found
+
+    def log_prob(self, rows: Mapping[str, Any], *, first: int = 0) -> LogProb:
         """Log-probabilities of examples {"values": [batch, *shape], ...}, in nats.
+
+        Noise and probes are those of the examples with numbers first, first + 1, ...
 
         Of stored levels they are log p(x) - log q(x given levels), the width of the
         bins in q: bits/dim are `bits_per_dim(nats, num_dims, num_levels=None)`.
@@ -146,16 +163,20 @@ class Run(NamedTuple):
         Of a student that learned the divergence of its jumps, by a few of these.
         """
         experiment = self.experiment
-        keys = sample_keys(experiment.seed, 0, len(rows["values"]))
+        keys = sample_keys(experiment.seed, first, len(rows["values"]))
         fold: Callable[..., Any] = jax.vmap(jax.random.fold_in, in_axes=(0, None))
         cond = conditions.of_examples(experiment.model.conditions, rows)
-        return jax.jit(scorer(experiment))(
+        return self._score(
             self.params,
             *(fold(keys, 0), fold(keys, 1)),
             rows["values"],
             cond,
             np.float32(1),
         )
+
+    @cached_property
+    def _score(self) -> Callable[..., LogProb]:
+        return jax.jit(scorer(self.experiment))
 
 
 def open_run(
