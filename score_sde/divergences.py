@@ -8,6 +8,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jaxtyping import Float
 
 from score_sde.arrays import as_float, in_one_piece, matmul, wide
@@ -18,8 +19,8 @@ Divergence = Callable[[Drift, Array, Key | None], tuple[Array, Array]]
 """(drift, x, key) -> (drift at x, estimates of the trace of its Jacobian).
 
 All are of one example. The estimates, [num_probes], are independent and each unbiased;
-a single one is the trace itself or of a single probe. More probes than the default are
-bound by `functools.partial(hutchinson, num_probes=8)`.
+a single one is the trace itself or has no error that is known. More probes than the
+default are bound by `functools.partial(hutchinson, num_probes=8)`.
 """
 
 
@@ -55,6 +56,47 @@ def hutchinson_sphere(
     v = _probes(jr.normal, key, x, num_probes)
     length = jnp.sqrt((v**2).sum(tuple(range(1, v.ndim)), keepdims=True))
     return _probed(drift, x, math.sqrt(x.size) * v / length)
+
+
+def hierarchical(
+    drift: Drift, x: Array, key: Key | None, *, num_probes: int = 1
+) -> tuple[Array, Array]:
+    """Estimate the trace by signs that differ between neighbours (Stathopoulos 2013).
+
+    Random signs are multiplied by rows of a Hadamard matrix, one for each of num_probes
+    colours of the positions, so that the mean over all of them, one estimate, holds no
+    element of J between two colours: near positions, where J is large, have different
+    ones. With a colour for every position the trace is exact; with one it is
+    `hutchinson`.
+
+    Raises: ValueError if num_probes is no power of two.
+    """
+    if num_probes < 1 or num_probes & (num_probes - 1):
+        raise ValueError(
+            f"num_probes is {num_probes}; hierarchical probes are a power of two."
+        )
+    places = np.arange(num_probes).reshape(-1, *[1] * x.ndim) & colours(x.shape)
+    signs = 1 - 2 * (np.bitwise_count(places) % 2).astype(np.int8)
+    v = _probes(jr.rademacher, key, x, 1) * jnp.asarray(signs, x.dtype)
+    value, traces = _probed(drift, x, v)
+    return value, traces.mean(keepdims=True)
+
+
+def colours(dims: tuple[int, ...]) -> np.ndarray:
+    """Number the positions of an array so that near ones differ in low bits.
+
+    From the lowest bit: the parity of the sum of all coordinates, each coordinate's but
+    the last one's, and so on with all coordinates halved. Every position has a number
+    of its own.
+    """
+    code, place = np.zeros(dims, np.int64), 0
+    at = [axis for axis in np.indices(dims) if axis.size and axis.max()]
+    while at:
+        for bit in [sum(at), *at[:-1]]:
+            code |= (bit & 1) << place
+            place += 1
+        at = [axis >> 1 for axis in at if axis.max() > 1]
+    return code
 
 
 def hutch_plus_plus(
@@ -110,6 +152,7 @@ DIVERGENCES: dict[str, Callable[..., tuple[Array, Array]]] = {
     "hutchinson_gaussian": hutchinson_gaussian,
     "hutchinson_sphere": hutchinson_sphere,
     "hutch_plus_plus": hutch_plus_plus,
+    "hierarchical": hierarchical,
 }
 
 

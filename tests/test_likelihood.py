@@ -226,7 +226,10 @@ def test_random_traces_are_unbiased_and_within_their_error(name, num_probes, key
     """Of a drift that is not linear, at a point, in 95 % of 20,000 repeats."""
     matrix = jr.normal(key, (12, 12))
     drift, x = lambda x: jnp.sin(matrix @ x), jnp.arange(12.0) / 10
+    if name == "hierarchical":  # its probes are one estimate, and a power of two
+        num_probes = {1: 1, 6: 4}[num_probes]
     divergence = partial(DIVERGENCES[name], num_probes=num_probes)
+    num_probes = 1 if name == "hierarchical" else num_probes
     keys = jr.split(jr.key(1), 20_000)
     value, traces = jax.jit(jax.vmap(lambda k: divergence(drift, x, k)))(keys)
     assert traces.shape == (20_000, num_probes)
@@ -269,6 +272,57 @@ def test_the_variances_of_probes_are_the_published_ones(key):
         traces = jax.vmap(lambda k, one=one: one(k)[1])(keys)
         # Relative error of a variance: sqrt((kurtosis - 1) / n), of kurtosis below 15.
         assert float(traces.var()) == pytest.approx(variance, rel=0.05)
+
+
+@pytest.mark.parametrize("num_probes", [1, 2, 4, 8])
+def test_hierarchical_probes_vary_with_elements_of_one_colour_alone(num_probes, key):
+    """Of a symmetric A: 2 sum of a_ij^2 over all i != j of one colour."""
+    dims = (3, 4, 2)
+    matrix = jr.normal(key, (24, 24))
+    matrix = matrix + matrix.T
+    drift, x = lambda x: (matrix @ x.ravel()).reshape(dims), jnp.zeros(dims)
+    colour = divergences.colours(dims).ravel() % num_probes
+    alike = (colour[:, None] == colour[None]) & ~np.eye(24, dtype=bool)
+    expected = 2 * float((np.asarray(matrix)[alike] ** 2).sum())
+    one = partial(DIVERGENCES["hierarchical"], drift, x, num_probes=num_probes)
+    traces = jax.jit(jax.vmap(lambda k: one(k)[1]))(jr.split(jr.key(1), 50_000))
+    assert float(traces.var()) == pytest.approx(expected, rel=0.06)
+    assert abs(float(traces.mean() - jnp.trace(matrix))) < 4 * np.sqrt(expected / 5e4)
+
+
+@pytest.mark.parametrize(
+    ("dims", "num_probes"),
+    [((8,), 8), ((5,), 8), ((3, 4, 2), 64), ((2, 2, 2, 1), 8), ((), 1)],
+)
+def test_a_colour_for_every_position_makes_the_trace_exact(dims, num_probes, key):
+    size = int(np.prod(dims))
+    matrix = jr.normal(key, (size, size))
+    traces = DIVERGENCES["hierarchical"](
+        lambda x: (matrix @ x.reshape(size)).reshape(dims),
+        jnp.ones(dims),
+        jr.key(1),
+        num_probes=num_probes,
+    )[1]
+    np.testing.assert_allclose(traces, [jnp.trace(matrix)], rtol=1e-9)
+
+
+def test_four_colours_find_the_trace_of_what_sees_its_neighbours_alone(key):
+    """Pixels of one colour are two apart, and a kernel of side 3 reaches one."""
+    kernel, names = jr.normal(key, (3, 3, 1, 1)), ("NHWC", "HWIO", "NHWC")
+
+    def drift(x):
+        return jax.lax.conv_general_dilated(
+            x[None], kernel, (1, 1), "SAME", dimension_numbers=names
+        )[0]
+
+    one = partial(DIVERGENCES["hierarchical"], drift, jnp.ones((8, 8, 1)), jr.key(1))
+    exact = 64 * kernel[1, 1, 0, 0]
+    np.testing.assert_allclose(one(num_probes=4)[1], [exact], rtol=1e-9)
+    assert abs(float(one(num_probes=2)[1][0] - exact)) > 1e-3
+    same = DIVERGENCES["hutchinson"](drift, jnp.ones((8, 8, 1)), jr.key(1))[1]
+    np.testing.assert_array_equal(one()[1], same)
+    with pytest.raises(ValueError, match="num_probes is 3; hierarchical probes are"):
+        one(num_probes=3)
 
 
 def test_hutch_plus_plus_is_exact_up_to_its_rank(key):

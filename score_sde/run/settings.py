@@ -218,7 +218,8 @@ class Scoring:
 
     Attributes:
         divergence: of the probability flow: exact, or estimated by random probes.
-        num_probes: of each evaluation, where it is estimated.
+        num_probes: of each evaluation, where it is estimated; a power of two where the
+            divergence is hierarchical, whose probes differ between neighbours.
         dequantisation: truncated_normal is for models trained on centres, variational
             for those trained with a flow, uniform for the others.
         solver: dopri5, the Runge-Kutta method of most published numbers, or multistep,
@@ -258,6 +259,13 @@ class Scoring:
     def __post_init__(self) -> None:
         require(
             self,
+            (
+                "num_probes a power of two for divergence 'hierarchical'",
+                lambda s: (
+                    s.divergence != "hierarchical"
+                    or s.num_probes & (s.num_probes - 1) == 0
+                ),
+            ),
             (
                 "solver 'multistep' where num_steps > 0",
                 lambda s: s.num_steps == 0 or s.solver == "multistep",
