@@ -364,11 +364,14 @@ def test_a_phase_is_retrieved_where_the_prior_is_near():
         Magnitude(), y, noise_std=0.05, sigma_data=0.25, ode_steps=1, langevin_steps=60
     )
     sigmas = ss.grids.karras(8, sigma_min=0.02, sigma_max=10.0)
-    x = sigmas[0] * jr.normal(KEY, (8, *x0.shape[1:]))
+    x = sigmas[0] * jr.normal(KEY, (64, *x0.shape[1:]))
     out = jax.jit(lambda x: ss.sample(rule, denoise, x, sigmas, key=KEY).x)(x)
     before = float(jnp.sqrt(((x0 - truth) ** 2).mean()))
     after = float(jnp.sqrt(((out.mean(0, keepdims=True) - truth) ** 2).mean()))
-    assert after < 0.6 * before
+    # Six other keys give 0.58 to 0.62.
+    assert after < 0.65 * before
+    off = [float(jnp.abs(Magnitude()(x) - y).mean()) for x in (x0, out)]
+    assert off[1] < 0.4 * off[0]
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,9 @@ def dequantise(key: Key, values: Array, *, num_levels: int | None) -> Array:
     if num_levels is None:
         return x
     noise = per_example(jr.uniform, example_keys(key, x.shape[0]), x)
-    return 2 * (x + noise) / num_levels - 1
+    # Rounding would put one of 200,000 points on the edge, which is the next bin's.
+    edge = 2 * (x + 1) / num_levels - 1
+    return jnp.minimum(2 * (x + noise) / num_levels - 1, edge - 2.0**-22)
 
 
 def centres(values: Any, *, num_levels: int | None) -> Any:
