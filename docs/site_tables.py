@@ -190,6 +190,11 @@ def programs() -> str:
     return table(["program", "what"], rows)
 
 
+def _shorter(stem: str) -> str:
+    """The program of a record that is one of several, as conditional_text is."""
+    return stem.rpartition("_")[0]
+
+
 def records() -> str:
     """Every record of a benchmark: who writes it, where, when and with what."""
     rows = []
@@ -202,8 +207,8 @@ def records() -> str:
             for key in ("jax", "flax", "diffrax")
             if key in versions
         )
-        program = path.stem.partition("_")[0] if path.stem != "conditional_text" else ""
-        module = ROOT / f"benchmarks/{program or 'conditional'}.py"
+        programs = (path.with_suffix(".py"), path.parent / f"{_shorter(path.stem)}.py")
+        module = next((p for p in programs if p.exists()), programs[1])
         said = first_line(module) if module.exists() else ""
         rows.append(
             [
