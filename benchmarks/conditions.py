@@ -22,6 +22,7 @@ import numpy as np
 
 from benchmarks.conditional import judge
 from benchmarks.restoration_digits import table
+from benchmarks.splits import all_rows
 from experiments import launch
 from score_sde import conditions, guidance
 from score_sde.conditions.attributes import measured
@@ -41,7 +42,7 @@ def opened(folder: Path, *arguments: str) -> Any:
 def asked(run: Any) -> Any:
     """What samples are told: what the held-out digits are."""
     held_out = run.experiment.dataset.test
-    rows = held_out[np.arange(len(held_out))]
+    rows = all_rows(held_out)
     return conditions.of_examples(run.experiment.model.conditions, rows)
 
 

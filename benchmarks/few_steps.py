@@ -21,6 +21,7 @@ import numpy as np
 
 import score_sde as ss
 from benchmarks.quality import made_by
+from benchmarks.splits import all_rows
 from score_sde.evaluation import class_statistics, frechet_distance
 from score_sde.flow_map import check_jumps
 from score_sde.run.extraction import Extraction, open_features
@@ -74,7 +75,7 @@ def main() -> None:
     teacher = ss.open_run(given.runs[0])
     by = open_features(teacher.experiment, teacher.config)
     train = teacher.dataset.train
-    real = by.features(train[np.arange(len(train))]["values"])
+    real = by.features(all_rows(train)["values"])
     given.workdir, given.budgets = given.runs[0], sorted(LEVELS)
     names = " ".join(f"runs/{path.name}" for path in given.runs)
     result = made_by(given, by.identity)

@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import score_sde as ss
+from benchmarks.splits import all_rows
 from score_sde.evaluation import frechet_distance
 from score_sde.networks.flops import count_flops, forward_flops
 from score_sde.run.extraction import open_features
@@ -142,7 +143,7 @@ def main() -> None:
     extraction = open_features(runs["pixels"].experiment, runs["pixels"].config)
     images = runs["pixels"].dataset
     real, held_out = (
-        split[np.arange(len(split))]["values"] for split in (images.train, images.test)
+        all_rows(split)["values"] for split in (images.train, images.test)
     )
     features = extraction.features
     known = features(real)

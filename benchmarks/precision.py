@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.splits import all_rows
 from experiments.launch import load_config
 from score_sde.run.build import build
 from score_sde.run.experiment import Experiment
@@ -73,7 +74,7 @@ def trained(dtype: str, num_steps: int) -> dict[str, Any]:
             began = time.perf_counter()
     losses = np.asarray(jax.device_get(losses), np.float64)
     seconds = (time.perf_counter() - began) / (num_steps - 1)
-    rows = experiment.dataset.test[np.arange(len(experiment.dataset.test))]
+    rows = all_rows(experiment.dataset.test)
     # In float32, so that the parameters alone differ.
     exact = experiment_in("float32")
 

@@ -25,6 +25,7 @@ import numpy as np
 
 import score_sde as ss
 from benchmarks.samplers import ADAPTIVE, SKIPPED, Problem, drawn, num_steps, trained
+from benchmarks.splits import all_rows
 from score_sde.evaluation import frechet_distance, kernel_distance, split_half_floor
 from score_sde.run.extraction import open_features
 from score_sde.samplers import SAMPLERS, Sampler
@@ -139,7 +140,7 @@ def main() -> None:
     run = ss.open_run(given.workdir)
     extraction = open_features(run.experiment, run.config)
     train = run.dataset.train
-    real = extraction.features(train[np.arange(len(train))]["values"])
+    real = extraction.features(all_rows(train)["values"])
     result = made_by(given, extraction.identity)
     kept: list[dict[str, Any]] = []
 

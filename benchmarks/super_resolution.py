@@ -76,7 +76,7 @@ def methods(folder: Path) -> list[dict[str, Any]]:
     """A row for each way to make the held-out digits bigger."""
     run = open_run(folder / "super_resolution")
     say, test = judged(run), run.dataset.test
-    rows_of = test[np.arange(len(test))]
+    rows_of = all_rows(test)
     told = conditions.of_examples(run.experiment.model.conditions, rows_of)
     keys = sample_keys(0, 0, len(test))
     small = told_small(run.experiment)

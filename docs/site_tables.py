@@ -190,11 +190,6 @@ def programs() -> str:
     return table(["program", "what"], rows)
 
 
-def _shorter(stem: str) -> str:
-    """The program of a record that is one of several, as conditional_text is."""
-    return stem.rpartition("_")[0]
-
-
 def records() -> str:
     """Every record of a benchmark: who writes it, where, when and with what."""
     rows = []
@@ -207,8 +202,9 @@ def records() -> str:
             for key in ("jax", "flax", "diffrax")
             if key in versions
         )
-        programs = (path.with_suffix(".py"), path.parent / f"{_shorter(path.stem)}.py")
-        module = next((p for p in programs if p.exists()), programs[1])
+        module = path.with_suffix(".py")
+        if not module.exists():  # one of several records, as conditional_text is
+            module = path.with_name(path.stem.rpartition("_")[0] + ".py")
         said = first_line(module) if module.exists() else ""
         rows.append(
             [

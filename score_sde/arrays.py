@@ -19,12 +19,12 @@ from score_sde.types import NO_LABEL, Array, Key, Scalar
 P = ParamSpec("P")
 T = TypeVar("T")
 
+# Products in full precision. By default GPUs round the factors of float32 products to
+# 11 bits and TPUs to 8, which is for networks: weights of a solver that sum to 1 with
+# both signs, or the law of an oracle, would be off in the third digit.
 einsum = partial(jnp.einsum, precision="highest")
 matmul = partial(jnp.matmul, precision="highest")
 tensordot = partial(jnp.tensordot, precision="highest")
-"""Products in full precision. By default GPUs round the factors of float32 products to
-11 bits and TPUs to 8, which is for networks: weights of a solver that sum to 1 with
-both signs, or the law of an oracle, would be off in the third digit."""
 
 
 def in_full_precision(function: Callable[P, T]) -> Callable[P, T]:

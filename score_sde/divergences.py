@@ -71,7 +71,7 @@ def hierarchical(
 
     Raises: ValueError if num_probes is no power of two.
     """
-    if num_probes < 1 or num_probes & (num_probes - 1):
+    if not is_power_of_two(num_probes):
         raise ValueError(
             f"num_probes is {num_probes}; hierarchical probes are a power of two."
         )
@@ -80,6 +80,11 @@ def hierarchical(
     v = _probes(jr.rademacher, key, x, 1) * jnp.asarray(signs, x.dtype)
     value, traces = _probed(drift, x, v)
     return value, traces.mean(keepdims=True)
+
+
+def is_power_of_two(number: int) -> bool:
+    """Whether there is a Hadamard matrix of this size by doubling: 1, 2, 4, 8, ..."""
+    return number > 0 and number & (number - 1) == 0
 
 
 def colours(dims: tuple[int, ...]) -> np.ndarray:

@@ -200,8 +200,6 @@ def is_jump(model: Denoise | Jump) -> TypeGuard[Jump]:
     """Whether a model is called with two levels: its third argument is `sigma_next`,
     or it takes four.
     """
-    if isinstance(model, FlowMap):
-        return True
     return num_arguments(model) > 3 or "sigma_next" in _names(model)
 
 

@@ -235,9 +235,8 @@ def _weights(past: History, t0: Array, t1: Array) -> tuple[Weights, Weights]:
 
     def integrated(scale: Array) -> Weights:
         measure = h * jnp.asarray(NODE_WEIGHTS, dtype) * scale
-        ratio = (matmul(jnp.abs(of_error), jnp.abs(measure))) / jnp.abs(
-            matmul(of_predictor, measure)
-        )
+        largest = matmul(jnp.abs(of_error), jnp.abs(measure))
+        ratio = largest / jnp.abs(matmul(of_predictor, measure))
         return Weights(
             matmul(by_predictor, measure), matmul(by_corrector, measure), factor * ratio
         )

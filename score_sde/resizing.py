@@ -140,6 +140,6 @@ def resized(x: Any, sides: tuple[int, int], how: str) -> Any:
         for source, size in zip((height, width), sides, strict=True)
     )
     # As products of matrices: the sums over rows first, then those over columns.
-    how_exact = {} if xp is np else {"precision": "highest"}
-    x = xp.moveaxis(xp.tensordot(rows, x, axes=((1,), (1,)), **how_exact), 0, 1)
-    return xp.moveaxis(xp.tensordot(columns, x, axes=((1,), (2,)), **how_exact), 0, 2)
+    precision = {} if xp is np else {"precision": "highest"}
+    x = xp.moveaxis(xp.tensordot(rows, x, axes=((1,), (1,)), **precision), 0, 1)
+    return xp.moveaxis(xp.tensordot(columns, x, axes=((1,), (2,)), **precision), 0, 2)

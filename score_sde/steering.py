@@ -179,7 +179,7 @@ def _followed(process: _Process, resampling: _Resampling, x: Array) -> Steered:
 
 
 class _Seen(NamedTuple):
-    """What a step reads of the particles where it begins."""
+    """Predictions and rewards at the particles, from which a step is taken."""
 
     denoised: Array
     """The mean of the predictions, by powers, shaped like x."""

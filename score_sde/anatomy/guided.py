@@ -16,8 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from score_sde import guidance
-from score_sde.anatomy.lines import as_grid, components, total_variation, widths
-from score_sde.arrays import matmul
+from score_sde.anatomy.lines import as_grid, components, integral, total_variation
 from score_sde.likelihood import log_prob
 from score_sde.oracles import LabelledMixture
 from score_sde.precondition import make_score
@@ -95,5 +94,5 @@ def _laws(
     )
     nats, log_class = oracle.log_prob(x, 0.0), oracle.log_class(x, 0.0, cond)
     laws = [jnp.exp(nats + w * log_class) for w in (1.0, weight)]
-    given, tilted = (law / (matmul(law, widths(grid))) for law in laws)
+    given, tilted = (law / integral(law, grid) for law in laws)
     return jnp.exp(found.nats), given, tilted

@@ -116,9 +116,14 @@ def widths(grid: Array) -> Array:
     return jnp.concatenate([half, none]) + jnp.concatenate([none, half])
 
 
+def integral(values: Array, grid: Array) -> Array:
+    """Integrate functions over a grid, [*functions, points]: [*functions]."""
+    return matmul(values, widths(grid))
+
+
 def is_covered(density: Array, grid: Array) -> Array:
     """Whether a grid has almost all mass of a density, [*laws, points]: [*laws]."""
-    return jnp.abs(matmul(density, widths(grid)) - 1) < MASS_TOLERANCE
+    return jnp.abs(integral(density, grid) - 1) < MASS_TOLERANCE
 
 
 def log_normal(x: Array, mean: Array, variance: Array) -> Array:
@@ -172,4 +177,4 @@ def total_variation(
 
 @jax.jit
 def _half_gap(density: Array, other: Array, grid: Array) -> Array:
-    return matmul(0.5 * jnp.abs(density - other), widths(grid))
+    return integral(0.5 * jnp.abs(density - other), grid)

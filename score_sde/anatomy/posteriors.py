@@ -20,11 +20,11 @@ from score_sde.anatomy.lines import (
     chain_of,
     check_time,
     components,
+    integral,
     is_covered,
     log_normal,
     noised_density,
     normal_rows,
-    widths,
 )
 from score_sde.arrays import as_float, matmul
 from score_sde.oracles import GaussianMixture
@@ -224,5 +224,5 @@ def _divergence(log_p: Array, log_q: Array, grid: Array) -> Array:
     divergences far below the rounding of p are right.
     """
     p, q = jnp.exp(log_p), jnp.exp(log_q)
-    nats = matmul(p * (log_p - log_q) - p + q, widths(grid))
+    nats = integral(p * (log_p - log_q) - p + q, grid)
     return jnp.where(is_covered(p, grid), nats, jnp.nan)

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from score_sde.anatomy.lines import (
     Components,
     as_grid,
+    integral,
     is_covered,
     log_normal,
     normal_rows,
@@ -102,13 +103,13 @@ def _drawn(
     """The fields of `Cascade`; parts are those of y with its noise."""
     kernel = normal_rows(grid, grid, jnp.full_like(grid, noise**2))  # [average, y]
     small = matmul(parts.weights, normal_rows(grid, parts.means, parts.variances))
-    drawn = matmul(first / (matmul(first, widths(grid))) * widths(grid), kernel)
+    drawn = matmul(first / integral(first, grid) * widths(grid), kernel)
     # Where neither has any mass, nothing is drawn.
     quotient = jnp.where(small > 0, drawn / jnp.where(small > 0, small, 1.0), 0.0)
     ratio = matmul(kernel, quotient * widths(grid))
     free = parts.variances - noise**2
     average = matmul(parts.weights, normal_rows(grid, parts.means, free))
-    error = matmul(0.5 * (average * jnp.abs(ratio - 1)), widths(grid))
+    error = integral(0.5 * (average * jnp.abs(ratio - 1)), grid)
     covered = is_covered(small, grid) & is_covered(drawn, grid)
     return small, drawn, ratio, jnp.where(covered, error, jnp.nan)
 

@@ -44,7 +44,7 @@ class Gaussian(GaussianMixture):
             jnp.asarray(s, x.dtype).reshape(-1, 1) for s in (sigma, sigma_next)
         )
         scale = jnp.sqrt((values[None] + level_next**2) / (values[None] + level**2))
-        return mean + matmul(scale * (matmul(x - mean, vectors)), vectors.T)
+        return mean + matmul(scale * matmul(x - mean, vectors), vectors.T)
 
     def jump_divergence(
         self, x: Points, sigma: Level, sigma_next: Level, cond: Any = None

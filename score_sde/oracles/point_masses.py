@@ -39,7 +39,7 @@ class PointMasses:
         log_joint = self._log_joint(x, *alpha_std(sigma, None, x))
         posterior = jax.nn.softmax(log_joint, axis=1)
         flat = jnp.asarray(self.points, x.dtype).reshape(len(self.points), -1)
-        return (matmul(posterior, flat)).reshape(x.shape)
+        return matmul(posterior, flat).reshape(x.shape)
 
     def score(
         self, xt: Points, t: Level, cond: Any = None, *, sde: SDE | None = None

@@ -141,10 +141,10 @@ class Run:
     @cached_property
     def _draws(self) -> list[tuple[Experiment, Callable[..., Samples]]]:
         """Each stage as it is drawn, and its function of (params, keys, cond)."""
-        following = [*(stage.experiment for stage in self.stages[1:]), None]
         found: list[tuple[Experiment, Callable[..., Samples]]] = []
-        for stage, after in zip(self.stages, following, strict=True):
-            experiment = as_stage(stage.experiment, *([after] if after else []))
+        for number, stage in enumerate(self.stages):
+            following = self.stages[number + 1 : number + 2]
+            experiment = as_stage(stage.experiment, *(r.experiment for r in following))
             offers = stage.companions.offers
             draw = partial(
                 draw_samples, experiment.model, experiment.drawing, offers=offers

@@ -11,6 +11,7 @@ import numpy as np
 from score_sde.data import Dataset, centres
 from score_sde.data.local import OnThisMachine
 from score_sde.dequantisation import DEQUANTISATIONS
+from score_sde.divergences import is_power_of_two
 from score_sde.fields import require, settings
 from score_sde.likelihood import DIVERGENCES, SOLVERS
 from score_sde.rules import (
@@ -262,8 +263,7 @@ class Scoring:
             (
                 "num_probes a power of two for divergence 'hierarchical'",
                 lambda s: (
-                    s.divergence != "hierarchical"
-                    or s.num_probes & (s.num_probes - 1) == 0
+                    s.divergence != "hierarchical" or is_power_of_two(s.num_probes)
                 ),
             ),
             (
