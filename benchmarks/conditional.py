@@ -22,7 +22,7 @@ from sklearn.svm import SVC
 
 from benchmarks.splits import all_rows
 from benchmarks.turns import in_turns
-from score_sde import conditions, guidance
+from score_sde import conditions, evaluation, guidance
 from score_sde.conditions import captions
 from score_sde.data import Dataset
 from score_sde.run.likelihoods import class_log_probs
@@ -74,7 +74,7 @@ def spread(images: np.ndarray, labels: np.ndarray) -> float:
 
 
 def by_bayes(experiment: Any, params: Any, count: int, batch: int) -> dict[str, Any]:
-    """How many held-out digits are likeliest under their own class."""
+    """How many held-out digits are likeliest under their own class, and how surely."""
     test = experiment.dataset.test
     run = jax.jit(
         partial(
@@ -90,9 +90,13 @@ def by_bayes(experiment: Any, params: Any, count: int, batch: int) -> dict[str, 
         keys = sample_keys(experiment.seed, first, batch)
         rows.append(np.asarray(run(params, keys, keys, test[index]["values"])))
     nats = np.concatenate(rows)[:count]
+    error = evaluation.calibration_error(nats, all_rows(test)["label"][:count])
     return {
         "count": count,
-        "accuracy": float((nats.argmax(1) == all_rows(test)["label"][:count]).mean()),
+        "accuracy": error.parts["accuracy"],
+        "confidence": error.parts["confidence"],
+        "calibration_error": [error.value, error.low, error.high],
+        "calibration_floor": error.parts["floor"],
         "seconds": round(time.monotonic() - start, 1),
     }
 
@@ -180,7 +184,8 @@ def main() -> None:
         result["bayes"] = bayes
         print(
             f"Bayes' rule: {bayes['accuracy']:.1%} of {bayes['count']} held-out "
-            f"digits, {bayes['seconds']} s"
+            f"digits, {bayes['seconds']} s, calibration error "
+            f"{bayes['calibration_error'][0]:.3f}"
         )
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import score_sde as ss
 from experiments import launch, train
 from score_sde.data import DATASETS, SOURCES
 from score_sde.run import edit as edits
@@ -193,6 +194,14 @@ def test_classes_are_drawn_as_asked_and_guided(tmp_path):
     assert "6 samples of heun, 5 evaluations each" in out
     assert "guided: 2 to 2 of the network each time" in out
     assert np.load(workdir / "samples.npz")["labels"].tolist() == [3, 7] * 3
+    opened = ss.open_run(workdir)
+    rows = opened.dataset.test[np.arange(3)]
+    of_classes = opened.class_log_probs(rows)
+    assert of_classes.shape == (3, 10)
+    for label in (0, 7):  # the points and probes of `log_prob`
+        told = rows | {"label": np.full(3, label, np.int32)}
+        nats = opened.log_prob(told).nats
+        np.testing.assert_allclose(of_classes[:, label], nats, rtol=1e-4)
     guided = ["--config.guidance.name=classifier", *labels]
     out = program("sample", f"--workdir={workdir}", *guided, code=2)
     assert "it needs another run: --config.companions.classifier.run=FOLDER" in out

@@ -113,6 +113,8 @@ def test_a_run_in_a_notebook_is_three_lines(run):
     )
     assert opened._score._cache_size() == 1
     assert [draw._cache_size() for _, draw in opened._draws] == [1]
+    with pytest.raises(ValueError, match="this model is told no class"):
+        opened.class_log_probs(rows)
     # They are the samples that the program draws.
     with np.load(run / "samples.npz") as found:
         np.testing.assert_allclose(drawn.levels, found["samples"], rtol=1e-5, atol=1e-6)

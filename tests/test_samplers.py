@@ -40,6 +40,9 @@ VARIANTS |= {
     "predictor_corrector subvp": SAMPLERS["predictor_corrector"](
         sde=ss.SubVP(), predictor="euler_maruyama", corrector="ald"
     ),
+    "predictor_corrector flow": SAMPLERS["predictor_corrector"](
+        predictor="probability_flow", corrector="none"
+    ),
 }
 # Its own tests are in test_samplers_chain: it takes steps of its own.
 OWN_STEPS = {"adaptive_sde"}

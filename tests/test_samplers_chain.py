@@ -387,7 +387,8 @@ def test_predictors_are_those_of_the_ancestor(case):
     xs, ts, zs = (array(arrays, given[k]) for k in ("x", "t", "z"))
     means = array(arrays, case["out"]["x_mean"])
     moved = array(arrays, case["out"]["x_next"])
-    predictor = pc.PREDICTORS[given["predictor"]]
+    flows = given.get("probability_flow")
+    predictor = pc.PREDICTORS["probability_flow" if flows else given["predictor"]]
     levels, scales = ancestor_levels(given)
     for xt, t, z, mean, x_next in zip(xs, ts, zs, means, moved, strict=True):
         if given["predictor"] == "euler_maruyama":
@@ -622,7 +623,11 @@ def test_a_langevin_step_by_norms_is_the_annealed_one_in_many_dimensions(key):
 @pytest.mark.parametrize("predictor", pc.PREDICTORS)
 @pytest.mark.parametrize("sde", ALL_SDES, ids=name_of)
 def test_predictors_of_every_sde_step_along_its_reverse_process(sde, predictor, key):
-    """The mean of a short step is that of the reverse SDE: -2 (D - x) in log sigma."""
+    """The mean of a short step is that of the reverse SDE: -2 (D - x) in log sigma.
+
+    A step of the flow has half of it, and no noise.
+    """
+    rate = 1 if predictor in pc.DETERMINISTIC else 2
     t = sde.t_from_sigma(jnp.asarray(0.8))
     gaps = []
     for dt in (1e-3, 1e-4):
@@ -634,8 +639,8 @@ def test_predictors_of_every_sde_step_along_its_reverse_process(sde, predictor, 
         drift, level = (mean - x) / passed, std / jnp.sqrt(passed)
         gaps.append(
             max(
-                float(jnp.abs(drift - 2 * (denoised - x)).max()),
-                float(jnp.abs(level - np.sqrt(2) * sigma)),
+                float(jnp.abs(drift - rate * (denoised - x)).max()),
+                float(jnp.abs(level - np.sqrt(2 * (rate - 1)) * sigma)),
             )
         )
     # An error of first order: a tenth of the step, a tenth of the gap; or rounding.

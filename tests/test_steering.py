@@ -54,7 +54,7 @@ def run(experts, sigmas=GRID, num=5_000, dims=1, groups=10, **options):
     return jax.jit(lambda keys: jax.lax.map(one, keys))(jr.split(jr.key(2), groups))
 
 
-def assert_has_moments(found, log_total, mean, variance):
+def assert_has_moments(found, log_total, mean, variance, *, spread=0.1):
     """50,000 particles: within 4 standard errors, by the spread of their groups."""
     x, weights = found.x[..., 0], np.exp(found.log_weights)
     wanted = {
@@ -65,15 +65,16 @@ def assert_has_moments(found, log_total, mean, variance):
     for name, (groups, exact) in wanted.items():
         error = groups.std(ddof=1) / np.sqrt(len(groups))
         assert abs(groups.mean() - exact) < 4 * error, name
-        assert error < 0.1 * max(1, abs(exact)), name
+        assert error < spread * max(1, abs(exact)), name
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("power", [0.5, 2.0])
+@pytest.mark.parametrize("power", [0.5, 2.0, 4.0])
 def test_tempered_laws_have_their_moments_and_normaliser(power):
     found = run(tempered(LINE.denoise, power))
     exact = moments_of(lambda x: np.exp(power * log_prob(LINE, x)))
-    assert_has_moments(found, *exact)
+    # The normaliser is a mean of products of weights, which vary with the power.
+    assert_has_moments(found, *exact, spread=0.1 if power < 4 else 0.15)
     # Scaled scores alone, without weights, sample from another law.
     if power == 2.0:
         groups = np.asarray(run(tempered(LINE.denoise, power), threshold=0.0).x).mean(1)

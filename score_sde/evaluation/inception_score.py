@@ -90,7 +90,7 @@ class _Part(NamedTuple):
 
 
 def _score_of_part(logits: np.ndarray) -> _Part:
-    log_p = _log_softmax(logits)
+    log_p = log_softmax(logits)
     p = np.exp(log_p)
     mean = p.mean(0)
     log_mean = np.log(np.where(mean > 0, mean, 1))
@@ -106,7 +106,8 @@ def _score_of_part(logits: np.ndarray) -> _Part:
     )
 
 
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Log-probabilities of classes from logits [examples, classes], in float64."""
     shifted = logits.astype(np.float64)
     shifted -= shifted.max(1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))
@@ -137,7 +138,7 @@ def class_statistics(
     Raises: ValueError for what are no logits.
     """
     array = feature_array("logits", logits, at_least=1)
-    probability = np.exp(_log_softmax(array).max(1))
+    probability = np.exp(log_softmax(array).max(1))
     share = float(np.mean(probability >= threshold))
     low, high = share_interval(share, len(array), level)
     sure = Estimate(

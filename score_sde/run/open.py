@@ -19,7 +19,7 @@ from score_sde.run import companions
 from score_sde.run.build import build, check_grid
 from score_sde.run.companions import Loaded
 from score_sde.run.experiment import EARLIER, Experiment
-from score_sde.run.likelihoods import scorer
+from score_sde.run.likelihoods import class_log_probs, scorer
 from score_sde.run.model import denoiser, jump, with_companions
 from score_sde.run.objective import Objective
 from score_sde.run.paths import OF_SAMPLES, differences, without
@@ -38,7 +38,7 @@ from score_sde.runtime.mesh import start_devices
 from score_sde.samplers import Sampler
 from score_sde.sde import SDE
 from score_sde.training.restore import restored_average
-from score_sde.types import Array, Denoise, Params, UserError
+from score_sde.types import Array, Denoise, Key, Params, UserError
 
 SAMPLES, DENOISER, AUTOENCODER = "samples", "denoiser", "autoencoder"
 LIKELIHOOD = "likelihood"
@@ -162,17 +162,41 @@ class Run:
 
         Of a student that learned the divergence of its jumps, by a few of these.
         """
-        experiment = self.experiment
-        keys = sample_keys(experiment.seed, first, len(rows["values"]))
+        cond = conditions.of_examples(self.experiment.model.conditions, rows)
+        keys, values = self._keys(rows, first), rows["values"]
+        return self._score(self.params, *keys, values, cond, np.float32(1))
+
+    def class_log_probs(self, rows: Mapping[str, Any], *, first: int = 0) -> Array:
+        """log p(x given class) of examples under every class, [batch, classes].
+
+        In nats, as by `log_prob`, with the same points and probes under all classes.
+        With equal priors, Bayes' rule makes of them the logits of a classifier.
+
+        Raises: ValueError for a model that is told no class.
+        """
+        keys, values = self._keys(rows, first), rows["values"]
+        told = [
+            conditions.of_examples(
+                self.experiment.model.conditions,
+                {"values": values, "label": np.full(len(values), label, np.int32)},
+            )
+            for label in range(min(2, self.experiment.dataset.num_classes))
+        ]
+        if len(told) < 2 or jax.tree.all(jax.tree.map(np.array_equal, *told)):
+            raise ValueError("class_log_probs: this model is told no class.")
+        return self._score_classes(self.params, *keys, values)
+
+    def _keys(self, rows: Mapping[str, Any], first: int) -> tuple[Key, Key]:
+        """The keys of the points and of the probes of examples."""
+        keys = sample_keys(self.experiment.seed, first, len(rows["values"]))
         fold: Callable[..., Any] = jax.vmap(jax.random.fold_in, in_axes=(0, None))
-        cond = conditions.of_examples(experiment.model.conditions, rows)
-        return self._score(
-            self.params,
-            *(fold(keys, 0), fold(keys, 1)),
-            rows["values"],
-            cond,
-            np.float32(1),
-        )
+        return fold(keys, 0), fold(keys, 1)
+
+    @cached_property
+    def _score_classes(self) -> Callable[..., Array]:
+        experiment = self.experiment
+        score = partial(class_log_probs, experiment.model, experiment.likelihood)
+        return jax.jit(partial(score, num_classes=experiment.dataset.num_classes))
 
     @cached_property
     def _score(self) -> Callable[..., LogProb]:

@@ -45,6 +45,20 @@ def reverse_diffusion(
     return Predicted(mean, a * jnp.sqrt(added))
 
 
+def probability_flow(
+    sde: SDE, x: Array, denoised: Array, sigma: Array, sigma_next: Array
+) -> Predicted:
+    """Reverse the forward step of the flow: xs = (2 - a) xt + v score / 2 (app. D.3).
+
+    For VP these are the paper's discrete flow steps along the DDPM chain, for VE those
+    along SMLD's; no noise is drawn.
+    """
+    a = _scale(sde, sigma, sigma_next)
+    added = (sigma - sigma_next) * (sigma + sigma_next)
+    mean = a * (2 - a) * x + 0.5 * a * (added / sigma**2) * (denoised - x)
+    return Predicted(mean, jnp.zeros_like(sigma))
+
+
 def ancestral_sampling(
     sde: SDE, x: Array, denoised: Array, sigma: Array, sigma_next: Array
 ) -> Predicted:
@@ -80,9 +94,13 @@ def euler_maruyama(
 PREDICTORS: dict[str, Predictor] = {
     "ancestral_sampling": ancestral_sampling,
     "euler_maruyama": euler_maruyama,
+    "probability_flow": probability_flow,
     "reverse_diffusion": reverse_diffusion,
 }
 
+
+DETERMINISTIC = frozenset({"probability_flow"})
+"""Predictors that draw no noise."""
 
 CORRECTORS = ("none", *STEP_SIZES)
 
@@ -104,7 +122,8 @@ class PredictorCorrector(Sampler):
             scaled by a^2 as published, which is 1 - beta of the chain for VP.
         snr: signal-to-noise ratio of the corrector's steps.
         n_steps: the number of the corrector's steps at each level.
-        denoise: leave the noise out of the step to sigma = 0.
+        denoise: leave all noise out of the step to sigma = 0, of which a step of the
+            flow would keep half.
     """
 
     sde: SDE = VE()
@@ -116,7 +135,7 @@ class PredictorCorrector(Sampler):
 
     @property
     def num_draws(self) -> int:
-        return self._num_corrections + 1
+        return self._num_corrections + self._predictor_draws
 
     @property
     def follows_path(self) -> bool:
@@ -124,7 +143,12 @@ class PredictorCorrector(Sampler):
 
     def draws_needed(self, num_steps: int, *, to_zero: bool) -> int:
         # The corrector draws at the last level too.
-        return self.num_draws * num_steps - (to_zero and self.denoise)
+        left_out = self._predictor_draws if to_zero and self.denoise else 0
+        return self.num_draws * num_steps - left_out
+
+    @property
+    def _predictor_draws(self) -> int:
+        return 0 if self.predictor in DETERMINISTIC else 1
 
     @property
     def _num_corrections(self) -> int:
@@ -149,10 +173,13 @@ class PredictorCorrector(Sampler):
         mean, std = PREDICTORS[self.predictor](
             self.sde, x, denoised, at.sigma, at.sigma_next
         )
-        if self.denoise:
-            std = jnp.where(at.sigma_next > 0, std, 0.0)
-        z = draw(self._num_corrections, at.sigma, at.sigma_next)
-        return Step(mean + std * z, denoised if first is None else first, state)
+        if self._predictor_draws:
+            if self.denoise:
+                std = jnp.where(at.sigma_next > 0, std, 0.0)
+            mean = mean + std * draw(self._num_corrections, at.sigma, at.sigma_next)
+        elif self.denoise:
+            mean = jnp.where(at.sigma_next > 0, mean, denoised)
+        return Step(mean, denoised if first is None else first, state)
 
     def num_evals(self, sigmas: Array) -> Array:
         return jnp.asarray((len(sigmas) - 1) * (self._num_corrections + 1))
