@@ -83,6 +83,15 @@ def wide(dtype: Any) -> Any:
     return dtype if jnp.dtype(dtype).itemsize > 4 else jnp.dtype(jnp.float32)
 
 
+def as_levels(sigma: Any) -> Array:
+    """Make noise levels floats of 32 bits at least, whatever the data's type is.
+
+    A grid or a schedule in the type of whole numbers would be cut off to them.
+    """
+    sigma = as_float(sigma)
+    return sigma.astype(wide(sigma.dtype))
+
+
 def is_traced(values: Any) -> bool:
     """Return whether any leaf of a pytree is traced, without a value to check."""
     return any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves(values))

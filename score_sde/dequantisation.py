@@ -89,9 +89,8 @@ def truncated_normal(
     eps = per_example(draw, example_keys(key, len(x0)), x0)
     log_norm = 0.5 * math.log(2 * math.pi) + jnp.log(sigma)
     inside = jnp.log(jax.lax.erf(half / math.sqrt(2)))
-    return Dequantised(
-        x0 + sigma * eps, sum_over_data(-0.5 * eps**2 - log_norm - inside)
-    )
+    x = data.within_bins(x0 + sigma * eps, values, num_levels=num_levels)
+    return Dequantised(x, sum_over_data(-0.5 * eps**2 - log_norm - inside))
 
 
 Flow = Callable[[Array, Array], tuple[Array, Array]]
@@ -114,7 +113,8 @@ def variational(
     u, log_density = flow(centres, eps)
     width = 2 / num_levels
     nats = log_density - math.prod(values.shape[1:]) * math.log(width)
-    return Dequantised(centres + (u - 0.5) * width, nats)
+    x = data.within_bins(centres + (u - 0.5) * width, values, num_levels=num_levels)
+    return Dequantised(x, nats)
 
 
 DEQUANTISERS: dict[str, Dequantiser] = {

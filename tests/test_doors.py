@@ -14,56 +14,18 @@ import jax.random as jr
 import numpy as np
 import pytest
 from cases import GAUSSIAN, unless
-from hypothesis import HealthCheck, given, settings
+from generated import LEVELS, few, half, like, points, smooth
+from hypothesis import given
 from hypothesis import strategies as st
 
 import score_sde as ss
-from score_sde import divergences, editing, guidance, measurements
+from score_sde import divergences, editing, measurements
 from score_sde.arrays import as_data, as_float, as_labels
 from score_sde.losses import WEIGHTS
 from score_sde.networks import NETWORKS, from_linen
 from score_sde.precondition import PRECONDITIONERS
 from score_sde.samplers import SAMPLERS, BrownianPath
 from score_sde.sde import SDES
-
-FLOATS = ("float16", "bfloat16", "float32", "float64")
-SHAPES = ((0, 2), (1, 1), (3, 2), (2, 3), (1, 2, 3), (2, 1, 1, 1), (2, 2, 2, 2, 1))
-LEVELS = (1e-6, 0.002, 1, np.float32(0.5), np.int8(3), jnp.float16(7), 80.0, 1e6)
-few = settings(
-    max_examples=5,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
-
-
-@st.composite
-def points(draw, types=FLOATS):
-    """Examples of any shape, of JAX or NumPy, of about unit size."""
-    shape, dtype = draw(st.sampled_from(SHAPES)), draw(st.sampled_from(types))
-    x = jr.normal(jr.key(draw(st.integers(0, 9))), shape).astype(dtype)
-    return np.asarray(x) if draw(st.booleans()) and dtype != "bfloat16" else x
-
-
-def smooth(x, sigma, cond=None):
-    """A cheap denoiser that answers in the type it is asked in."""
-    level = jnp.asarray(sigma, x.dtype)
-    level = level.reshape(level.shape + (1,) * (x.ndim * level.ndim - level.ndim))
-    return jnp.tanh(x) / (1 + level**2)
-
-
-def half(x, sigma, cond=None):
-    """The same, of a network that computes in bfloat16."""
-    return smooth(x, sigma).astype(jnp.bfloat16)
-
-
-def like(out, x):
-    """Whether a result is finite, and of the shape and type of x."""
-    assert out.shape == x.shape
-    assert out.dtype == x.dtype
-    return np.isfinite(np.asarray(out, np.float64)).all()
-
 
 # Loops without a fixed number of turns need compilation.
 COMPILED = ("dpm_fast", "dpm_adaptive", "adaptive_sde")
@@ -219,34 +181,6 @@ def test_weights(name, sigma):
         assert weight.shape == level.shape
         assert np.isfinite(weight).all()
         assert (weight >= 0).all()
-
-
-GUIDES = {
-    "static": guidance.static_threshold,
-    "dynamic": guidance.dynamic_threshold,
-    "temperature": partial(guidance.temperature, sigma_data=0.5),
-    "away": lambda d: guidance.autoguidance(d, d, 2.0),
-    "free": lambda d: (
-        lambda x, s: guidance.classifier_free(
-            lambda x, s, c: (
-                d(x, s) * (1 + c["vector"].reshape(-1, *[1] * (x.ndim - 1)))
-            ),
-            2.0,
-            rescale=0.5,
-        )(x, s, {"vector": jnp.ones(len(x), x.dtype)})
-    ),
-}
-
-
-@pytest.mark.parametrize("name", GUIDES)
-@few
-@given(x=points(), sigma=st.sampled_from(LEVELS[:5]))
-def test_guidance(name, x, sigma):
-    guided = GUIDES[name](smooth)
-    x = jnp.asarray(x)
-    if name == "dynamic" and x.size == 0:
-        return  # no quantile of nothing
-    assert like(guided(x, sigma), x)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from score_sde.data.scaling import centres as centres
 from score_sde.data.scaling import dequantise as dequantise
 from score_sde.data.scaling import flip_at_random as flip_at_random
 from score_sde.data.scaling import to_levels as to_levels
+from score_sde.data.scaling import within_bins as within_bins
 from score_sde.data.smaller import WAYS as WAYS
 from score_sde.data.smaller import Shrinking as Shrinking
 from score_sde.data.smaller import smaller as smaller

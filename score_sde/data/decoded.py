@@ -47,7 +47,9 @@ def rows_of(records: list[Record], format: Format) -> Rows:
     """
     for record in records:
         check_layout(record.values, format, record.where)
-    values = np.stack([record.values for record in records])
+    values = np.asarray([record.values for record in records])
+    if not records:
+        values = np.empty((0, *format.shape), np.uint8 if format.num_levels else None)
     check_range(values, format, lambda i: records[i].where)
     rows = {"values": as_stored(values)}
     if format.num_classes:

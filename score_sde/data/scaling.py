@@ -32,9 +32,17 @@ def dequantise(key: Key, values: Array, *, num_levels: int | None) -> Array:
     if num_levels is None:
         return x
     noise = per_example(jr.uniform, example_keys(key, x.shape[0]), x)
-    # Rounding would put one of 200,000 points on the edge, which is the next bin's.
-    edge = 2 * (x + 1) / num_levels - 1
-    return jnp.minimum(2 * (x + noise) / num_levels - 1, edge - 2.0**-22)
+    return within_bins(2 * (x + noise) / num_levels - 1, values, num_levels=num_levels)
+
+
+def within_bins(x: Array, values: Array, *, num_levels: int) -> Array:
+    """Move points that rounding put on the edges of their levels' bins back inside.
+
+    Else one of 200,000 points of float32 would be the next bin's.
+    """
+    level = values.astype(x.dtype)
+    low, high = (2 * (level + side) / num_levels - 1 for side in (0, 1))
+    return jnp.clip(x, low + 2.0**-22, high - 2.0**-22)
 
 
 def centres(values: Any, *, num_levels: int | None) -> Any:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from score_sde.arrays import as_float, expand_like, is_traced
+from score_sde.arrays import as_float, as_levels, expand_like, is_traced
 from score_sde.samplers.memory import Memory
 from score_sde.types import Array, Denoise, Jump, Level, Points, Scalar, Times
 
@@ -81,7 +81,7 @@ def interval(
     weight = check_weight(weight)
 
     def schedule(sigma: Array) -> Array:
-        sigma = jnp.asarray(sigma)
+        sigma = as_levels(sigma)
         inside = (low < sigma) & (sigma <= high)
         return jnp.where(inside, weight_at(weight, sigma), outside)
 
@@ -226,7 +226,7 @@ def combination(
 
 def weight_at(weight: Weight, sigma: Scalar) -> Array:
     """The weight at sigma, a scalar or in the shape of sigma."""
-    return jnp.asarray(weight(jnp.asarray(sigma)) if callable(weight) else weight)
+    return jnp.asarray(weight(as_levels(sigma)) if callable(weight) else weight)
 
 
 def check_weight(weight: Weight) -> Weight:

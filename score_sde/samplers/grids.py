@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from score_sde import schedules
-from score_sde.arrays import as_float, is_traced
+from score_sde.arrays import as_float, as_levels, is_traced
 from score_sde.fields import checks_rules
 from score_sde.rules import Positive, at_least, each, one_of
 from score_sde.sde import SDE, VP
@@ -233,7 +233,7 @@ def share_of_step(sigmas: Grid, sigma: Scalar) -> Array:
         sigmas: the grid, [num_steps + 1], decreasing.
         sigma: a scalar or [batch].
     """
-    sigma = jnp.asarray(sigma)
+    sigma = as_levels(sigma)
     grid = jnp.asarray(sigmas, sigma.dtype)
     # Rounding may bring a sampler somewhat below its level.
     number = (grid[None] > 1.0001 * sigma.reshape(-1, 1)).sum(1)
