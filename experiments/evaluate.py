@@ -25,7 +25,7 @@ def main(command: launch.Command) -> None:
     import shutil
 
     from score_sde.evaluation.plots import save_samples
-    from score_sde.run import super_resolution
+    from score_sde.run import by_steps, super_resolution
     from score_sde.run.describe import opened
     from score_sde.run.evaluate import measure, table
     from score_sde.run.provenance import circumstances, is_done, made_by
@@ -45,6 +45,8 @@ def main(command: launch.Command) -> None:
         parts = parts_folder(command.workdir / "evaluation_parts", causes)
         measured = measure(run.experiment, run.config, good, parts)
         found = measured.report()
+        if run.experiment.evaluation.step_counts:
+            found["by_steps"] = by_steps.measure_by_steps(run, parts)
         if run.earlier is None and super_resolution.told_small(run.experiment):
             found["beside_truth"] = super_resolution.beside_truth(
                 run.experiment, run.config, samples["samples"]
@@ -57,20 +59,23 @@ def main(command: launch.Command) -> None:
                     num_levels=run.dataset.num_levels,
                     columns=super_resolution.SHOWN,
                 )
-            _draw(run, good, measured, command.workdir / "evaluation.png")
+            costs = by_steps.costs_of(found.get("by_steps", []))
+            _draw(run, good, measured, costs, command.workdir / "evaluation.png")
             write_json(report, {"made_by": causes, "made": circumstances(), **found})
             shutil.rmtree(parts)
     print(
         f"{report}: samples beside {found['against']}, by features "
         f"{found['features']['name']!r}\n{table(found['metrics'])}"
     )
+    if "by_steps" in found:
+        print(by_steps.table(found["by_steps"]))
     if "beside_truth" in found:
         print(super_resolution.table(found["beside_truth"]))
     for name, why in found.get("skipped", {}).items():
         print(f"{name}: not measured: {why}")
 
 
-def _draw(run: Any, samples: Any, measured: Any, path: Path) -> None:
+def _draw(run: Any, samples: Any, measured: Any, costs: Any, path: Path) -> None:
     """Draw evaluation.png."""
     from score_sde.evaluation.plots import save_evaluation
 
@@ -87,6 +92,7 @@ def _draw(run: Any, samples: Any, measured: Any, path: Path) -> None:
         neighbours=examples,
         num_levels=run.experiment.shown.num_levels,
         curve=measured.curve,
+        costs=costs,
         floor=floor.get("value", {}).get("value"),
         caption=f"features: {measured.features['name']}; reference: {measured.text}",
     )

@@ -15,13 +15,13 @@ def main(command: launch.Command) -> None:
     from score_sde.run import companions
     from score_sde.run.build import build, check_grid
     from score_sde.run.describe import print_dry_run
+    from score_sde.run.in_training import make_evaluate
     from score_sde.run.model import project_params
     from score_sde.run.provenance import digest_of
     from score_sde.run.same_run import check_same, describe
     from score_sde.run.settings import resolved
     from score_sde.run.train import (
         initial_params,
-        make_evaluate,
         make_loss,
         scale_note,
         training_batches,
@@ -102,6 +102,7 @@ def main(command: launch.Command) -> None:
             workdir=command.workdir,
             evaluate=make_evaluate(
                 experiment,
+                config,
                 command.workdir,
                 mesh,
                 make_loss(scored, loaded.offers),

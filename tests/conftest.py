@@ -1,6 +1,7 @@
 """Numerics that let no mistake pass: float64, strict ranks and types, many devices."""
 
 import os
+import sys
 from pathlib import Path
 
 import jax
@@ -9,6 +10,7 @@ import jaxlib
 import jaxtyping
 import pytest
 import typecheck
+from as_a_user import ROOT
 
 # Most of the time of these tests is compilation: less than half of it this way.
 FLAGS = " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -51,3 +53,20 @@ def forget_programs():
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     if pages * os.sysconf("SC_PAGE_SIZE") > 3 * 2**30:
         jax.clear_caches()
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A clean folder, in which `score-sde` is that of this checkout."""
+    command = tmp_path / "bin/score-sde"
+    command.parent.mkdir()
+    program = "import sys; from experiments.cli import main; sys.exit(main())"
+    call = f"PYTHONPATH='{ROOT}' exec '{sys.executable}' -c '{program}'"
+    command.write_text(f'#!/bin/sh\n{call} "$@"\n')
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{command.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("XLA_FLAGS")  # those of the tests are for short programs
+    work = tmp_path / "work"
+    work.mkdir()
+    return work

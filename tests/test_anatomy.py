@@ -305,7 +305,7 @@ def pushed(num_steps, grid):
     ]
 
 
-@pytest.mark.parametrize("num_steps", unless((5, 10).__contains__, VARIATIONS))
+@pytest.mark.parametrize("num_steps", unless((10).__eq__, VARIATIONS))
 def test_reverse_chains_are_as_far_from_the_data_as_known(num_steps):
     grid = np.linspace(-6, 6, 1201)
     found = pushed(num_steps, grid)

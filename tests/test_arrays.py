@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from cases import GAUSSIAN
+from cases import GAUSSIAN, unless
 from scipy.stats import kstest
 
 import score_sde as ss
@@ -61,7 +61,9 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize(
+    "name", unless(("solve_ode", "denoising_loss").__contains__, CALLS)
+)
 def test_float64_of_numpy_is_float32_without_a_word_where_jax_holds_no_more(name):
     """A warning is an error in these tests."""
     with jax.enable_x64(False):
@@ -79,17 +81,24 @@ def test_whole_numbers_are_floats():
     np.testing.assert_array_equal(by_ints, by_floats)
 
 
+DRAWS = {
+    "prior_sample": lambda key: ss.prior_sample(key, (3, 2), sde=SDE),
+    "sample": lambda key: (
+        ss.sample("euler_ancestral", GAUSSIAN.denoise, X, SIGMAS, key=key).x
+    ),
+    "continuous_bound": CALLS["continuous_bound"],
+    "denoising_loss": CALLS["denoising_loss"],
+    "of_each": lambda key: ss.prior_sample(jr.split(key, 3), (3, 2), sde=SDE),
+}
+
+
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda key: ss.prior_sample(key, (3, 2), sde=SDE),
-        lambda key: (
-            ss.sample("euler_ancestral", GAUSSIAN.denoise, X, SIGMAS, key=key).x
-        ),
-        CALLS["continuous_bound"],
-        CALLS["denoising_loss"],
-        lambda key: ss.prior_sample(jr.split(key, 3), (3, 2), sde=SDE),
+        pytest.param(draw, marks=() if name == "sample" else pytest.mark.slow)
+        for name, draw in DRAWS.items()
     ],
+    ids=DRAWS,
 )
 def test_a_key_of_words_is_the_key_that_it_means(draw):
     typed, raw = (jax.tree.leaves(draw(make(7))) for make in (jr.key, jr.PRNGKey))

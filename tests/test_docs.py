@@ -1,6 +1,7 @@
 """The pages: commands exist and have the fields that they name, snippets run."""
 
 import importlib
+import itertools
 import re
 import runpy
 import shlex
@@ -157,6 +158,14 @@ def test_commands_exist_with_their_fields(where, program, words, tmp_path, regis
     assert not list(problems(command.config))
 
 
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.name)
+def test_a_command_of_several_lines_is_one_to_the_shell(path):
+    for _, content in blocks(path.read_text()):
+        for line, after in itertools.pairwise(content.splitlines()):
+            if re.match(r"\s+--\w", after):
+                assert line.endswith("\\"), line
+
+
 FILES = ("py", "json", "jsonl", "png", "npz")
 INLINE = re.compile(
     r"(?:--config\.)?([a-z_]+)\.([a-z_]+)(?:\.([a-z_]+))?(?:=.*|: \w+)?"
@@ -271,7 +280,9 @@ def run_snippets(some, folder):
 
 @pytest.mark.slow
 def test_a_loop_of_ones_own_trains(as_a_user):
-    run_snippets(snippets("python.md")[-1:], None)
+    names = run_snippets(snippets("python.md")[-2:], None)
+    assert int(names["state"].step) == 1
+    assert jax.tree.leaves(names["state"].params)[0].shape[-1] in (2, 64)
 
 
 @pytest.mark.slow

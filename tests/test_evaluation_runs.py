@@ -25,7 +25,7 @@ from score_sde.evaluation.plots import save_evaluation
 from score_sde.run import extraction
 from score_sde.run.build import build
 from score_sde.run.compare import comparison
-from score_sde.run.evaluate import measure, table
+from score_sde.run.evaluate import make_measure, measure, table
 from score_sde.run.extraction import in_parts, open_features, values_of
 from score_sde.run.sections import complete
 from score_sde.types import UserError
@@ -130,6 +130,12 @@ def test_held_out_digits_are_measured_like_training_digits(experiment, tmp_path)
     text = table(report["metrics"])
     assert "class_statistics.counts" in text
     assert "floor" in text
+    # As training measures.
+    measured = make_measure(experiment, config)(samples)
+    assert measured["frechet_distance"] == pytest.approx(value["value"], rel=1e-9)
+    assert measured["frechet_distance.high"] == pytest.approx(value["high"], rel=1e-9)
+    sure = rows["samples"]["sure"]
+    assert measured["class_statistics.sure.low"] == pytest.approx(sure["low"])
     # Nearest training examples, and the same again without files of parts.
     assert found.neighbours.shape == (12, 3)
     assert sorted(p.name for p in tmp_path.glob("*.npz")) == [

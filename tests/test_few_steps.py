@@ -322,6 +322,7 @@ def test_consistency_of_an_exact_teacher_step_is_at_its_minimum(oracle):
     near(end, there, 1e-9)
 
 
+@pytest.mark.slow
 @both
 def test_consistency_training_nears_distillation(oracle):
     """Heun's step of the teacher has a third-order error in the gap of the levels."""

@@ -9,7 +9,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 import scipy.ndimage
-from cases import LABELLED
+from cases import LABELLED, unless
 
 import score_sde as ss
 from experiments.launch import load_config
@@ -327,7 +327,7 @@ def test_equal_weights_of_bands_are_classifier_free():
 # The same everywhere.
 
 
-@sweep
+@pytest.mark.parametrize("name", unless("projected".__eq__, VARIANTS))
 def test_variants_work_under_jit_vmap_grad_and_in_float32(name):
     x, sigma, cond = examples(name), jnp.linspace(0.1, 6.0, 5), label(2)
     guided = VARIANTS[name](smooth, weight=3.0)

@@ -52,8 +52,8 @@ def of_marginal(oracle, sde):
     [
         # The largest error is 3e-7 at this tolerance, and falls with it.
         (GAUSSIAN, jnp.float64, 1e-7, 1e-6),
-        (MIXTURE, jnp.float64, 1e-7, 1e-6),
-        (MIXTURE, jnp.float32, 1e-5, 1e-3),
+        pytest.param(MIXTURE, jnp.float64, 1e-7, 1e-6, marks=pytest.mark.slow),
+        pytest.param(MIXTURE, jnp.float32, 1e-5, 1e-3, marks=pytest.mark.slow),
     ],
     ids=["Gaussian", "GaussianMixture", "float32"],
 )
@@ -334,7 +334,9 @@ def test_hutch_plus_plus_is_exact_up_to_its_rank(key):
 
 @pytest.mark.parametrize(
     "case",
-    [c for c in CASES if c["id"].endswith("/tight")],
+    unless(
+        lambda c: "gauss4" in c["id"], [c for c in CASES if c["id"].endswith("/tight")]
+    ),
     ids=lambda c: c["id"],
 )
 def test_log_likelihood_is_that_of_a_peer(case):
@@ -363,7 +365,10 @@ def test_log_likelihood_is_that_of_a_peer(case):
 
 @pytest.mark.parametrize(
     "case",
-    [c for c in CASES if c["function"] == "kd.log_likelihood_exact"],
+    unless(
+        lambda c: "gauss4" in c["id"],
+        [c for c in CASES if c["function"] == "kd.log_likelihood_exact"],
+    ),
     ids=lambda c: c["id"],
 )
 def test_exact_log_likelihood_is_that_of_a_peer(case):
@@ -481,9 +486,8 @@ def test_an_example_does_not_depend_on_its_batch(key):
     np.testing.assert_array_equal(part.num_evals, whole.num_evals[:2])
 
 
-@pytest.mark.parametrize(
-    "bad", [jnp.nan, pytest.param(jnp.inf, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
 def test_a_broken_score_ends_is_reported_and_spares_the_others(bad, key):
     sde, x = ss.VP(), noised(GAUSSIAN, ss.VP(), 3)
     marked = x.at[1].set(100.0)

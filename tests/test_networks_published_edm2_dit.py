@@ -37,12 +37,7 @@ SMALL = {
 }
 SHAPES = {"edm2": (16, 16, 3), "dit": (8, 8, 4)}
 # Every kind of block is in the smallest, every number that varies in one of these.
-QUICK = (
-    "edm2/edm2-img512-xxs",
-    "edm2/edm2-img64-m",
-    "edm2/edm2-img512-s-uncond",
-    "dit/DiT-S-8-256px",
-)
+QUICK = ("edm2/edm2-img512-xxs", "dit/DiT-S-8-256px")
 
 
 def here(images):
@@ -180,6 +175,7 @@ def test_edm2_with_other_options_is_the_published_network(key):
     assert relative_error(out, io[key]) < FLOAT32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_in_float64_nothing_but_rounding_is_left(name):
     module, params, io = loaded(name, np.float64)

@@ -52,12 +52,7 @@ PROGRAMS = {
     "improved-diffusion": "guided_diffusion",
 }
 # All names and conditions are in these or in the small networks below.
-QUICK = (
-    "score_sde/ve/ffhq_ncsnpp_continuous",
-    "edm/cifar10-32x32-cond-ncsnpp",
-    "edm/baseline-imagenet-64x64-cond-adm",
-    "improved-diffusion/lsun_uncond_100M",
-)
+QUICK = ("edm/cifar10-32x32-cond-ncsnpp", "improved-diffusion/lsun_uncond_100M")
 SIDES = {"multipliers": (1, 2), "blocks_per_level": 1, "attention_resolutions": (8,)}
 CONDITIONS = {"num_classes": 5, "augment_dims": 9}
 NCSNPP = {

@@ -41,6 +41,7 @@ CONFIG = {
     | {"rtol": 1e-2, "atol": 1e-2, "divergence": "exact"},
     "features": {"name": "doubled", "factor": 3.0},
     "metrics": {"mean_shift": {"scale": 0.5}, "frechet_distance": {}},
+    "evaluation": {"in_training": 6, "step_counts": (2, 6)},
     "extra": {"note": "of mine", "nested": {"field": (1, 2)}},
 }
 
@@ -65,6 +66,10 @@ def test_strangers_parts_train_sample_and_score(run):
     kept = json.loads((run / "config.json").read_text())
     assert kept["parts"] == [str(PARTS)]
     assert kept["extra"] == {"note": "of mine", "nested": {"field": [1, 2]}}
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["mean_shift"] > 0
+    low, value, high = (last[f"frechet_distance{end}"] for end in (".low", "", ".high"))
+    assert low <= value <= high
     command = parse("", [f"--workdir={run}"])
     sample.main(command)
     likelihood.main(command)
@@ -80,6 +85,11 @@ def test_strangers_parts_train_sample_and_score(run):
         shift = 1.5 * np.linalg.norm(real.mean(0) - file["samples"].mean(0))
     assert found["mean_shift"]["samples"]["value"]["value"] == pytest.approx(shift)
     assert found.keys() == {"mean_shift", "frechet_distance"}
+    rows = json.loads((run / "evaluation.json").read_text())["by_steps"]
+    assert [row["num_steps"] for row in rows] == [2, 6]
+    assert rows[0]["num_evals"] < rows[1]["num_evals"]
+    assert all(row["metrics"].keys() > {"mean_shift"} for row in rows)
+    assert (run / "evaluation.png").stat().st_size > 1_000
     code = (
         "import score_sde as ss\n"
         f"run = ss.open_run({str(run)!r})\n"
@@ -123,9 +133,15 @@ def test_a_run_in_a_notebook_is_three_lines(run):
 @pytest.mark.parametrize(
     "sections",
     [
-        {"network": {"name": "small_nnx", "width": 5}, "conditions": {}},
+        pytest.param(
+            {"network": {"name": "small_nnx", "width": 5}, "conditions": {}},
+            marks=pytest.mark.slow,
+        ),
         {"network": {"name": "linear_map", "gain": 0.2}, "conditions": {}},
-        {"objective": {"name": "absolute_error", "blur": 0.3}},
+        pytest.param(
+            {"objective": {"name": "absolute_error", "blur": 0.3}},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda s: next(iter(s.values()))["name"],
 )

@@ -4,7 +4,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.integrate
-from cases import unless
 
 from score_sde.training.post_hoc_ema import (
     Profile,
@@ -81,7 +80,8 @@ def test_each_step_weighs_as_much_as_the_profile_over_it():
     np.testing.assert_allclose(weights, np.diff(edges), atol=1e-6)
 
 
-@pytest.mark.parametrize("std", unless((0.12).__eq__, [0.06, 0.075, 0.12, 0.15]))
+@pytest.mark.slow
+@pytest.mark.parametrize("std", [0.06, 0.075, 0.12, 0.15])
 def test_a_reconstructed_average_is_the_one_tracked_directly(std, tmp_path):
     num_steps = 1_600
     values = walk(num_steps)

@@ -110,7 +110,6 @@ STRONG = {
     "dpmpp_2m_sde": SAMPLERS["dpmpp_2m_sde"](),
     "dpmpp_3m_sde": SAMPLERS["dpmpp_3m_sde"](),
 }
-SOME_STRONG = ("dpmpp_2m_sde",)
 
 
 def along_one_path(name, num_steps):
@@ -130,7 +129,8 @@ def limit():
     return along_one_path("euler_ancestral", 512)
 
 
-@pytest.mark.parametrize("name", unless(SOME_STRONG.__contains__, STRONG))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STRONG)
 def test_one_brownian_path_refined_leads_to_one_sample(name, limit):
     """Strong order 1, the noise being additive: the mean distance halves.
 

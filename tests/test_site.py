@@ -4,20 +4,17 @@ import json
 import os
 import re
 import runpy
-import shlex
 import subprocess
 import sys
 from html.parser import HTMLParser
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from as_a_user import DOCS, ROOT, commands, run
 
 import score_sde as ss
 
-ROOT = Path(__file__).parents[1]
-DOCS = ROOT / "docs"
 API = runpy.run_path(str(DOCS / "site_api.py"))
 PAGES = sorted(path.name for path in DOCS.glob("*.md"))
 
@@ -136,40 +133,6 @@ def test_the_site_is_written_and_all_its_links_are_alive(tmp_path):
     anatomy = (tmp_path / "notebooks/anatomy.html").read_text()
     assert anatomy.count("<math ") >= 4
     assert "arithmatex" not in anatomy
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A clean folder, in which `score-sde` is that of this checkout."""
-    command = tmp_path / "bin/score-sde"
-    command.parent.mkdir()
-    program = "import sys; from experiments.cli import main; sys.exit(main())"
-    call = f"PYTHONPATH='{ROOT}' exec '{sys.executable}' -c '{program}'"
-    command.write_text(f'#!/bin/sh\n{call} "$@"\n')
-    command.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{command.parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.delenv("XLA_FLAGS")  # those of the tests are for short programs
-    work = tmp_path / "work"
-    work.mkdir()
-    return work
-
-
-def run(words, folder):
-    done = subprocess.run(
-        words, cwd=folder, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, f"{words}:\n{done.stdout}{done.stderr}"
-    return done.stdout
-
-
-def commands(page):
-    """The commands of a page, in their order."""
-    text = (DOCS / page).read_text()
-    for block in re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
-        for line in re.sub(r"\\\n\s*", " ", block).splitlines():
-            if line.startswith("score-sde"):
-                yield shlex.split(line)
 
 
 def what_the_quickstart_is_given(folder):

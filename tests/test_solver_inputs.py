@@ -16,9 +16,8 @@ def score_of(oracle, sde):
     return lambda xt, t, cond=None: oracle.score(xt, t, sde=sde)
 
 
-@pytest.mark.parametrize(
-    "dtype", [jnp.float16, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_half_precision_is_solved_in_float32(dtype):
     """Data of N(0, 1/2), whose prior at t_max is exact to 1e-4 nats."""
     sde, variance = ss.EDM(), 0.5

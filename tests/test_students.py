@@ -93,7 +93,8 @@ def prepared(objective, model, oracle):
     return params, start._replace(prepared=kept)
 
 
-@pytest.mark.parametrize("name", unless("consistency_tuning".__eq__, STUDENTS))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STUDENTS)
 def test_losses_are_of_each_example_alone(name):
     """Finite, with a gradient, and the same in a larger batch."""
     objective = made(name)

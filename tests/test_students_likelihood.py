@@ -55,6 +55,7 @@ def test_losses_of_stored_flows_are_of_each_example_alone():
     assert sizes["divergence"]["Dense_1"]["kernel"] > 0
 
 
+@pytest.mark.slow
 def test_what_is_stored_is_the_flow_and_its_gain():
     """Levels rise; between any two of them map and gain are the oracle's."""
     objective = objective_of("direct_likelihood", num_probes=200)

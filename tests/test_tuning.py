@@ -66,6 +66,7 @@ def test_euler_steps_of_a_flow_that_is_linear_in_sigma_have_nothing_to_gain():
     np.testing.assert_array_equal(tuned.sigmas, STARTS[tuned.start])
 
 
+@pytest.mark.slow
 def test_the_distance_is_differentiated_through_the_sampler(key):
     """Against differences, for a level inside."""
     distance, _ = distances("heun", key)

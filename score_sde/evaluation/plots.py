@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -96,6 +96,15 @@ def save_metrics(path: Path, rows: Sequence[Mapping[str, float | None]]) -> None
         figure.savefig(partial, format="png", dpi=110)
 
 
+class Costs(NamedTuple):
+    """The Frechet distance of samples against what they cost, in ascending order."""
+
+    num_evals: np.ndarray
+    distance: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
 def save_evaluation(
     path: Path,
     *,
@@ -103,10 +112,11 @@ def save_evaluation(
     neighbours: np.ndarray | None,
     num_levels: int | None,
     curve: Mapping[str, np.ndarray] | None,
+    costs: Costs | None = None,
     floor: float | None,
     caption: str,
 ) -> None:
-    """Draw samples beside their nearest training examples, and FD against n.
+    """Draw samples beside their nearest training examples, FD against n and cost.
 
     Args:
         path: of the picture.
@@ -115,11 +125,12 @@ def save_evaluation(
         neighbours: training examples [n, k, ...], the nearest first; None for none.
         num_levels: grey levels of the images; None for latents.
         curve: the distance by the number of samples; None for none.
+        costs: the distance by the number of evaluations; None for none.
         floor: the distance between two halves of the data.
         caption: what was measured, and against what.
     """
     has_images = neighbours is not None and samples.ndim >= 4 and len(samples)
-    panels = int(bool(has_images)) + int(curve is not None)
+    panels = sum(map(bool, (has_images, curve is not None, costs is not None)))
     if not panels:
         return
     figure = _figure(6.5 * panels, 3.8)
@@ -129,6 +140,8 @@ def save_evaluation(
         _neighbours(axes.pop(0), samples, neighbours, num_levels)
     if curve is not None:
         _distance_by_number(axes.pop(0), curve, floor)
+    if costs is not None:
+        _distance_by_cost(axes.pop(0), costs, floor)
     with replaced(path) as partial:
         figure.savefig(partial, format="png", dpi=120)
 
@@ -174,6 +187,21 @@ def _distance_by_number(
     axes.set(xlabel="number of samples", ylabel="Frechet distance")
     axes.set_ylim(bottom=min(0.0, limit) - 0.05 * float(curve["distance"].max()))
     axes.legend(fontsize=8)
+
+
+def _distance_by_cost(axes: Any, costs: Costs, floor: float | None) -> None:
+    """Draw the Frechet distance against evaluations, with its intervals."""
+    bars = np.abs(np.stack([costs.low, costs.high]) - costs.distance)
+    axes.errorbar(costs.num_evals, costs.distance, bars, fmt="o-", capsize=3, lw=1)
+    if floor is not None:
+        axes.axhline(
+            floor, color="C7", ls="--", label=f"floor, two halves: {floor:.3g}"
+        )
+        axes.legend(fontsize=8)
+    axes.set(xlabel="evaluations of the denoiser", ylabel="Frechet distance")
+    axes.set_xscale("log")
+    axes.set_xticks(costs.num_evals, [f"{n:g}" for n in costs.num_evals])
+    axes.minorticks_off()
 
 
 def _figure(width: float, height: float) -> Any:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -151,6 +153,93 @@ def _split_features(
     return in_parts(path, count, values, extraction, logits=False)["features"]
 
 
+def make_measure(
+    experiment: Experiment, config: Mapping[str, Any]
+) -> Callable[[np.ndarray], dict[str, float]]:
+    """Make the function that measures samples again and again, as training does.
+
+    It takes samples in the user's units, and gives each number by its name, with the
+    ends of its interval beside it where it has one. The features of the data are
+    computed once, and there are no floors.
+
+    Args:
+        experiment: with the data, the features and the metrics.
+        config: the complete config.
+
+    Raises:
+        UserError: for features and references that can't be had.
+    """
+    extraction = open_features(experiment, config)
+    logits = any("logits" in reads_of(m) for m in experiment.metrics.values())
+    one = experiment.shown.test[np.arange(1)]["values"]
+    reference = open_reference(
+        experiment,
+        config,
+        extraction,
+        dims=extraction.features(one).shape[1],
+        logits=logits,
+        folder=None,
+    )
+    other = functools.cache(
+        partial(_split_features, experiment, extraction, reference, None)
+    )
+
+    def measure(samples: np.ndarray) -> dict[str, float]:
+        stored = experiment.shown.from_units(samples)
+        fake = in_parts(
+            None, len(stored), lambda index: stored[index], extraction, logits=logits
+        )
+        found: dict[str, float] = {}
+        for name, metric in experiment.metrics.items():
+            if _cannot(metric, reference):
+                continue
+            result = _bound(metric, reference, other)(fake[_kind(metric)])
+            for part, estimate in estimates_of(result).items():
+                label = f"{name}.{part}" if part else name
+                found[label] = estimate.value
+                if not math.isnan(estimate.low):
+                    found[f"{label}.low"] = estimate.low
+                    found[f"{label}.high"] = estimate.high
+        return found
+
+    return measure
+
+
+def _cannot(metric: Callable[..., Any], reference: Reference) -> str:
+    """Why a metric can't be had against the reference; "" if it can."""
+    if not reference.arrays and "moments" not in reads_of(metric):
+        return f"it needs the examples; {reference.record['file']} has moments alone"
+    return ""
+
+
+def _kind(metric: Callable[..., Any]) -> str:
+    """What a metric is computed of."""
+    return "logits" if "logits" in reads_of(metric) else "features"
+
+
+def _with_held_out(
+    metric: Callable[..., Any],
+    reference: Reference,
+    other: Callable[[str], np.ndarray],
+) -> Callable[..., Any]:
+    """The metric with the other split of the data, if it takes that."""
+    if "held_out" not in inspect.signature(metric).parameters:
+        return metric
+    against = reference.record.get("split", "train")
+    return partial(metric, held_out=other({"train": "test", "test": "train"}[against]))
+
+
+def _bound(
+    metric: Callable[..., Any],
+    reference: Reference,
+    other: Callable[[str], np.ndarray],
+) -> Callable[[np.ndarray], Any]:
+    """The metric as a function of what samples have, held against the reference."""
+    use_moments = reference.statistics is not None and "moments" in reads_of(metric)
+    real = reference.statistics if use_moments else reference.arrays[_kind(metric)]
+    return partial(_with_held_out(metric, reference, other), real)
+
+
 def _rows(
     metric: Callable[..., Any],
     reference: Reference,
@@ -168,21 +257,14 @@ def _rows(
     Returns:
         The rows of a report, or why there are none.
     """
-    reads = reads_of(metric)
-    kind = "logits" if "logits" in reads else "features"
-    if not reference.arrays and "moments" not in reads:
-        return f"it needs the examples; {reference.record['file']} has moments alone"
-    more: dict[str, Any] = {}
-    if "held_out" in inspect.signature(metric).parameters:
-        against = reference.record.get("split", "train")
-        more["held_out"] = other({"train": "test", "test": "train"}[against])
-    use_moments = reference.statistics is not None and "moments" in reads
-    real = reference.statistics if use_moments else reference.arrays[kind]
-    result = metric(real, fake[kind], **more)
+    if why := _cannot(metric, reference):
+        return why
+    result = _bound(metric, reference, other)(fake[_kind(metric)])
     rows: dict[str, Any] = {"samples": _fields(result)}
     arrays = {"samples": _lists(result)}
     if reference.arrays:
-        halves = split_half_floor(partial(metric, **more), reference.arrays[kind])
+        whole = _with_held_out(metric, reference, other)
+        halves = split_half_floor(whole, reference.arrays[_kind(metric)])
         rows["floor"], arrays["floor"] = _fields(halves), _lists(halves)
     if arrays["samples"]:
         rows["arrays"] = arrays

@@ -19,6 +19,7 @@ from score_sde.rules import (
     Positive,
     at_least,
     between,
+    each,
     one_of,
     up_to,
     within,
@@ -205,12 +206,18 @@ class Evaluation:
             EDM, EDM2 or guided-diffusion; "" for the examples.
         num_shown: how many samples the picture shows beside their nearest training
             examples; 0 for none, which spares reading these.
+        step_counts: numbers of steps of the grid at which as many samples are drawn and
+            measured besides, for quality against evaluations.
+        in_training: how many samples are measured by all metrics every
+            train.sample_every steps, beside the other reports; 0 for none.
     """
 
     against: Annotated[str, one_of(SPLITS)] = "train"
     num_real: Annotated[int, NonNegative] = 0
     reference: Annotated[str, OnThisMachine] = ""
     num_shown: Annotated[int, NonNegative] = 12
+    step_counts: Annotated[tuple[int, ...], each(Positive)] = ()
+    in_training: Annotated[int, NonNegative] = 0
 
 
 @settings

@@ -1,25 +1,21 @@
-"""Training a config: its loss, its batches, its cost, and its reports."""
+"""Training a config: its loss, its batches, and its cost."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jax.sharding import Mesh
 
 from score_sde import conditions, data
 from score_sde.data import batches
-from score_sde.evaluation.plots import save_losses, save_samples
-from score_sde.guidance import GUIDANCES, drop_condition
+from score_sde.guidance import drop_condition
 from score_sde.networks.flops import flops_of
 from score_sde.run.experiment import Experiment
 from score_sde.run.model import (
-    COMPANIONS,
     init_params,
     part_of_points,
     posterior_points,
@@ -28,18 +24,12 @@ from score_sde.run.model import (
 )
 from score_sde.run.objective import Batch, Context
 from score_sde.run.objectives import points_cost
-from score_sde.run.sample import make_draw, sample_keys
 from score_sde.run.settings import measured_sigma_data
-from score_sde.runtime.jobs import BY_EXAMPLE, EVERYWHERE, map_examples
-from score_sde.runtime.mesh import divisible, is_main_host, local_mesh, to_host
-from score_sde.training.step import NO_COMPANIONS, LossFn, StepContext, TrainState
+from score_sde.training.step import NO_COMPANIONS, LossFn, StepContext
 from score_sde.types import Array, Key, Params
 
 PREPARED = "prepared"
 """The name, among the companions' parameters, of what the objective prepared."""
-
-EVALUATED, NUM_LEVELS = 128, 12
-"""Held-out examples whose loss is followed in training, at how many noise levels."""
 
 TOLERATED, NUM_MEASURED = 1.5, 1_000
 """Factor by which sigma_data may be wrong unsaid, as seen on so many examples."""
@@ -215,108 +205,3 @@ def training_cost(
 
 def _bytes(arrays: Sequence[Any]) -> int:
     return sum(a.size * a.dtype.itemsize for a in arrays)
-
-
-Evaluate = Callable[[TrainState], dict[str, float]]
-Look = Callable[[Params, int, Path], dict[str, float]]
-"""(averaged parameters, step, folder for pictures) -> metrics."""
-
-
-def make_evaluate(
-    experiment: Experiment,
-    workdir: Path,
-    mesh: Mesh,
-    loss: LossFn,
-    companions: Mapping[str, Params] = NO_COMPANIONS,
-) -> Evaluate:
-    """Make the function that draws samples and scores held-out examples in training.
-
-    A picture of each goes to workdir/samples; the mean loss is returned. Every host
-    must call it, the first does the work.
-
-    Args:
-        experiment: that is trained.
-        workdir: its folder.
-        mesh: on which the state lies.
-        loss: of a batch; its mean is what is said of an objective without noise levels.
-        companions: role -> the parameters of other runs.
-    """
-    here, objective = local_mesh(), experiment.objective
-    held_out = experiment.dataset.test
-    count = divisible(min(EVALUATED, len(held_out)), here)
-    rows = held_out[np.arange(count) % len(held_out)]
-    keys = sample_keys(experiment.seed, 0, count)
-    draws = objective.trains_denoiser or objective.trains_jumps
-    looks = [_look_at_samples(experiment, here)] if draws else []
-    if objective.has_levels:
-        looks.append(_look_at_levels(experiment, here, keys, rows))
-    else:
-        looks.append(_look_at_loss(loss, keys[0], rows, companions))
-
-    def evaluate(state: TrainState) -> dict[str, float]:
-        params = with_companions(to_host(state.ema_params, mesh), companions)
-        found: dict[str, float] = {}
-        if is_main_host():
-            for look in looks:
-                found |= look(params, int(state.step), workdir / "samples")
-        return found
-
-    return evaluate
-
-
-def _look_at_samples(experiment: Experiment, here: Mesh) -> Look:
-    """Draw the model's own samples: guidance may need another model."""
-    alone = experiment.drawing._replace(guidance=GUIDANCES["none"], roles=())
-    _, draw = make_draw(experiment._replace(drawing=alone), here)
-
-    def look(params: Params, step: int, folder: Path) -> dict[str, float]:
-        levels = draw(params, 0)["levels"]
-        path = folder / f"step_{step:07d}.png"
-        save_samples(path, levels, num_levels=experiment.shown.num_levels)
-        return {}
-
-    return look
-
-
-def _look_at_levels(experiment: Experiment, here: Mesh, keys: Key, rows: Rows) -> Look:
-    """Compute the loss of held-out examples by noise level."""
-    model, objective = experiment.model, experiment.objective
-    cond = conditions.of_examples(model.conditions, rows)
-
-    stored = {name: rows[name] for name in ("values", "std") if name in rows}
-
-    def losses(params: Params, keys: Key, rows: Rows, cond: Any) -> Array:
-        points = training_points(model, keys, params, rows["values"])
-        points, cond = part_of_points(model, points, cond)
-        folded = jax.vmap(lambda key: jr.fold_in(key, 2))(keys)
-        x0 = posterior_points(folded, points.x, rows)
-        return objective.loss_by_level(
-            model, params, keys, x0, cond, num_levels=NUM_LEVELS
-        )
-
-    by_level = map_examples(losses, here, EVERYWHERE, *[BY_EXAMPLE] * 3)
-
-    def look(params: Params, step: int, folder: Path) -> dict[str, float]:
-        found = np.asarray(by_level(params, keys, stored, cond)).mean(0)
-        sigmas = np.asarray(objective.middle_levels(NUM_LEVELS))
-        save_losses(folder / f"loss_{step:07d}.png", sigmas, found)
-        return {"test_loss": float(found.mean())}
-
-    return look
-
-
-def _look_at_loss(
-    loss: LossFn, key: Key, rows: Rows, companions: Mapping[str, Params]
-) -> Look:
-    """Compute the objective's mean loss of held-out examples."""
-    compiled = jax.jit(loss)
-
-    def look(params: Params, step: int, folder: Path) -> dict[str, float]:
-        del folder
-        own = {name: p for name, p in params.items() if name != COMPANIONS}
-        # The average stands in for the target that follows the parameters.
-        now = jnp.asarray(step, jnp.int32)
-        context = StepContext(now, own, dict(companions), own)
-        return {"test_loss": float(compiled(key, own, rows, context).mean())}
-
-    return look

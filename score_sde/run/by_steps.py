@@ -1,0 +1,89 @@
+"""The quality of samples against what they cost: one run at several step counts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from score_sde.evaluation.plots import Costs
+from score_sde.run.build import build
+from score_sde.run.cascade import draw_stages
+from score_sde.run.evaluate import make_measure
+from score_sde.run.open import Run
+from score_sde.runtime.mesh import local_mesh
+
+DRAWN = "frechet_distance"
+"""The metric of the picture, if the config has it."""
+
+
+def measure_by_steps(run: Run, folder: Path) -> list[dict[str, Any]]:
+    """Draw and measure as many samples again at each of `evaluation.step_counts`.
+
+    Args:
+        run: an opened run; samples of all counts have the same noise.
+        folder: for the files of parts, so that a job that was interrupted goes on.
+
+    Returns:
+        A row of each count: `num_steps`, `num_evals`, `gflop` of a sample, `failed`,
+        and `metrics`, see `make_measure`.
+
+    Raises:
+        UserError: for a grid that has no number of steps.
+    """
+    measure = make_measure(run.experiment, run.config)
+    rows = []
+    for count in run.experiment.evaluation.step_counts:
+        grid = {**run.config["grid"], "num_steps": count}
+        config = {**run.config, "grid": grid}
+        other = dataclasses.replace(run, config=config, experiment=build(config))
+        place = folder / f"steps_{count}"
+        place.mkdir(parents=True, exist_ok=True)
+        arrays, costs = draw_stages(other, place, local_mesh())
+        samples = run.experiment.shown.to_units(arrays["levels"])
+        rows.append(
+            {
+                "num_steps": count,
+                "num_evals": costs[-1].num_evals,
+                "gflop": sum(cost.gflop for cost in costs),
+                "failed": int((~arrays["success"]).sum()),
+                "metrics": measure(samples[arrays["success"]]),
+            }
+        )
+    return rows
+
+
+def table(rows: list[Mapping[str, Any]]) -> str:
+    """A line for each number of steps: evaluations, and the metrics with intervals."""
+    lines = []
+    for row in rows:
+        found = row["metrics"]
+        numbers = [
+            f"{name} {value:.4g}"
+            + (
+                f" [{found[f'{name}.low']:.4g}, {found[f'{name}.high']:.4g}]"
+                if f"{name}.low" in found
+                else ""
+            )
+            for name, value in found.items()
+            if not name.endswith((".low", ".high"))
+        ]
+        failed = f", {row['failed']} FAILED" * bool(row["failed"])
+        lines.append(
+            f"{row['num_steps']:>4} steps, {row['num_evals']:.0f} evaluations{failed}: "
+            + ", ".join(numbers)
+        )
+    return "\n".join(lines)
+
+
+def costs_of(rows: list[Mapping[str, Any]]) -> Costs | None:
+    """What is drawn of the rows; None without the metric of the picture."""
+    rows = sorted(rows, key=lambda row: row["num_evals"])
+    if not rows or DRAWN not in rows[0]["metrics"]:
+        return None
+    ends = (f"{DRAWN}.low", DRAWN, f"{DRAWN}.high")
+    low, value, high = (np.asarray([r["metrics"][n] for r in rows]) for n in ends)
+    return Costs(np.asarray([r["num_evals"] for r in rows]), value, low, high)

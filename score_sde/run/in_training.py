@@ -1,0 +1,161 @@
+"""What is looked at while a run trains: its samples, held-out losses, and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax.sharding import Mesh
+
+from score_sde import conditions
+from score_sde.evaluation.plots import save_losses, save_samples
+from score_sde.guidance import GUIDANCES
+from score_sde.run.evaluate import make_measure
+from score_sde.run.experiment import Experiment
+from score_sde.run.model import (
+    COMPANIONS,
+    part_of_points,
+    posterior_points,
+    training_points,
+    with_companions,
+)
+from score_sde.run.sample import make_draw, sample_keys
+from score_sde.runtime.jobs import BY_EXAMPLE, EVERYWHERE, map_examples
+from score_sde.runtime.mesh import divisible, is_main_host, local_mesh, to_host
+from score_sde.training.step import NO_COMPANIONS, LossFn, StepContext, TrainState
+from score_sde.types import Array, Key, Params, UserError
+
+EVALUATED, NUM_LEVELS = 128, 12
+"""Held-out examples whose loss is followed in training, at how many noise levels."""
+
+Rows = dict[str, Any]
+
+Evaluate = Callable[[TrainState], dict[str, float]]
+Look = Callable[[Params, int, Path], dict[str, float]]
+"""(averaged parameters, step, folder for pictures) -> metrics."""
+
+
+def make_evaluate(
+    experiment: Experiment,
+    config: Mapping[str, Any],
+    workdir: Path,
+    mesh: Mesh,
+    loss: LossFn,
+    companions: Mapping[str, Params] = NO_COMPANIONS,
+) -> Evaluate:
+    """Make the function that draws samples and scores held-out examples in training.
+
+    A picture of each goes to workdir/samples; the mean loss is returned, and the
+    metrics of as many samples as `evaluation.in_training` says. Every host must call
+    it, the first does the work.
+
+    Args:
+        experiment: that is trained.
+        config: the complete config.
+        workdir: its folder.
+        mesh: on which the state lies.
+        loss: of a batch; its mean is what is said of an objective without noise levels.
+        companions: role -> the parameters of other runs.
+
+    Raises: UserError for metrics that can't be made of what this run trains.
+    """
+    here, objective = local_mesh(), experiment.objective
+    held_out = experiment.dataset.test
+    count = divisible(min(EVALUATED, len(held_out)), here)
+    rows = held_out[np.arange(count) % len(held_out)]
+    keys = sample_keys(experiment.seed, 0, count)
+    draws = objective.trains_denoiser or objective.trains_jumps
+    looks = [_look_at_samples(experiment, config, here)] if draws else []
+    if experiment.evaluation.in_training and not draws:
+        raise UserError(
+            f"evaluation.in_training is {experiment.evaluation.in_training}; objective "
+            f"{config['objective']['name']!r} trains nothing that draws samples."
+        )
+    if objective.has_levels:
+        looks.append(_look_at_levels(experiment, here, keys, rows))
+    else:
+        looks.append(_look_at_loss(loss, keys[0], rows, companions))
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        params = with_companions(to_host(state.ema_params, mesh), companions)
+        found: dict[str, float] = {}
+        if is_main_host():
+            for look in looks:
+                found |= look(params, int(state.step), workdir / "samples")
+        return found
+
+    return evaluate
+
+
+def _look_at_samples(
+    experiment: Experiment, config: Mapping[str, Any], here: Mesh
+) -> Look:
+    """Draw the model's own samples, and measure them: guidance needs another model."""
+    alone = experiment.drawing._replace(guidance=GUIDANCES["none"], roles=())
+    size, draw = make_draw(experiment._replace(drawing=alone), here)
+    number = experiment.evaluation.in_training
+    measure = make_measure(experiment, config) if number else None
+
+    def look(params: Params, step: int, folder: Path) -> dict[str, float]:
+        first = draw(params, 0)
+        path = folder / f"step_{step:07d}.png"
+        save_samples(path, first["levels"], num_levels=experiment.shown.num_levels)
+        if measure is None:
+            return {}
+        drawn = [first, *(draw(params, n) for n in range(size, number, size))]
+        samples, good = (
+            np.concatenate([part[name] for part in drawn])[:number]
+            for name in ("levels", "success")
+        )
+        return measure(samples[good])
+
+    return look
+
+
+def _look_at_levels(experiment: Experiment, here: Mesh, keys: Key, rows: Rows) -> Look:
+    """Compute the loss of held-out examples by noise level."""
+    model, objective = experiment.model, experiment.objective
+    cond = conditions.of_examples(model.conditions, rows)
+
+    stored = {name: rows[name] for name in ("values", "std") if name in rows}
+
+    def losses(params: Params, keys: Key, rows: Rows, cond: Any) -> Array:
+        points = training_points(model, keys, params, rows["values"])
+        points, cond = part_of_points(model, points, cond)
+        folded = jax.vmap(lambda key: jr.fold_in(key, 2))(keys)
+        x0 = posterior_points(folded, points.x, rows)
+        return objective.loss_by_level(
+            model, params, keys, x0, cond, num_levels=NUM_LEVELS
+        )
+
+    by_level = map_examples(losses, here, EVERYWHERE, *[BY_EXAMPLE] * 3)
+
+    def look(params: Params, step: int, folder: Path) -> dict[str, float]:
+        found = np.asarray(by_level(params, keys, stored, cond)).mean(0)
+        sigmas = np.asarray(objective.middle_levels(NUM_LEVELS))
+        save_losses(folder / f"loss_{step:07d}.png", sigmas, found)
+        return {"test_loss": float(found.mean())}
+
+    return look
+
+
+def _look_at_loss(
+    loss: LossFn, key: Key, rows: Rows, companions: Mapping[str, Params]
+) -> Look:
+    """Compute the objective's mean loss of held-out examples."""
+    compiled = jax.jit(loss)
+
+    def look(params: Params, step: int, folder: Path) -> dict[str, float]:
+        del folder
+        own = {name: p for name, p in params.items() if name != COMPANIONS}
+        # The average stands in for the target that follows the parameters.
+        now = jnp.asarray(step, jnp.int32)
+        context = StepContext(now, own, dict(companions), own)
+        return {"test_loss": float(compiled(key, own, rows, context).mean())}
+
+    return look
