@@ -80,7 +80,7 @@ def default() -> ConfigDict:
             "sampler": {"name": "heun"},
             "grid": {"name": "karras", "num_steps": 18},
             "sampling": {"num_samples": 1_000, "batch_size": 100},
-            "likelihood": {"rtol": 1e-4, "atol": 1e-4, "batch_size": 50},
+            "likelihood": {"rtol": 1e-3, "atol": 1e-3, "batch_size": 50},
             "features": {"name": "classifier"},
             "metrics": {"frechet_distance": {}, "class_statistics": {}},
         }

@@ -126,7 +126,8 @@ def test_every_test_image_is_scored_once(trained):
     assert row["standard_error"] == pytest.approx(
         values.std(ddof=1) / np.sqrt(360), rel=1e-5
     )
-    assert set(row["errors"]) == {"data", "dequantisation", "probe", "solver"}
+    sources = {"data", "dequantisation", "probe", "solver", "solver_bound"}
+    assert set(row["errors"]) == sources
     bound = scores["test_bound"]
     assert row["bound"] == pytest.approx(bound.mean(), rel=1e-6)
     assert row["bound_above"] == (bound.mean() >= values.mean())

@@ -284,7 +284,7 @@ def test_the_config_chooses_the_solver_and_reports_its_error():
     from score_sde.run.settings import Scoring
 
     with pytest.raises(ValueError, match="solver 'multistep' where num_steps > 0"):
-        Scoring(num_steps=8)
+        Scoring(solver="dopri5", num_steps=8)
     for sde in ALL_SDES:
         options = solver_options(Scoring(solver="multistep", order=3, num_steps=8), sde)
         assert options["solver"] == Multistep(3)

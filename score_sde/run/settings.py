@@ -230,8 +230,8 @@ class Scoring:
             divergence is hierarchical, whose probes differ between neighbours.
         dequantisation: truncated_normal is for models trained on centres, variational
             for those trained with a flow, uniform for the others.
-        solver: dopri5, the Runge-Kutta method of most published numbers, or multistep,
-            which takes one evaluation a step and states its error.
+        solver: multistep, which takes one evaluation a step and states its error, or
+            dopri5, the Runge-Kutta method of most published numbers.
         order: of multistep.
         num_steps: steps of multistep, even in log sigma; 0 for steps of each example's
             own, by the tolerances.
@@ -252,7 +252,7 @@ class Scoring:
     divergence: Annotated[str, one_of(DIVERGENCES)] = "hutchinson"
     num_probes: Annotated[int, at_least(1)] = 1
     dequantisation: Annotated[str, one_of(DEQUANTISATIONS)] = "uniform"
-    solver: Annotated[str, one_of(SOLVERS)] = "dopri5"
+    solver: Annotated[str, one_of(SOLVERS)] = "multistep"
     order: Annotated[int, within(1, 4)] = 4
     num_steps: Annotated[int, NonNegative] = 0
     num_jumps: Annotated[int, NonNegative] = 0
