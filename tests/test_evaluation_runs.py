@@ -27,7 +27,9 @@ from score_sde.run.build import build
 from score_sde.run.compare import comparison
 from score_sde.run.evaluate import make_measure, measure, table
 from score_sde.run.extraction import in_parts, open_features, values_of
+from score_sde.run.in_training import make_evaluate
 from score_sde.run.sections import complete
+from score_sde.runtime.mesh import local_mesh
 from score_sde.types import UserError
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -132,6 +134,7 @@ def test_held_out_digits_are_measured_like_training_digits(experiment, tmp_path)
     assert "floor" in text
     # As training measures.
     measured = make_measure(experiment, config)(samples)
+    assert measured.keys() > {"frechet_distance", "class_statistics.sure"}
     assert measured["frechet_distance"] == pytest.approx(value["value"], rel=1e-9)
     assert measured["frechet_distance.high"] == pytest.approx(value["high"], rel=1e-9)
     sure = rows["samples"]["sure"]
@@ -342,3 +345,17 @@ def test_compare_refuses_other_features_and_references(tmp_path):
     assert "frechet_distance can't be compared: {'level': 0.95}" in comparison(
         first, changed
     )
+
+
+def test_metrics_of_too_few_samples_end_training_before_it_begins(cache, tmp_path):
+    config = config_of(metrics={"precision_recall": {}}, evaluation={"in_training": 2})
+    with pytest.raises(UserError, match="metrics.precision_recall: .* has 2 examples"):
+        make_evaluate(build(config), config, tmp_path, local_mesh(), None)
+    config = config_of(
+        objective={"name": "classification"},
+        network={"name": "classifier"},
+        evaluation={"in_training": 2},
+    )
+    del config["weight"]
+    with pytest.raises(UserError, match="'classification' trains nothing that draws"):
+        make_evaluate(build(config), config, tmp_path, local_mesh(), None)

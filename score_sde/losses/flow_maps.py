@@ -177,7 +177,7 @@ def lagrangian_loss(
     """
     move = on_circle(jump, sigma_data, cond)
     end, rate = jax.jvp(lambda r: move(y, t, r), (r,), (jnp.ones_like(r),))
-    denoise = as_denoiser(jump) if teacher is None else teacher
+    denoise = teacher or as_denoiser(jump)
     slope = circle_velocity(denoise, jax.lax.stop_gradient(end), r, sigma_data, cond)
     return mean_over_data((rate - jax.lax.stop_gradient(slope)) ** 2) / sigma_data**2
 

@@ -185,7 +185,7 @@ def diagonal_divergence_loss(
         teacher: whose flow it is; None for the student's own, without gradient.
         cond: the condition, or None.
     """
-    denoise = as_denoiser(jump) if teacher is None else teacher
+    denoise = teacher or as_denoiser(jump)
     _, aim = flow_and_divergence(denoise, x, sigma, probes, cond)
     _, own = needs_divergence(jump)(x, sigma, sigma, cond)
     return (own - jax.lax.stop_gradient(aim)) ** 2
@@ -214,7 +214,7 @@ def lagrangian_divergence_loss(
     _, rate, end = jax.jvp(
         gained, (log_next,), (jnp.ones_like(log_next),), has_aux=True
     )
-    denoise = as_denoiser(jump) if teacher is None else teacher
+    denoise = teacher or as_denoiser(jump)
     end = jax.lax.stop_gradient(end)
     _, aim = flow_and_divergence(denoise, end, sigma_next, probes, cond)
     return (rate - jax.lax.stop_gradient(aim)) ** 2
@@ -235,7 +235,7 @@ def eulerian_divergence_loss(
     It is the Eulerian identity in the form of MeanFlow's: the target has no gradient.
     Arguments are those of `lagrangian_divergence_loss`.
     """
-    denoise = as_denoiser(jump) if teacher is None else teacher
+    denoise = teacher or as_denoiser(jump)
     drift, there = flow_and_divergence(denoise, x, sigma, probes, cond)
 
     def divergence(x: Array, log_sigma: Array) -> Array:

@@ -43,14 +43,13 @@ def measure_by_steps(run: Run, folder: Path) -> list[dict[str, Any]]:
         place = folder / f"steps_{count}"
         place.mkdir(parents=True, exist_ok=True)
         arrays, costs = draw_stages(other, place, local_mesh())
-        samples = run.experiment.shown.to_units(arrays["levels"])
         rows.append(
             {
                 "num_steps": count,
                 "num_evals": costs[-1].num_evals,
                 "gflop": sum(cost.gflop for cost in costs),
                 "failed": int((~arrays["success"]).sum()),
-                "metrics": measure(samples[arrays["success"]]),
+                "metrics": measure(arrays["levels"][arrays["success"]]),
             }
         )
     return rows

@@ -158,9 +158,9 @@ def make_measure(
 ) -> Callable[[np.ndarray], dict[str, float]]:
     """Make the function that measures samples again and again, as training does.
 
-    It takes samples in the user's units, and gives each number by its name, with the
-    ends of its interval beside it where it has one. The features of the data are
-    computed once, and there are no floors.
+    It takes stored values, and gives each number by its name, with the ends of its
+    interval beside it where it has one. The features of the data are computed once, and
+    there are no floors. It raises UserError for what a metric refuses, with its name.
 
     Args:
         experiment: with the data, the features and the metrics.
@@ -184,8 +184,7 @@ def make_measure(
         partial(_split_features, experiment, extraction, reference, None)
     )
 
-    def measure(samples: np.ndarray) -> dict[str, float]:
-        stored = experiment.shown.from_units(samples)
+    def measure(stored: np.ndarray) -> dict[str, float]:
         fake = in_parts(
             None, len(stored), lambda index: stored[index], extraction, logits=logits
         )
@@ -193,7 +192,10 @@ def make_measure(
         for name, metric in experiment.metrics.items():
             if _cannot(metric, reference):
                 continue
-            result = _bound(metric, reference, other)(fake[_kind(metric)])
+            try:
+                result = _bound(metric, reference, other)(fake[_kind(metric)])
+            except ValueError as error:
+                raise UserError(f"metrics.{name}: {error}") from None
             for part, estimate in estimates_of(result).items():
                 label = f"{name}.{part}" if part else name
                 found[label] = estimate.value

@@ -99,20 +99,24 @@ def _look_at_samples(
     alone = experiment.drawing._replace(guidance=GUIDANCES["none"], roles=())
     size, draw = make_draw(experiment._replace(drawing=alone), here)
     number = experiment.evaluation.in_training
-    measure = make_measure(experiment, config) if number else None
+    if number:
+        measure, held_out = make_measure(experiment, config), experiment.shown.test
+        # What a metric refuses ends training before its first step, and not later.
+        measure(held_out[np.arange(number) % len(held_out)]["values"])
 
     def look(params: Params, step: int, folder: Path) -> dict[str, float]:
         first = draw(params, 0)
         path = folder / f"step_{step:07d}.png"
         save_samples(path, first["levels"], num_levels=experiment.shown.num_levels)
-        if measure is None:
+        if not number:
             return {}
         drawn = [first, *(draw(params, n) for n in range(size, number, size))]
         samples, good = (
             np.concatenate([part[name] for part in drawn])[:number]
             for name in ("levels", "success")
         )
-        return measure(samples[good])
+        failed = {"failed_samples": float((~good).sum())}
+        return measure(samples) if good.all() else failed
 
     return look
 

@@ -236,7 +236,7 @@ class FlowMapMatching(FlowMapStudent):
         error = mean_over_data((jump(x, sigma, sigma, cond) - aim) ** 2)
         # On the circle: the squared error of the velocity, in units of the data.
         denoising = error / (jnp.sin(t) * scale) ** 2
-        flow = as_denoiser(jump) if teacher is None else teacher
+        flow = teacher or as_denoiser(jump)
         if self.method == "lagrangian":
             off = lagrangian_loss(
                 jump, y, t, r, sigma_data=scale, teacher=teacher, cond=cond
