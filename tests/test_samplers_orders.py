@@ -41,6 +41,14 @@ ORDERS = {
     # Not 3: see the class.
     "dpmpp_3m_sde": (SAMPLERS["dpmpp_3m_sde"](eta=0.0), 2),
     "dpm_fast": (SAMPLERS["dpm_fast"](), 3),
+    "predictor_corrector flow": (
+        SAMPLERS["predictor_corrector"](
+            sde=ss.VE(sigma_min=0.002, sigma_max=80.0),
+            predictor="probability_flow",
+            corrector="none",
+        ),
+        1,
+    ),
 }
 
 
