@@ -47,9 +47,9 @@ VARIANTS |= {
 # Its own tests are in test_samplers_chain: it takes steps of its own.
 OWN_STEPS = {"adaptive_sde"}
 # Langevin steps have a law of their own, and step sizes by norms one in few dimensions.
-# `consistency` draws from the law of a map, which a denoiser is not (see test_few_steps).
-# Discrete steps of the flow are of first order in sigma^2, too coarse for these grids
-# (see test_samplers_orders).
+# `consistency` draws from the law of a map, which a denoiser is not: test_few_steps.
+# Discrete steps of the flow are of first order in sigma^2, too coarse for these grids:
+# test_samplers_orders.
 OTHER_LAW = {
     "langevin",
     "predictor_corrector",

@@ -15,6 +15,7 @@ from score_sde.run.cascade import draw_stages
 from score_sde.run.evaluate import make_measure
 from score_sde.run.open import Run
 from score_sde.runtime.mesh import local_mesh
+from score_sde.training.metrics import with_intervals
 
 DRAWN = "frechet_distance"
 """The metric of the picture, if the config has it."""
@@ -57,25 +58,12 @@ def measure_by_steps(run: Run, folder: Path) -> list[dict[str, Any]]:
 
 def table(rows: list[Mapping[str, Any]]) -> str:
     """A line for each number of steps: evaluations, and the metrics with intervals."""
-    lines = []
-    for row in rows:
-        found = row["metrics"]
-        numbers = [
-            f"{name} {value:.4g}"
-            + (
-                f" [{found[f'{name}.low']:.4g}, {found[f'{name}.high']:.4g}]"
-                if f"{name}.low" in found
-                else ""
-            )
-            for name, value in found.items()
-            if not name.endswith((".low", ".high"))
-        ]
-        failed = f", {row['failed']} FAILED" * bool(row["failed"])
-        lines.append(
-            f"{row['num_steps']:>4} steps, {row['num_evals']:.0f} evaluations{failed}: "
-            + ", ".join(numbers)
-        )
-    return "\n".join(lines)
+    return "\n".join(
+        f"{row['num_steps']:>4} steps, {row['num_evals']:.0f} evaluations"
+        + f", {row['failed']} FAILED" * bool(row["failed"])
+        + f": {with_intervals(row['metrics'])}"
+        for row in rows
+    )
 
 
 def costs_of(rows: list[Mapping[str, Any]]) -> Costs | None:

@@ -143,6 +143,20 @@ class Metrics:
             print(f"\r{line}  ", end="", flush=True)
         else:
             print(line, flush=True)
+        if measured := with_intervals(row):
+            print("\n" * sys.stdout.isatty() + f"  {measured}", flush=True)
+
+
+def with_intervals(values: Mapping[str, float]) -> str:
+    """The values that have an interval: name [low, high] of each, "" without any."""
+    found = (
+        (name, value, values[f"{name}.low"], values[f"{name}.high"])
+        for name, value in values.items()
+        if f"{name}.low" in values
+    )
+    return ", ".join(
+        f"{n} {v:.4g} [{low:.4g}, {high:.4g}]" for n, v, low, high in found
+    )
 
 
 def _tensorboard(directory: Path, start_step: int) -> Any:
