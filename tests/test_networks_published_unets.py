@@ -186,6 +186,61 @@ def test_every_tensor_of_a_published_file_has_its_place(name):
     assert -0.014 < flops / known["flops"] - 1 < 1e-5
 
 
+CAT = {
+    "resample_filter": (1, 3, 3, 1),
+    "progressive_input": "input_skip",
+    "progressive_combine": "cat",
+    "block": "ddpm",
+}
+
+
+def test_the_picture_of_cat_stands_in_front_and_doubles_the_channels():
+    """By the norm behind it, computed from what both parts gave."""
+    module = SongUNet(channels=8, dropout=0.0, **SIDES, **CAT)
+    x, noise = jr.normal(jr.key(0), (2, 16, 16, 3), "float32"), np.zeros(2, "float32")
+    params = module.init(jr.key(1), x, noise)
+    _, kept = module.apply(params, x, noise, capture_intermediates=True)
+    kept = {n: v for n, v in kept["intermediates"].items() if n != "__call__"}
+    (seen,) = kept["enc_8x8_aux_skip"]["__call__"]
+    (above,) = kept["enc_16x16_block0"]["__call__"]
+    both = jnp.concatenate([seen, filter_down(above, (1, 3, 3, 1))], axis=-1)
+    assert both.shape == (2, 8, 8, 16)
+    groups = np.asarray(both, np.float64).reshape(2, 64, 4, 4)
+    normed = groups - groups.mean((1, 3), keepdims=True)
+    normed /= np.sqrt(groups.var((1, 3), keepdims=True) + 1e-6)
+    (found,) = kept["enc_8x8_block0"]["norm0"]["__call__"]
+    np.testing.assert_allclose(found, normed.reshape(2, 8, 8, 16), atol=2e-5)
+    # On the way up the filter doubles as well: blocks see nothing of it.
+    assert "enc_8x8_down" not in params["params"]
+    assert "dec_16x16_up" not in params["params"]
+
+
+def test_blocks_of_ddpm_are_those_of_biggan_where_nothing_is_halved():
+    one = SIDES | {"multipliers": (1,)}
+    here, there = (SongUNet(channels=8, **one, block=b) for b in ("ddpm", "biggan"))
+    x, noise = jr.normal(jr.key(0), (1, 8, 8, 3), "float32"), np.zeros(1, "float32")
+    params = here.init(jr.key(1), x, noise)
+    np.testing.assert_array_equal(*(m.apply(params, x, noise) for m in (here, there)))
+
+
+def test_files_of_cat_have_filters_among_the_modules_and_no_counterpart_at_edm():
+    module = SongUNet(channels=8, **SIDES, **CAT)
+    of = TENSORS["song_unet"]
+    names = [t.name for t in of["score_sde_pytorch"](module, (16, 16, 3))]
+    # map 0 and 1, conv 2, block 3, filter 4, picture 5, block 6, attention 7.
+    assert "all_modules.3.Conv_0.weight" in names
+    assert not [n for n in names if n.startswith("all_modules.4.")]
+    assert "all_modules.5.Conv_0.weight" in names
+    assert "all_modules.6.NIN_0.W" not in names  # 16 channels in, 16 out
+    assert of["edm"](module, (16, 16, 3)) == ()
+    assert module.problems((16, 16, 3)) == []
+    alone = SongUNet(channels=8, progressive_combine="cat", **SIDES)
+    assert "needs progressive_input 'input_skip'" in alone.problems((16, 16, 3))[0]
+    flax = of["score_sde_flax"](module, (16, 16, 3))
+    assert any(t.name.startswith("ResnetBlockDDPMpp_0.") for t in flax)
+    assert any(t.name.startswith("Combine_0.") for t in flax)
+
+
 def digest_of(rows):
     return hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
 

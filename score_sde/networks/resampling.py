@@ -51,6 +51,11 @@ def filter_up(x: Array, taps: Taps = (1, 1)) -> Array:
     return x
 
 
+def resampled(x: Array, which: str, taps: Taps) -> Array:
+    """[batch, height, width, channels] halved, 'down', or doubled, 'up'."""
+    return {"down": filter_down, "up": filter_up}[which](x, taps)
+
+
 def filter_for_strides(x: Array, taps: Taps) -> Array:
     """Filtered, one row and column larger: what a 3x3 kernel with stride 2 then halves.
 

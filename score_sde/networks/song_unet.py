@@ -6,20 +6,26 @@ import math
 from typing import Annotated, Any, ClassVar
 
 import flax.linen as nn
-import jax.numpy as jnp
 
 from score_sde.networks.blocks import SECOND_LEVEL, SecondLevel, with_divergence
 from score_sde.networks.cond import beside_image, has_entry
 from score_sde.networks.embeddings import FourierFeatures, conditions, sine_embedding
 from score_sde.networks.options import Count, Embedding, FilterTaps
-from score_sde.networks.resampling import filter_down, filter_for_strides, filter_up
+from score_sde.networks.resampling import (
+    filter_down,
+    filter_for_strides,
+    filter_up,
+    resampled,
+)
 from score_sde.networks.unet_blocks import Layers, Style, checkpointed, norm_problems
-from score_sde.networks.unet_plan import Plan, PlannedBlock, PlannedUNet
+from score_sde.networks.unet_plan import Plan, PlannedBlock, PlannedUNet, concatenate
 from score_sde.rules import one_of
 from score_sde.types import Array
 
 PROGRESSIVE_INPUTS = ("none", "residual", "strided_residual", "input_skip")
 PROGRESSIVES = ("none", "output_skip")
+COMBINES = ("sum", "cat")
+BLOCKS = ("biggan", "ddpm")
 
 
 class SongUNet(PlannedUNet):
@@ -39,8 +45,12 @@ class SongUNet(PlannedUNet):
         progressive_input: how the image, halved, comes into the encoder: 'none',
             'residual' (a sum through a 3x3 convolution, which becomes the image),
             'strided_residual' (the same without a filter, as score_sde has it without
-            `fir`) or 'input_skip' (a 1x1 convolution of the image is added).
+            `fir`) or 'input_skip' (a 1x1 convolution of the image).
+        progressive_combine: whether that of 'input_skip' is added, 'sum', or stands in
+            front of the channels, 'cat', which doubles them.
         progressive: 'output_skip' for an output that is the sum of those of all levels.
+        block: 'biggan' halves and doubles inside of blocks; between those of 'ddpm'
+            the filter alone does.
         skip_rescale: whether residual sums are divided by sqrt(2).
         vector_dims: size of cond["vector"]; 0 for none.
         augment_dims: size of cond["augment"], which may be absent and is then zero; 0
@@ -54,7 +64,9 @@ class SongUNet(PlannedUNet):
     embedding: Embedding = "positional"
     resample_filter: FilterTaps = (1, 1)
     progressive_input: Annotated[str, one_of(PROGRESSIVE_INPUTS)] = "none"
+    progressive_combine: Annotated[str, one_of(COMBINES)] = "sum"
     progressive: Annotated[str, one_of(PROGRESSIVES)] = "none"
+    block: Annotated[str, one_of(BLOCKS)] = "biggan"
     skip_rescale: bool = True
     vector_dims: Count = 0
     augment_dims: Count = 0
@@ -68,6 +80,8 @@ class SongUNet(PlannedUNet):
         block = checkpointed(self.remat)
 
         def apply(h: Array, step: PlannedBlock, name: str) -> Array:
+            if step.resample and self.block == "ddpm":
+                return resampled(h, step.resample, self.resample_filter)
             heads = 1 if step.attends else 0
             made = block(style, step.width, heads, step.resample, name=name)
             return made(h, embedding, deterministic)
@@ -86,7 +100,7 @@ class SongUNet(PlannedUNet):
         out = None
         for step in steps.decoder:
             if step.joins:
-                h = jnp.concatenate([h, skips.pop()], axis=-1)
+                h = concatenate(h, skips.pop())
             h = apply(h, step, f"dec_{step.name}")
             if self.ends_level(step):
                 out = self._with_output(h, out, image)
@@ -108,7 +122,8 @@ class SongUNet(PlannedUNet):
             h = pyramid = style.add(pyramid, h)
         elif self.progressive_input == "input_skip":
             pyramid = filter_down(pyramid, self.resample_filter)
-            h = h + style.layers.dense(pyramid, width, f"{at}_aux_skip")
+            seen = style.layers.dense(pyramid, width, f"{at}_aux_skip")
+            h = concatenate(seen, h) if self.progressive_combine == "cat" else h + seen
         return h, pyramid
 
     def _with_output(self, h: Array, out: Array | None, image: Array) -> Array | None:
@@ -163,12 +178,18 @@ class SongUNet(PlannedUNet):
     @nn.nowrap
     def block_problems(self, shape: tuple[int, ...]) -> list[str]:
         """Texts of what is wrong with the blocks for images of this shape."""
+        is_alone = self.progressive_input != "input_skip"
+        if is_alone and self.progressive_combine == "cat":
+            needs = "it needs progressive_input 'input_skip'"
+            return [f"progressive_combine is 'cat'; {needs}"]
         return norm_problems(self.style.layers, self.plan(shape[0]))
 
     @nn.nowrap
     def plan(self, height: int) -> Plan:
         """The blocks for images of this height."""
-        return self.planned(height, self.channels)
+        return self.planned(
+            height, self.channels, doubles_below=self.progressive_combine == "cat"
+        )
 
     @nn.nowrap
     def ends_level(self, step: PlannedBlock) -> bool:

@@ -17,7 +17,7 @@ import jax.random as jr
 from score_sde.networks.attention import attend_to_self
 from score_sde.networks.blocks import Dropout, upsample
 from score_sde.networks.layers import Dense, GroupNorm
-from score_sde.networks.resampling import filter_down, filter_up
+from score_sde.networks.resampling import resampled
 from score_sde.networks.unet_plan import Plan, PlannedBlock
 from score_sde.types import Array, Key
 
@@ -166,7 +166,8 @@ class Block(nn.Module):
     def __call__(self, x: Array, embedding: Array, deterministic: bool) -> Array:
         style, layers = self.style, self.style.layers
         h = nn.silu(layers.norm(x, "norm0")).astype(x.dtype)
-        h, x = self._resampled(h), self._resampled(x)
+        if self.resample:
+            h, x = (resampled(a, self.resample, style.resample_filter) for a in (h, x))
         h = layers.conv(h, self.width, "conv0")
         size = 2 * self.width if style.scale_shift else self.width
         affine = layers.dense(embedding, size, "affine")[:, None, None, :]
@@ -182,12 +183,6 @@ class Block(nn.Module):
             x = layers.dense(x, self.width, "skip", gain=style.skip_gain)
         x = style.add(x, h.astype(x.dtype))
         return style.add(x, self._attention(x)) if self.num_heads else x
-
-    def _resampled(self, x: Array) -> Array:
-        if not self.resample:
-            return x
-        resample = {"down": filter_down, "up": filter_up}[self.resample]
-        return resample(x, self.style.resample_filter)
 
     def _attention(self, x: Array) -> Array:
         """Attention of all positions to each other."""

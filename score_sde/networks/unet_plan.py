@@ -57,6 +57,7 @@ def plan(
     attention_resolutions: Sequence[int],
     *,
     attend_in_every_block: bool,
+    doubles_below: bool = False,
 ) -> Plan:
     """Plan the blocks at each height, halved between the widths, and back up.
 
@@ -70,6 +71,7 @@ def plan(
         blocks_per_level: residual blocks on the way down; one more on the way up.
         attention_resolutions: heights at which there is attention.
         attend_in_every_block: whether the decoder attends in every block there.
+        doubles_below: whether something as wide is joined after each halving.
     """
     encoder, decoder = [], []
     last, width = len(widths) - 1, first
@@ -79,6 +81,7 @@ def plan(
         at, attends = f"{side}x{side}", side in attention_resolutions
         if level:
             encoder.append(PlannedBlock(f"{at}_down", width, width, resample="down"))
+            width *= 2 if doubles_below else 1
             skips.append(width)
         for i in range(blocks_per_level):
             encoder.append(PlannedBlock(f"{at}_block{i}", width, new, attends))
@@ -177,7 +180,12 @@ class PlannedUNet(nn.Module):
 
     @nn.nowrap
     def planned(
-        self, height: int, first: int, *, attend_in_every_block: bool = False
+        self,
+        height: int,
+        first: int,
+        *,
+        attend_in_every_block: bool = False,
+        doubles_below: bool = False,
     ) -> Plan:
         """The blocks for images of this height; see `plan`."""
         return plan(
@@ -187,4 +195,5 @@ class PlannedUNet(nn.Module):
             self.blocks_per_level,
             self.attention_resolutions,
             attend_in_every_block=attend_in_every_block,
+            doubles_below=doubles_below,
         )

@@ -129,7 +129,9 @@ def _imagenet() -> dict[str, Published]:
 
 def song_unet_tensors(module: SongUNet, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
     """Entries of NVlabs/edm's SongUNet in its preconditioner; () if it has no such."""
-    if module.vector_dims or module.progressive_input == "strided_residual":
+    others = module.block == "ddpm" or module.progressive_combine == "cat"
+    strided = module.progressive_input == "strided_residual"
+    if module.vector_dims or strided or others:
         return ()
     style, taps = module.style, module.resample_filter
     steps = module.plan(shape[0])

@@ -29,7 +29,8 @@ def ddpm_tensors(module: DDPMUNet, shape: tuple[int, ...]) -> tuple[Tensor, ...]
 def song_unet_tensors(module: SongUNet, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
     """Entries of a checkpoint of score_sde's `ncsnpp`; none if it can't have any."""
     ported = score_sde_pytorch.song_unet_tensors(module, shape)
-    return flax_tensors(ported, block="ResnetBlockBigGANpp")
+    block = {"biggan": "ResnetBlockBigGANpp", "ddpm": "ResnetBlockDDPMpp"}
+    return flax_tensors(ported, block=block[module.block])
 
 
 def flax_tensors(ported: Iterable[Tensor], *, block: str) -> tuple[Tensor, ...]:

@@ -137,7 +137,12 @@ def song_unet_tensors(module: SongUNet, shape: tuple[int, ...]) -> tuple[Tensor,
     for part, blocks in (("enc", steps.encoder), ("dec", steps.decoder)):
         for step in blocks:
             here, at = f"{part}_{step.name}", step.name.split("_")[0]
-            modules.add(_block, here, step, style, shortcut="Conv_2")
+            if module.block == "biggan":
+                modules.add(_block, here, step, style, shortcut="Conv_2")
+            elif step.resample:
+                modules.add(lambda name: [])  # a filter
+            else:
+                modules.add(_block, here, step, style, shortcut="NIN_0")
             if step.attends:
                 modules.add(_attention, here)
             if part == "enc" and step.resample and module.progressive_input != "none":
