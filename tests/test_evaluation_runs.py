@@ -24,6 +24,7 @@ from score_sde.evaluation.extractor import BATCH
 from score_sde.evaluation.plots import save_evaluation
 from score_sde.run import extraction
 from score_sde.run.build import build
+from score_sde.run.by_steps import with_steps
 from score_sde.run.compare import comparison
 from score_sde.run.evaluate import make_measure, measure, table
 from score_sde.run.extraction import in_parts, open_features, values_of
@@ -359,3 +360,14 @@ def test_metrics_of_too_few_samples_end_training_before_it_begins(cache, tmp_pat
     del config["weight"]
     with pytest.raises(UserError, match="'classification' trains nothing that draws"):
         make_evaluate(build(config), config, tmp_path, local_mesh(), None)
+
+
+def test_steps_of_stated_levels_are_every_second_or_third_of_them():
+    config = {"grid": {"name": "levels", "sigmas": (80.0, 14.0, 2.5, 0.4)}, "seed": 0}
+    for count, left in ((1, (80.0,)), (2, (80.0, 2.5)), (4, (80.0, 14.0, 2.5, 0.4))):
+        assert with_steps(config, count)["grid"]["sigmas"] == left
+    with pytest.raises(UserError, match="has 3; it must divide the 4 levels"):
+        with_steps(config, 3)
+    by_number = {"grid": {"name": "karras", "num_steps": 18}}
+    assert with_steps(by_number, 5)["grid"] == {"name": "karras", "num_steps": 5}
+    assert by_number["grid"]["num_steps"] == 18

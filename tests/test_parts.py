@@ -70,6 +70,7 @@ def test_strangers_parts_train_sample_and_score(run):
     assert last["mean_shift"] > 0
     low, value, high = (last[f"frechet_distance{end}"] for end in (".low", "", ".high"))
     assert low <= value <= high
+    assert {"2_steps.mean_shift", "6_steps.frechet_distance.low"} <= last.keys()
     command = parse("", [f"--workdir={run}"])
     sample.main(command)
     likelihood.main(command)

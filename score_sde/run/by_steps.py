@@ -16,9 +16,29 @@ from score_sde.run.evaluate import make_measure
 from score_sde.run.open import Run
 from score_sde.runtime.mesh import local_mesh
 from score_sde.training.metrics import with_intervals
+from score_sde.types import UserError
 
 DRAWN = "frechet_distance"
 """The metric of the picture, if the config has it."""
+
+
+def with_steps(config: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """The config with a grid of so many steps; of stated levels, evenly chosen ones.
+
+    Raises: UserError for a count that does not divide the number of stated levels.
+    """
+    grid = {**config["grid"]}
+    if "sigmas" not in grid:
+        grid["num_steps"] = count
+        return {**config, "grid": grid}
+    stated = grid["sigmas"]
+    if len(stated) % count:
+        raise UserError(
+            f"evaluation.step_counts has {count}; it must divide the {len(stated)} "
+            "levels of grid.sigmas."
+        )
+    grid["sigmas"] = stated[:: len(stated) // count]
+    return {**config, "grid": grid}
 
 
 def measure_by_steps(run: Run, folder: Path) -> list[dict[str, Any]]:
@@ -33,13 +53,12 @@ def measure_by_steps(run: Run, folder: Path) -> list[dict[str, Any]]:
         and `metrics`, see `make_measure`.
 
     Raises:
-        UserError: for a grid that has no number of steps.
+        UserError: for a grid that can't have so many steps.
     """
     measure = make_measure(run.experiment, run.config)
     rows = []
     for count in run.experiment.evaluation.step_counts:
-        grid = {**run.config["grid"], "num_steps": count}
-        config = {**run.config, "grid": grid}
+        config = with_steps(run.config, count)
         other = dataclasses.replace(run, config=config, experiment=build(config))
         place = folder / f"steps_{count}"
         place.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,8 @@ from jax.sharding import Mesh
 from score_sde import conditions
 from score_sde.evaluation.plots import save_losses, save_samples
 from score_sde.guidance import GUIDANCES
+from score_sde.run.build import build
+from score_sde.run.by_steps import with_steps
 from score_sde.run.evaluate import make_measure
 from score_sde.run.experiment import Experiment
 from score_sde.run.model import (
@@ -25,6 +27,7 @@ from score_sde.run.model import (
     with_companions,
 )
 from score_sde.run.sample import make_draw, sample_keys
+from score_sde.runtime.folder import Arrays
 from score_sde.runtime.jobs import BY_EXAMPLE, EVERYWHERE, map_examples
 from score_sde.runtime.mesh import divisible, is_main_host, local_mesh, to_host
 from score_sde.training.step import NO_COMPANIONS, LossFn, StepContext, TrainState
@@ -96,29 +99,43 @@ def _look_at_samples(
     experiment: Experiment, config: Mapping[str, Any], here: Mesh
 ) -> Look:
     """Draw the model's own samples, and measure them: guidance needs another model."""
-    alone = experiment.drawing._replace(guidance=GUIDANCES["none"], roles=())
-    size, draw = make_draw(experiment._replace(drawing=alone), here)
-    number = experiment.evaluation.in_training
+    size, draw = _make_draw(experiment, here)
+    settings = experiment.evaluation
+    number = settings.in_training
+    draws = {"": draw}
     if number:
         measure, held_out = make_measure(experiment, config), experiment.shown.test
         # What a metric refuses ends training before its first step, and not later.
         measure(held_out[np.arange(number) % len(held_out)]["values"])
+        for count in settings.step_counts:
+            other = build(with_steps(config, count))
+            draws[f"{count}_steps."] = _make_draw(other, here)[1]
 
     def look(params: Params, step: int, folder: Path) -> dict[str, float]:
-        first = draw(params, 0)
         path = folder / f"step_{step:07d}.png"
-        save_samples(path, first["levels"], num_levels=experiment.shown.num_levels)
-        if not number:
-            return {}
-        drawn = [first, *(draw(params, n) for n in range(size, number, size))]
-        samples, good = (
-            np.concatenate([part[name] for part in drawn])[:number]
-            for name in ("levels", "success")
-        )
-        failed = {"failed_samples": float((~good).sum())}
-        return measure(samples) if good.all() else failed
+        shown = draw(params, 0)["levels"]
+        save_samples(path, shown, num_levels=experiment.shown.num_levels)
+        found: dict[str, float] = {}
+        for name, batch in draws.items() if number else ():
+            drawn = [batch(params, first) for first in range(0, number, size)]
+            samples, good = (
+                np.concatenate([part[entry] for part in drawn])[:number]
+                for entry in ("levels", "success")
+            )
+            failed = {"failed_samples": float((~good).sum())}
+            values = measure(samples) if good.all() else failed
+            found |= {f"{name}{metric}": value for metric, value in values.items()}
+        return found
 
     return look
+
+
+def _make_draw(
+    experiment: Experiment, here: Mesh
+) -> tuple[int, Callable[[Params, int], Arrays]]:
+    """How many samples are drawn at once, and how, by the model alone."""
+    alone = experiment.drawing._replace(guidance=GUIDANCES["none"], roles=())
+    return make_draw(experiment._replace(drawing=alone), here)
 
 
 def _look_at_levels(experiment: Experiment, here: Mesh, keys: Key, rows: Rows) -> Look:

@@ -207,7 +207,8 @@ class Evaluation:
         num_shown: how many samples the picture shows beside their nearest training
             examples; 0 for none, which spares reading these.
         step_counts: numbers of steps of the grid at which as many samples are drawn and
-            measured besides, for quality against evaluations.
+            measured besides, for quality against evaluations; where grid.sigmas states
+            the levels, every second, third, ... of these.
         in_training: how many samples are measured by all metrics every
             train.sample_every steps, beside the other reports; 0 for none.
     """
