@@ -68,55 +68,77 @@ def make_evaluate(
     Raises: UserError for metrics that can't be made of what this run trains.
     """
     here, objective = local_mesh(), experiment.objective
-    held_out = experiment.dataset.test
+    held_out, settings = experiment.dataset.test, experiment.evaluation
     count = divisible(min(EVALUATED, len(held_out)), here)
     rows = held_out[np.arange(count) % len(held_out)]
     keys = sample_keys(experiment.seed, 0, count)
     draws = objective.trains_denoiser or objective.trains_jumps
-    looks = [_look_at_samples(experiment, config, here)] if draws else []
-    if experiment.evaluation.in_training and not draws:
+    if settings.in_training and not draws:
         raise UserError(
-            f"evaluation.in_training is {experiment.evaluation.in_training}; objective "
+            f"evaluation.in_training is {settings.in_training}; objective "
             f"{config['objective']['name']!r} trains nothing that draws samples."
         )
+    looks = [_look_at_samples(experiment, here)] if draws else []
     if objective.has_levels:
         looks.append(_look_at_levels(experiment, here, keys, rows))
     else:
         looks.append(_look_at_loss(loss, keys[0], rows, companions))
+    stds: tuple[float, ...] = ()
+    if settings.in_training:
+        looks.append(_look_at_metrics(experiment, config, here))
+        stds = experiment.train.power_ema_stds
 
     def evaluate(state: TrainState) -> dict[str, float]:
-        params = with_companions(to_host(state.ema_params, mesh), companions)
+        def whole(average: Params) -> Params:
+            return with_companions(to_host(average, mesh), companions)
+
+        step, folder = int(state.step), workdir / "samples"
+        params, others = whole(state.ema_params), map(whole, state.power_emas)
         found: dict[str, float] = {}
+        averages = dict(zip(stds, others, strict=False))  # on every host
         if is_main_host():
             for look in looks:
-                found |= look(params, int(state.step), workdir / "samples")
+                found |= look(params, step, folder)
+            for std, average in averages.items():
+                values = looks[-1](average, step, folder)
+                found |= {f"ema_{std:g}.{name}": v for name, v in values.items()}
         return found
 
     return evaluate
 
 
-def _look_at_samples(
-    experiment: Experiment, config: Mapping[str, Any], here: Mesh
-) -> Look:
-    """Draw the model's own samples, and measure them: guidance needs another model."""
-    size, draw = _make_draw(experiment, here)
-    settings = experiment.evaluation
-    number = settings.in_training
-    draws = {"": draw}
-    if number:
-        measure, held_out = make_measure(experiment, config), experiment.shown.test
-        # What a metric refuses ends training before its first step, and not later.
-        measure(held_out[np.arange(number) % len(held_out)]["values"])
-        for count in settings.step_counts:
-            other = build(with_steps(config, count))
-            draws[f"{count}_steps."] = _make_draw(other, here)[1]
+def _look_at_samples(experiment: Experiment, here: Mesh) -> Look:
+    """Draw the model's own samples."""
+    _, draw = _make_draw(experiment, here)
 
     def look(params: Params, step: int, folder: Path) -> dict[str, float]:
-        path = folder / f"step_{step:07d}.png"
-        shown = draw(params, 0)["levels"]
+        shown, path = draw(params, 0)["levels"], folder / f"step_{step:07d}.png"
         save_samples(path, shown, num_levels=experiment.shown.num_levels)
+        return {}
+
+    return look
+
+
+def _look_at_metrics(
+    experiment: Experiment, config: Mapping[str, Any], here: Mesh
+) -> Look:
+    """Measure the model's own samples, at each of the numbers of steps.
+
+    Raises: UserError for what a metric refuses: training must not end for it later.
+    """
+    size, draw = _make_draw(experiment, here)
+    number, held_out = experiment.evaluation.in_training, experiment.shown.test
+    measure = make_measure(experiment, config)
+    measure(held_out[np.arange(number) % len(held_out)]["values"])
+    draws = {"": draw}
+    for count in experiment.evaluation.step_counts:
+        other = build(with_steps(config, count))
+        draws[f"{count}_steps."] = _make_draw(other, here)[1]
+
+    def look(params: Params, step: int, folder: Path) -> dict[str, float]:
+        del step, folder
         found: dict[str, float] = {}
-        for name, batch in draws.items() if number else ():
+        for name, batch in draws.items():
             drawn = [batch(params, first) for first in range(0, number, size)]
             samples, good = (
                 np.concatenate([part[entry] for part in drawn])[:number]
@@ -133,7 +155,7 @@ def _look_at_samples(
 def _make_draw(
     experiment: Experiment, here: Mesh
 ) -> tuple[int, Callable[[Params, int], Arrays]]:
-    """How many samples are drawn at once, and how, by the model alone."""
+    """How many samples are drawn at once, and how: guidance needs another model."""
     alone = experiment.drawing._replace(guidance=GUIDANCES["none"], roles=())
     return make_draw(experiment._replace(drawing=alone), here)
 
