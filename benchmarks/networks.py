@@ -45,7 +45,7 @@ import torch
 
 import score_sde as ss
 from benchmarks.torch_unet import TorchSongUNet
-from benchmarks.turns import in_turns
+from benchmarks.turns import in_turns, matrix_rate
 from score_sde.losses import denoising_loss, edm
 from score_sde.networks import Network, SongUNet, from_linen
 from score_sde.networks.flops import forward_flops
@@ -281,18 +281,6 @@ def torch_sampling(
 def measured(sides: dict[str, Run], repeat: int) -> dict[str, list[float]]:
     """Seconds of each: of the processor, or of the clock where a GPU computes."""
     return in_turns(sides, repeat, time.perf_counter if ON_GPU else time.process_time)
-
-
-def matrix_rate() -> float:
-    """Operations a second of a product of random bfloat16 matrices of 8192 x 8192."""
-    a, b = (jr.normal(k, (8192, 8192), jnp.bfloat16) for k in jr.split(jr.key(0)))
-    product = jax.jit(lambda a, b: a @ b)
-    calls = 20
-
-    def run() -> None:
-        jax.block_until_ready([product(a, b) for _ in range(calls)])
-
-    return 2 * calls * 8192**3 / float(np.median(measured({"xla": run}, 5)["xla"]))
 
 
 class Setup(NamedTuple):

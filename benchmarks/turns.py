@@ -6,6 +6,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+
 
 def in_turns(
     sides: Mapping[str, Callable[[], Any]],
@@ -27,3 +32,15 @@ def in_turns(
             if turn:
                 seconds[name].append(clock() - began)
     return seconds
+
+
+def matrix_rate(side: int = 8192) -> float:
+    """Operations a second of a product of random bfloat16 matrices of this side."""
+    a, b = (jr.normal(k, (side, side), jnp.bfloat16) for k in jr.split(jr.key(0)))
+    product = jax.jit(lambda a, b: a @ b)
+    calls = 20
+
+    def run() -> None:
+        jax.block_until_ready([product(a, b) for _ in range(calls)])
+
+    return 2 * calls * side**3 / float(np.median(in_turns({"xla": run}, 5)["xla"]))

@@ -1,0 +1,33 @@
+"""The script of the GPU half of the benchmarks, in miniature on a CPU."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import gpu
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_every_step_is_a_benchmark_and_has_a_miniature():
+    for step in gpu.STEPS.values():
+        assert (ROOT / f"benchmarks/{step.module}.py").is_file()
+        assert step.small
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_step_leaves_its_record_and_is_not_run_again(tmp_path, capsys):
+    assert gpu.run("dit", tmp_path, small=True) == 0
+    rows = json.loads((tmp_path / "dit.json").read_text())["rows"]
+    assert [row["remat"] for row in rows] == [False, True]
+    assert all(row["tflops_per_second"] > 0 for row in rows)
+    assert gpu.run("dit", tmp_path, small=True) == 0
+    assert "dit              is there" in capsys.readouterr().out
+
+
+def test_a_step_that_takes_too_long_is_ended_and_leaves_no_record(tmp_path, capsys):
+    assert gpu.run("dit", tmp_path, small=True, limit=0.2) == gpu.TOO_LONG
+    assert "ended after 0.2 s" in capsys.readouterr().out
+    assert not (tmp_path / "dit.json").exists()
