@@ -220,6 +220,26 @@ def test_classes_are_drawn_as_asked_and_guided(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_student_is_told_the_weight_of_its_teachers_guidance(tmp_path):
+    workdir, student = tmp_path / "class", tmp_path / "student"
+    config = ["--config=configs/digits.py:label", f"--workdir={workdir}"]
+    program("train", *config, *fields())
+    told = "--config.conditions.guidance_weight"
+    program(
+        "distil",
+        *(f"--from={workdir}", "--config=digits_direct", f"--workdir={student}"),
+        *(f"{told}.high=4.0", "--config.objective.num_trajectories=20"),
+        *("--config.train.num_steps=3", "--config.optimizer.warmup_steps=0"),
+        *("--config.data.batch_size=8", "--config.sampling.num_samples=6"),
+    )
+    out = program("sample", f"--workdir={student}", f"{told}.samples=(3.0,)")
+    assert "6 samples of jump, 1 eval" in out
+    out = program("sample", f"--workdir={student}", f"{told}.samples=(9.0,)", code=2)
+    assert "9.0 is no weight from 1.0 to 4.0" in out
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["direct", "progressive", "tuning", "mean_flow"])
 def test_a_run_is_distilled(trained, tmp_path, name):
     """The student resumes, is sampled, or refused, and names its run."""

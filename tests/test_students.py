@@ -13,6 +13,7 @@ from cases import GAUSSIAN, MIXTURE, unless
 import score_sde as ss
 from score_sde import noise_levels, precondition
 from score_sde.flow_map import carry
+from score_sde.guidance import classifier_free
 from score_sde.losses import WEIGHTS
 from score_sde.networks import NETWORKS, from_linen
 from score_sde.run.build import asked_of_jumps
@@ -133,7 +134,8 @@ def test_a_network_told_two_levels_starts_as_its_teacher(name):
         "edm2": {**small, "channels_per_head": 8},
     }.get(name, small)
     shape = (4, 4, 1)
-    cond = {"ratio": jnp.zeros(1, jnp.float32), "divergence": None}
+    zero = jnp.zeros(1, jnp.float32)
+    cond = {"ratio": zero, "guidance": zero, "divergence": None}
     told = {}
     if name == "text_unet":
         options["num_words"] = 3
@@ -152,13 +154,87 @@ def test_a_network_told_two_levels_starts_as_its_teacher(name):
     expected = plain.apply(teacher, x, noise, told or None)
     for ratio in (0.0, 0.3, 1.0):
         full = jnp.full(3, ratio, jnp.float32)
-        found = both.apply(params, x, noise, {**told, "ratio": full})
+        more = {"ratio": full, "guidance": 5 * full}
+        found = both.apply(params, x, noise, {**told, **more})
         np.testing.assert_array_equal(found, expected)
     if "divergence" not in NETWORKS[name].reads:
         return
-    found = both.apply(params, x, noise, {**told, **cond, "ratio": full})
+    found = both.apply(params, x, noise, {**told, **cond, **more})
     np.testing.assert_array_equal(found[..., :-1], expected)
     np.testing.assert_array_equal(found[..., -1], 0)
+
+
+def test_a_teacher_is_guided_by_the_weight_that_its_student_is_told():
+    """Each example by its own; without a weight of its own it is not guided."""
+
+    def told(x, sigma, cond=None):
+        label = cond["label"].astype(x.dtype)[:, None]
+        return jnp.tanh(x + 0.3 * label) / (1 + sigma)
+
+    objective = made("direct")
+    teacher = objective._guided(told)
+    x = jr.normal(jr.key(0), (3, 2), jnp.float32)
+    label, sigma = jnp.asarray([2, 0, 1]), jnp.float32(0.5)
+    weights = jnp.asarray([1.0, 2.5, 4.0], jnp.float32)
+    found = teacher(x, sigma, {"label": label, "guidance": weights})
+    for i, weight in enumerate(weights):
+        guided = classifier_free(told, float(weight))
+        expected = guided(x[i : i + 1], sigma, {"label": label[i : i + 1]})
+        np.testing.assert_allclose(found[i], expected[0], rtol=1e-6)
+    np.testing.assert_array_equal(
+        teacher(x, sigma, {"label": label}), told(x, sigma, {"label": label})
+    )
+
+
+@pytest.mark.slow
+def test_a_student_that_is_told_the_weight_learns_a_range_of_them():
+    """The mean of a guided Gaussian's denoiser, at weights that it was told."""
+    shift = 2.0
+
+    def denoise(x, sigma, cond=None):
+        label = (cond["label"] > 0).astype(x.dtype)[:, None]
+        return 0.2 * x + shift * label
+
+    network = from_linen(
+        NETWORKS["mlp"](width=32, depth=2, num_classes=3),
+        (1,),
+        {"label": jnp.zeros(1, int), "guidance": jnp.zeros(1, jnp.float32)},
+    )
+    teacher = made("direct")._guided(denoise)
+    optimizer = optax.adam(3e-3)
+
+    def loss(params, key):
+        keys = jr.split(key, 3)
+        x = jr.normal(keys[0], (256, 1), jnp.float32)
+        told = {
+            "label": jr.randint(keys[1], (256,), 0, 2),
+            "guidance": jr.uniform(keys[2], (256,), jnp.float32, 1.0, 5.0),
+        }
+        aim = teacher(x, jnp.float32(1.0), told)
+        found = network.apply(params, x, jnp.zeros(256, jnp.float32), told)
+        return ((found - aim) ** 2).mean()
+
+    @jax.jit
+    def step(carried, key):
+        params, state = carried
+        slope = jax.grad(loss)(params, key)
+        change, state = optimizer.update(slope, state)
+        return (optax.apply_updates(params, change), state), None
+
+    params = network.init(jr.key(0))
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        start = (params, optimizer.init(params))
+        (params, _), _ = jax.lax.scan(step, start, jr.split(jr.key(1), 3_000))
+    for weight in (1.0, 2.2, 4.7):
+        told = {
+            "label": jnp.ones(1, int),
+            "guidance": jnp.full(1, weight, jnp.float32),
+        }
+        found = network.apply(
+            params, jnp.zeros((1, 1), "float32"), told["guidance"] * 0, told
+        )
+        # D_n + w (D_c - D_n) of label 1 beside -1, whose denoiser has no shift.
+        assert float(found[0, 0]) == pytest.approx(weight * shift, abs=0.15)
 
 
 def test_a_student_of_another_network_is_refused():

@@ -23,6 +23,8 @@ from score_sde.conditions.condition import of_examples as of_examples
 from score_sde.conditions.condition import of_points as of_points
 from score_sde.conditions.condition import of_samples as of_samples
 from score_sde.conditions.condition import small_picture as small_picture
+from score_sde.conditions.guidance_weight import GUIDANCE as GUIDANCE
+from score_sde.conditions.guidance_weight import guidance_weight as guidance_weight
 from score_sde.conditions.low_resolution import coarse as coarse
 from score_sde.conditions.low_resolution import low_resolution as low_resolution
 from score_sde.conditions.picture import image as image
@@ -38,6 +40,7 @@ CONDITIONS: dict[str, Callable[..., Condition]] = {
     "image": image,
     "low_resolution": low_resolution,
     "coarse": coarse,
+    "guidance_weight": guidance_weight,
     "augment": augmentation,
 }
 """Name of the condition -> function that makes it from its options."""

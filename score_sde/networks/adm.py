@@ -11,11 +11,10 @@ import flax.linen as nn
 from jax.nn.initializers import normal, zeros
 
 from score_sde.networks.blocks import (
-    SECOND_LEVEL,
-    SecondLevel,
+    add_told_later,
     positional_embedding,
 )
-from score_sde.networks.cond import beside_image, has_entry
+from score_sde.networks.cond import beside_image
 from score_sde.networks.embeddings import conditions
 from score_sde.networks.fitting import head_problems
 from score_sde.networks.options import Count, DropoutRate, FractionalWidths, Sides, Size
@@ -58,7 +57,9 @@ class ADM(PlannedUNet):
             for none.
     """
 
-    reads: ClassVar = frozenset({"label", "vector", "augment", "ratio", "image"})
+    reads: ClassVar = frozenset(
+        {"label", "vector", "augment", "ratio", "guidance", "image"}
+    )
 
     channels: Size = 192
     multipliers: FractionalWidths = (1, 2, 3, 4)
@@ -124,8 +125,7 @@ class ADM(PlannedUNet):
             h = h + table(sources["label"])
         if "vector" in sources:
             h = h + layers.dense(sources["vector"], size, "map_vector")
-        if has_entry(cond, "ratio"):
-            h = h + SecondLevel(size, name=SECOND_LEVEL)(cond["ratio"])
+        h = add_told_later(h, cond)
         return nn.silu(h)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -34,12 +35,12 @@ def fourier_embedding(noise: Array, size: int, *, scale: float = 16.0) -> Array:
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=1)
 
 
-SECOND_LEVEL = "second_level"
-"""The name of that module in a network."""
+SECOND_LEVEL, GUIDANCE_WEIGHT = "second_level", "guidance_weight"
+"""The names, in a network, of the modules for what students alone are told."""
 
 
-class SecondLevel(nn.Module):
-    """Embedding of the level where a jump ends: zero before training.
+class ToldLater(nn.Module):
+    """Embedding of a number that students alone are told: zero before training.
 
     Args:
         size: of the embedding.
@@ -48,9 +49,31 @@ class SecondLevel(nn.Module):
     size: int
 
     @nn.compact
-    def __call__(self, ratio: Array) -> Array:
-        h = nn.silu(nn.Dense(self.size)(ratio_waves(ratio)))
+    def __call__(self, waves: Array) -> Array:
+        h = nn.silu(nn.Dense(self.size)(waves))
         return nn.Dense(self.size, kernel_init=nn.initializers.zeros)(h)
+
+
+def add_told_later(
+    h: Array, cond: Any, make: Callable[..., nn.Module] = ToldLater
+) -> Array:
+    """Add to an embedding [batch, size] what a condition says to students alone.
+
+    Where a jump ends, "ratio", and with what weight the teacher was guided, "guidance";
+    a network that is told neither is unchanged. To be called within a compact method.
+
+    Args:
+        h: the embedding.
+        cond: the condition, or None.
+        make: the module of one of them, made with its size and name.
+    """
+    for entry, name, waves in (
+        ("ratio", SECOND_LEVEL, ratio_waves),
+        ("guidance", GUIDANCE_WEIGHT, weight_waves),
+    ):
+        if has_entry(cond, entry):
+            h = h + make(h.shape[-1], name=name)(waves(cond[entry]))
+    return h
 
 
 def ratio_waves(ratio: Array) -> Array:
@@ -62,8 +85,19 @@ def ratio_waves(ratio: Array) -> Array:
     """
     place = jnp.log1p(1000 * jnp.minimum(ratio, 1)) / math.log(1001)
     above = jnp.log1p(1000 / jnp.maximum(ratio, 1)) / math.log(1001)
-    place = place + (1 - above)
-    numbers = jnp.arange(1.0, 9.0, dtype=ratio.dtype)[None]
+    return _waves(place + (1 - above))
+
+
+def weight_waves(weight: Array) -> Array:
+    """Cosines and sines of a weight of guidance, [batch] -> [batch, 16].
+
+    It is seen as asinh(weight): weights from -10 to 10 are within half a period.
+    """
+    return _waves(jnp.arcsinh(weight) / math.asinh(10))
+
+
+def _waves(place: Array) -> Array:
+    numbers = jnp.arange(1.0, 9.0, dtype=place.dtype)[None]
     angles = math.pi * place[:, None] * numbers
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=1)
 
@@ -138,8 +172,7 @@ class NoiseAndCondition(nn.Module):
             h += nn.Dense(self.size)(cond["vector"])
         else:
             refuse_condition(cond, "vector", "vector_dims")
-        if has_entry(cond, "ratio"):
-            h += SecondLevel(self.size, name=SECOND_LEVEL)(cond["ratio"])
+        h = add_told_later(h, cond)
         return nn.silu(h)
 
 

@@ -75,7 +75,7 @@ class CrossUNet(nn.Module):
     """
 
     reads: ClassVar = frozenset(
-        {"label", "vector", "tokens", "mask", "ratio", "divergence"}
+        {"label", "vector", "tokens", "mask", "ratio", "guidance", "divergence"}
     )
     predicts_variance: ClassVar = False
 

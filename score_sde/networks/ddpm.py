@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 
-from score_sde.networks.blocks import SECOND_LEVEL, SecondLevel
-from score_sde.networks.cond import has_entry
+from score_sde.networks.blocks import add_told_later
 from score_sde.networks.embeddings import conditions, sine_embedding
 from score_sde.networks.options import Count, Size
 from score_sde.networks.unet_blocks import (
@@ -30,7 +29,7 @@ class DDPMUNet(PlannedUNet):
     of 32, since norms always have 32 groups.
     """
 
-    reads: ClassVar = frozenset({"label", "vector", "ratio"})
+    reads: ClassVar = frozenset({"label", "vector", "ratio", "guidance"})
 
     blocks_per_level: Size = 2
     vector_dims: Count = 0
@@ -68,8 +67,7 @@ class DDPMUNet(PlannedUNet):
         )
         for name, source in sources.items():
             h = h + layers.dense(source, size, f"map_{name}")
-        if has_entry(cond, "ratio"):
-            h = h + SecondLevel(size, name=SECOND_LEVEL)(cond["ratio"])
+        h = add_told_later(h, cond)
         return nn.silu(h)
 
     @property

@@ -13,11 +13,10 @@ import numpy as np
 from score_sde.arrays import as_labels
 from score_sde.networks.attention import attend_to_self
 from score_sde.networks.blocks import (
-    SECOND_LEVEL,
-    SecondLevel,
+    add_told_later,
     positional_embedding,
 )
-from score_sde.networks.cond import has_entry, require_condition
+from score_sde.networks.cond import require_condition
 from score_sde.networks.fitting import IMAGES, space_problems
 from score_sde.networks.layers import Dense
 from score_sde.networks.options import AttentionKernel, Count, Dtype, Size
@@ -84,7 +83,7 @@ class DiT(nn.Module):
         remat: whether the backward pass computes the inside of every block again.
     """
 
-    reads: ClassVar = frozenset({"label", "ratio"})
+    reads: ClassVar = frozenset({"label", "ratio", "guidance"})
 
     patch_size: Size = 2
     hidden_size: Size = 1152
@@ -168,8 +167,7 @@ class DiT(nn.Module):
             label = as_labels(cond["label"], self.num_classes)
             label = jnp.where(label == NO_LABEL, self.num_classes, label)
             h += table(label).astype(h.dtype)
-        if has_entry(cond, "ratio"):
-            h += SecondLevel(self.hidden_size, name=SECOND_LEVEL)(cond["ratio"])
+        h = add_told_later(h, cond)
         return nn.silu(h)
 
 

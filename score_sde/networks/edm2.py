@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from score_sde.arrays import as_labels
 from score_sde.networks.attention import attend
-from score_sde.networks.blocks import SECOND_LEVEL, Dropout, ratio_waves
-from score_sde.networks.cond import has_entry, require_condition
+from score_sde.networks.blocks import Dropout, add_told_later
+from score_sde.networks.cond import require_condition
 from score_sde.networks.fitting import head_problems
 from score_sde.networks.magnitude_preserving import (
     MPConv,
@@ -89,17 +89,17 @@ class Block(nn.Module):
         return MPConv(channels, name="attn_proj")(h)
 
 
-class SecondLevel(nn.Module):
-    """Embedding of the level where a jump ends: zero before training.
+class ToldLater(nn.Module):
+    """Embedding of a number that students alone are told: zero before training.
 
-    `blocks.SecondLevel` without biases; its gain begins at 0, as that of the output.
+    `blocks.ToldLater` without biases; its gain begins at 0, as that of the output.
     """
 
     size: int
 
     @nn.compact
-    def __call__(self, ratio: Array) -> Array:
-        waves = math.sqrt(2) * ratio_waves(ratio)  # of unit size
+    def __call__(self, waves: Array) -> Array:
+        waves = math.sqrt(2) * waves  # of unit size
         gain = self.param("gain", nn.initializers.zeros, (), jnp.float32)
         h = mp_silu(MPConv(self.size, name="linear0")(waves))
         return MPConv(self.size, name="linear1")(h, gain)
@@ -134,7 +134,7 @@ class EDM2(PlannedUNet):
         logvar_channels: features of the learned log-variance.
     """
 
-    reads: ClassVar = frozenset({"label", "ratio"})
+    reads: ClassVar = frozenset({"label", "ratio", "guidance"})
 
     channels: Size = 192
     multipliers: Widths = (1, 2, 3, 4)
@@ -184,8 +184,7 @@ class EDM2(PlannedUNet):
                 classes * math.sqrt(self.num_classes)
             )
             h = mp_sum(h, label, self.label_balance)
-        if has_entry(cond, "ratio"):
-            h = h + SecondLevel(size, name=SECOND_LEVEL)(cond["ratio"])
+        h = add_told_later(h, cond, ToldLater)
         return mp_silu(h)
 
     def _block(self, step: PlannedBlock, name: str) -> Block:

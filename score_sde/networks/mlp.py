@@ -22,7 +22,7 @@ class MLP(nn.Module):
             level and the condition.
     """
 
-    reads: ClassVar = frozenset({"label", "vector", "ratio", "divergence"})
+    reads: ClassVar = frozenset({"label", "vector", "ratio", "guidance", "divergence"})
     predicts_variance: ClassVar = False
 
     width: Size = 128

@@ -48,8 +48,9 @@ class Network(NamedTuple):
     for none, "vector", [batch, dims], "augment", [batch, dims], how the example was
     augmented, which may be absent and is then zero, "tokens", [batch, length, dims],
     where "mask", bool [batch, length], is False for those that aren't there, "words",
-    int [batch, length], -1 for none, "image", of the sides of x, or "ratio", [batch],
-    of a jump's second noise level to the first (`flow_map.make_jump`). An entry
+    int [batch, length], -1 for none, "image", of the sides of x, "guidance", [batch],
+    the weight of a student's teacher, or "ratio", [batch], of a jump's second noise
+    level to the first (`flow_map.make_jump`). An entry
     "divergence", None, asks for the divergence of that jump: a channel behind the
     others, whose mean is what `make_jump` reads.
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar
 
 import flax.linen as nn
 
-from score_sde.networks.blocks import SECOND_LEVEL, SecondLevel, with_divergence
-from score_sde.networks.cond import beside_image, has_entry
+from score_sde.networks.blocks import add_told_later, with_divergence
+from score_sde.networks.cond import beside_image
 from score_sde.networks.embeddings import FourierFeatures, conditions, sine_embedding
 from score_sde.networks.options import Count, Embedding, FilterTaps
 from score_sde.networks.resampling import (
@@ -58,7 +58,7 @@ class SongUNet(PlannedUNet):
     """
 
     reads: ClassVar = frozenset(
-        {"label", "vector", "augment", "ratio", "divergence", "image"}
+        {"label", "vector", "augment", "ratio", "guidance", "divergence", "image"}
     )
 
     embedding: Embedding = "positional"
@@ -155,8 +155,7 @@ class SongUNet(PlannedUNet):
                 source = source * math.sqrt(self.num_classes)
             has_bias = name != "augment"
             h = h + layers.dense(source, size, f"map_{name}", use_bias=has_bias)
-        if has_entry(cond, "ratio"):
-            h = h + SecondLevel(size, name=SECOND_LEVEL)(cond["ratio"])
+        h = add_told_later(h, cond)
         for i in range(2):
             h = nn.silu(layers.dense(h, 4 * self.channels, f"map_layer{i}"))
         return h

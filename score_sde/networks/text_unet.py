@@ -23,7 +23,7 @@ from score_sde.networks.unet import unet_problems
 from score_sde.types import Array
 
 TEXT_HEADS = 4
-OF_JUMPS = ("ratio", "divergence")
+OF_JUMPS = ("ratio", "guidance", "divergence")
 """Entries of a condition that go to the U-Net as they are."""
 
 

@@ -133,7 +133,7 @@ class UNetEncoder(nn.Module):
         sigma_data: standard deviation of the data, for waves of pixels.
     """
 
-    reads: ClassVar = frozenset({"label", "vector", "ratio", "divergence"})
+    reads: ClassVar = frozenset({"label", "vector", "ratio", "guidance", "divergence"})
     predicts_variance: ClassVar = False
 
     channels: Size = 64

@@ -14,19 +14,21 @@ from typing import Annotated, Any, ClassVar
 import jax
 import jax.random as jr
 
+from score_sde import conditions
 from score_sde.arrays import example_keys, per_example
+from score_sde.conditions import GUIDANCE
 from score_sde.fields import settings
 from score_sde.flow_map import FlowMap, as_denoiser
 from score_sde.guidance import classifier_free
 from score_sde.losses import DISTANCES
 from score_sde.losses.consistency import Distance
 from score_sde.losses.pairs import Ladder
-from score_sde.networks.blocks import DIVERGENCE, SECOND_LEVEL
+from score_sde.networks.blocks import DIVERGENCE, GUIDANCE_WEIGHT, SECOND_LEVEL
 from score_sde.rules import Finite, one_of
 from score_sde.run.model import COMPANIONS, Model, jump
 from score_sde.run.objective import Context, Objective
 from score_sde.sde import SDE
-from score_sde.types import Array, Denoise, Key, Params, UserError
+from score_sde.types import Array, Denoise, Key, Params, Scalar, UserError
 
 TEACHER = "teacher"
 STARTS = ("teacher", "scratch")
@@ -69,11 +71,20 @@ class Student(Objective):
         found = []
         if self.guidance_weight != 1 and not self.distils:
             found.append("guidance_weight is of the teacher, which it does not use")
-        if self.guidance_weight != 1 and not model.conditions:
+        told = conditions.of_blank(model.conditions, model.row_shape) or {}
+        is_told = GUIDANCE in told
+        if (is_told or self.guidance_weight != 1) and not told.keys() - {GUIDANCE}:
             found.append(
                 "guidance_weight needs a network that is told something: see section "
                 "conditions"
             )
+        if is_told and self.guidance_weight != 1:
+            found.append(
+                f"guidance_weight is {self.guidance_weight}; the weights are those of "
+                "conditions.guidance_weight"
+            )
+        if is_told and not self.distils:
+            found.append("conditions.guidance_weight is of a teacher, which it lacks")
         if model.points == "variational":
             found.append("data.points is 'variational', which is for likelihoods")
         return found
@@ -93,10 +104,16 @@ class Student(Objective):
         return self._guided(context.companions[TEACHER])
 
     def _guided(self, offered: Denoise) -> Denoise:
-        denoise = as_denoiser(offered)
-        if self.guidance_weight == 1:
-            return denoise
-        return classifier_free(denoise, self.guidance_weight)
+        denoise, stated = as_denoiser(offered), self.guidance_weight
+
+        def guided(x: Array, sigma: Scalar, cond: Any = None) -> Array:
+            told = dict(cond or {})
+            weight = told.pop(GUIDANCE, stated)
+            if isinstance(weight, float) and weight == 1:
+                return denoise(x, sigma, told or None)
+            return classifier_free(denoise, weight)(x, sigma, told)
+
+        return guided
 
     def flow(
         self,
@@ -112,8 +129,9 @@ class Student(Objective):
 def started(params: Params, others: Params) -> Params:
     """Parameters of a student that begin as its teacher's.
 
-    What the teacher lacks, the embedding of where a jump ends and the divergence of a
-    jump, stays as it is: it adds nothing yet, so that the student is its teacher.
+    What the teacher lacks, the embeddings of where a jump ends and of its own guidance
+    and the divergence of a jump, stays as it is: it adds nothing yet, so that the
+    student is its teacher.
 
     Raises: UserError where the two networks are not alike.
     """
@@ -123,7 +141,7 @@ def started(params: Params, others: Params) -> Params:
     def one(path: Any, own: Any) -> Any:
         found = theirs.get(path)
         names = {getattr(entry, "key", None) for entry in path}
-        if found is None and names & {SECOND_LEVEL, DIVERGENCE}:
+        if found is None and names & {SECOND_LEVEL, GUIDANCE_WEIGHT, DIVERGENCE}:
             return own
         if found is None or found.shape != own.shape:
             shape = "none" if found is None else f"one of shape {found.shape}"
