@@ -46,7 +46,7 @@ def standard_promotion():
         yield
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def forget_programs():
     """Compiled programs fill the memory: they are forgotten above 3 GiB."""
     yield

@@ -135,6 +135,7 @@ SMALL = {
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("stem", [*RUNS, *WITHOUT_WEIGHTS])
 def test_a_run_takes_two_steps_on_data_of_its_format(stem):
     config = config_of(stem)
