@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from as_a_user import commands, run
+from as_a_user import blocks, commands, run
 from PIL import Image
 
 PAGES = (
@@ -94,10 +94,7 @@ def ready(name, trained, folder):
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page_work(page, trained, folder):
     pictures(folder)
-    snippets = re.findall(
-        r"^```python\n(.*?)^```", (DOCS / page).read_text(), re.S | re.M
-    )
-    (folder / "mine.py").write_text(snippets[0] if snippets else "")
+    (folder / "mine.py").write_text("".join(blocks(page, "python")[:1]))
     done = 0
     for words in commands(page):
         line = " ".join(words)
