@@ -351,7 +351,7 @@ def test_compare_refuses_other_features_and_references(tmp_path):
 def test_metrics_of_too_few_samples_end_training_before_it_begins(cache, tmp_path):
     config = config_of(metrics={"precision_recall": {}}, evaluation={"in_training": 2})
     with pytest.raises(UserError, match="metrics.precision_recall: .* has 2 examples"):
-        make_evaluate(build(config), config, tmp_path, local_mesh(), None)
+        make_evaluate(build(config), config, tmp_path, local_mesh(), lambda *a: 0)
     config = config_of(
         objective={"name": "classification"},
         network={"name": "classifier"},
@@ -359,7 +359,7 @@ def test_metrics_of_too_few_samples_end_training_before_it_begins(cache, tmp_pat
     )
     del config["weight"]
     with pytest.raises(UserError, match="'classification' trains nothing that draws"):
-        make_evaluate(build(config), config, tmp_path, local_mesh(), None)
+        make_evaluate(build(config), config, tmp_path, local_mesh(), lambda *a: 0)
 
 
 def test_steps_of_stated_levels_are_every_second_or_third_of_them():

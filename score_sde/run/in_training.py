@@ -72,13 +72,7 @@ def make_evaluate(
     count = divisible(min(EVALUATED, len(held_out)), here)
     rows = held_out[np.arange(count) % len(held_out)]
     keys = sample_keys(experiment.seed, 0, count)
-    draws = objective.trains_denoiser or objective.trains_jumps
-    if settings.in_training and not draws:
-        raise UserError(
-            f"evaluation.in_training is {settings.in_training}; objective "
-            f"{config['objective']['name']!r} trains nothing that draws samples."
-        )
-    looks = [_look_at_samples(experiment, here)] if draws else []
+    looks = [_look_at_samples(experiment, here)] if _draws(experiment) else []
     if objective.has_levels:
         looks.append(_look_at_levels(experiment, here, keys, rows))
     else:
@@ -107,6 +101,11 @@ def make_evaluate(
     return evaluate
 
 
+def _draws(experiment: Experiment) -> bool:
+    """Whether what is trained draws samples."""
+    return experiment.objective.trains_denoiser or experiment.objective.trains_jumps
+
+
 def _look_at_samples(experiment: Experiment, here: Mesh) -> Look:
     """Draw the model's own samples."""
     _, draw = _make_draw(experiment, here)
@@ -124,8 +123,14 @@ def _look_at_metrics(
 ) -> Look:
     """Measure the model's own samples, at each of the numbers of steps.
 
-    Raises: UserError for what a metric refuses: training must not end for it later.
+    Raises: UserError for what a metric refuses, since training must not end for it
+        later, and for an objective without samples.
     """
+    if not _draws(experiment):
+        raise UserError(
+            f"evaluation.in_training is {experiment.evaluation.in_training}; objective "
+            f"{config['objective']['name']!r} trains nothing that draws samples."
+        )
     size, draw = _make_draw(experiment, here)
     number, held_out = experiment.evaluation.in_training, experiment.shown.test
     measure = make_measure(experiment, config)
