@@ -272,4 +272,5 @@ def test_a_stranger_that_states_nothing_is_taken_as_it_is():
     assert reads(module) is None
     assert problems_of(module, (1, 2, 3, 4)) == []
     assert predicts_variance(module) is False
-    assert reads(MLP()) == {"label", "vector", "ratio", "divergence"}
+    found = {"label", "vector", "ratio", "guidance", "divergence"}
+    assert reads(MLP()) == found
