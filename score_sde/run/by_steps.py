@@ -55,7 +55,7 @@ def measure_by_steps(run: Run, folder: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: for a grid that can't have so many steps.
     """
-    measure = make_measure(run.experiment, run.config)
+    measure = make_measure(run.experiment, run.config, folder)
     rows = []
     for count in run.experiment.evaluation.step_counts:
         config = with_steps(run.config, count)
@@ -86,7 +86,7 @@ def table(rows: list[Mapping[str, Any]]) -> str:
 
 
 def costs_of(rows: list[Mapping[str, Any]]) -> Costs | None:
-    """What is drawn of the rows; None without the metric of the picture."""
+    """Costs and distances for the picture; None if no distance was measured."""
     rows = sorted(rows, key=lambda row: row["num_evals"])
     if not rows or DRAWN not in rows[0]["metrics"]:
         return None

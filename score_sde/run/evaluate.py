@@ -91,7 +91,7 @@ def measure(
             features.
     """
     extraction = open_features(experiment, config)
-    logits = any("logits" in reads_of(m) for m in experiment.metrics.values())
+    logits = _reads_logits(experiment)
     stored = experiment.shown.from_units(samples)
     fake = in_parts(
         folder and folder / "samples",
@@ -154,7 +154,7 @@ def _split_features(
 
 
 def make_measure(
-    experiment: Experiment, config: Mapping[str, Any]
+    experiment: Experiment, config: Mapping[str, Any], folder: Path | None = None
 ) -> Callable[[np.ndarray], dict[str, float]]:
     """Make the function that measures samples again and again, as training does.
 
@@ -165,12 +165,14 @@ def make_measure(
     Args:
         experiment: with the data, the features and the metrics.
         config: the complete config.
+        folder: where `measure` keeps features of the data, which are read there; None
+            to compute them.
 
     Raises:
         UserError: for features and references that can't be had.
     """
     extraction = open_features(experiment, config)
-    logits = any("logits" in reads_of(m) for m in experiment.metrics.values())
+    logits = _reads_logits(experiment)
     one = experiment.shown.test[np.arange(1)]["values"]
     reference = open_reference(
         experiment,
@@ -178,10 +180,10 @@ def make_measure(
         extraction,
         dims=extraction.features(one).shape[1],
         logits=logits,
-        folder=None,
+        folder=folder,
     )
     other = functools.cache(
-        partial(_split_features, experiment, extraction, reference, None)
+        partial(_split_features, experiment, extraction, reference, folder)
     )
 
     def measure(stored: np.ndarray) -> dict[str, float]:
@@ -207,6 +209,11 @@ def make_measure(
     return measure
 
 
+def _reads_logits(experiment: Experiment) -> bool:
+    """Whether any metric of the config reads logits."""
+    return any("logits" in reads_of(m) for m in experiment.metrics.values())
+
+
 def _cannot(metric: Callable[..., Any], reference: Reference) -> str:
     """Why a metric can't be had against the reference; "" if it can."""
     if not reference.arrays and "moments" not in reads_of(metric):
@@ -215,7 +222,7 @@ def _cannot(metric: Callable[..., Any], reference: Reference) -> str:
 
 
 def _kind(metric: Callable[..., Any]) -> str:
-    """What a metric is computed of."""
+    """Name of the arrays that a metric reads: 'features' or 'logits'."""
     return "logits" if "logits" in reads_of(metric) else "features"
 
 

@@ -1,4 +1,4 @@
-"""What is looked at while a run trains: its samples, held-out losses, and metrics."""
+"""Reports of a run while it trains: samples, held-out losses, and metrics."""
 
 from __future__ import annotations
 

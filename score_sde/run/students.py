@@ -108,9 +108,9 @@ class Student(Objective):
 
         def guided(x: Array, sigma: Scalar, cond: Any = None) -> Array:
             told = dict(cond or {})
+            if GUIDANCE not in told and stated == 1:
+                return denoise(x, sigma, cond)
             weight = told.pop(GUIDANCE, stated)
-            if isinstance(weight, float) and weight == 1:
-                return denoise(x, sigma, told or None)
             return classifier_free(denoise, weight)(x, sigma, told)
 
         return guided
