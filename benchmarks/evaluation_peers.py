@@ -29,15 +29,32 @@ def read(path: str) -> None:
     """Read both sets of features."""
     with np.load(path) as file:
         held["real"], held["fake"] = file["real"], file["fake"]
+    held["moments"] = _moments()
 
 
-def torch_fidelity() -> float:
-    sides = [
+def _moments() -> list[dict[str, np.ndarray]]:
+    return [
         metric_fid.fid_features_to_statistics(torch.from_numpy(held[name]))
         for name in ("real", "fake")
     ]
-    made = metric_fid.fid_statistics_to_metric(*sides, verbose=False)
+
+
+def torch_fidelity() -> float:
+    return _of_moments(_moments())
+
+
+def torch_fidelity_of_moments() -> float:
+    return _of_moments(held["moments"])
+
+
+def _of_moments(moments: list[dict[str, np.ndarray]]) -> float:
+    made = metric_fid.fid_statistics_to_metric(*moments, verbose=False)
     return float(made[metric_fid.KEY_METRIC_FID])
+
+
+def clean_fid_of_moments() -> float:
+    sides = [m[name] for m in held["moments"] for name in ("mu", "sigma")]
+    return float(fid.frechet_distance(*sides))
 
 
 def clean_fid() -> float:
@@ -82,7 +99,9 @@ COMMANDS = {
         versions,
         read,
         torch_fidelity,
+        torch_fidelity_of_moments,
         clean_fid,
+        clean_fid_of_moments,
         make_weights,
         open_inception,
         features,

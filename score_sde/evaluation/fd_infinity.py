@@ -20,6 +20,7 @@ from score_sde.evaluation.estimate import (
 from score_sde.evaluation.frechet import (
     Root,
     comparable_sides,
+    distance_of,
     frechet_spread,
     root_of,
     transport_of,
@@ -65,7 +66,7 @@ def fd_infinity(
         rows = np.arange(size)
         if rng is not None:
             rows = rng.choice(len(second), size, replace=False)
-        distances.append(transport_of(root, root_of(second[rows])).value)
+        distances.append(distance_of(root, root_of(second[rows])))
         shares[rows] += weight / size
     fd = np.array(distances)
     value = float(weights @ fd)
@@ -117,7 +118,7 @@ def frechet_by_number(
     sizes = np.unique(np.linspace(len(second) / 5, len(second), num_sizes).astype(int))
     root = root_of(real if first is None else first)
     order = np.random.default_rng(seed).permutation(len(second))
-    distances = [transport_of(root, root_of(second[order[:n]])).value for n in sizes]
+    distances = [distance_of(root, root_of(second[order[:n]])) for n in sizes]
     slope, limit = np.polyfit(1 / sizes, distances, 1)
     return {
         "number": sizes,
