@@ -22,9 +22,8 @@ from score_sde.evaluation import (
 from score_sde.evaluation.classifier import full_range
 from score_sde.evaluation.extractor import BATCH
 from score_sde.evaluation.plots import save_evaluation
-from score_sde.run import extraction
+from score_sde.run import by_steps, extraction
 from score_sde.run.build import build
-from score_sde.run.by_steps import with_steps
 from score_sde.run.compare import comparison
 from score_sde.run.evaluate import make_measure, measure, table
 from score_sde.run.extraction import in_parts, open_features, values_of
@@ -365,9 +364,30 @@ def test_metrics_of_too_few_samples_end_training_before_it_begins(cache, tmp_pat
 def test_steps_of_stated_levels_are_every_second_or_third_of_them():
     config = {"grid": {"name": "levels", "sigmas": (80.0, 14.0, 2.5, 0.4)}, "seed": 0}
     for count, left in ((1, (80.0,)), (2, (80.0, 2.5)), (4, (80.0, 14.0, 2.5, 0.4))):
-        assert with_steps(config, count)["grid"]["sigmas"] == left
+        assert by_steps.with_steps(config, count)["grid"]["sigmas"] == left
     with pytest.raises(UserError, match="has 3; it must divide the 4 levels"):
-        with_steps(config, 3)
+        by_steps.with_steps(config, 3)
     by_number = {"grid": {"name": "karras", "num_steps": 18}}
-    assert with_steps(by_number, 5)["grid"] == {"name": "karras", "num_steps": 5}
+    assert by_steps.with_steps(by_number, 5)["grid"] == {
+        "name": "karras",
+        "num_steps": 5,
+    }
     assert by_number["grid"]["num_steps"] == 18
+
+
+def test_quality_by_steps_is_a_column_for_each_count():
+    def row(count, distance):
+        near = {"fd": distance, "fd.low": 0.0, "fd.high": 2 * distance, "counts": 3}
+        return {
+            "num_steps": count,
+            "num_evals": 2 * count,
+            "failed": 0,
+            "metrics": near,
+        }
+
+    assert by_steps.table([row(5, 0.5), row(10, 0.25)]).splitlines() == [
+        "steps        5           10",
+        "evaluations  10          20",
+        "failed       0           0",
+        "fd           0.5 [0, 1]  0.25 [0, 0.5]",
+    ]

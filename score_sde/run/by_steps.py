@@ -15,7 +15,6 @@ from score_sde.run.cascade import draw_stages
 from score_sde.run.evaluate import make_measure
 from score_sde.run.open import Run
 from score_sde.runtime.mesh import local_mesh
-from score_sde.training.metrics import with_intervals
 from score_sde.types import UserError
 
 DRAWN = "frechet_distance"
@@ -76,12 +75,21 @@ def measure_by_steps(run: Run, folder: Path) -> list[dict[str, Any]]:
 
 
 def table(rows: list[Mapping[str, Any]]) -> str:
-    """A line for each number of steps: evaluations, and the metrics with intervals."""
+    """Evaluations and metrics with intervals, a column for each number of steps."""
+    columns = [["steps", "evaluations", "failed"]]
+    for row in rows:
+        counts = (row["num_steps"], row["num_evals"], row["failed"])
+        columns.append([f"{count:.0f}" for count in counts])
+    for name in rows[0]["metrics"]:
+        if f"{name}.low" in rows[0]["metrics"]:
+            columns[0].append(name)
+            for column, row in zip(columns[1:], rows, strict=True):
+                ends = (row["metrics"][name + end] for end in ("", ".low", ".high"))
+                column.append("{:.4g} [{:.4g}, {:.4g}]".format(*ends))
+    widths = [max(map(len, column)) for column in columns]
     return "\n".join(
-        f"{row['num_steps']:>4} steps, {row['num_evals']:.0f} evaluations"
-        + f", {row['failed']} FAILED" * bool(row["failed"])
-        + f": {with_intervals(row['metrics'])}"
-        for row in rows
+        "  ".join(map(str.ljust, line, widths)).rstrip()
+        for line in zip(*columns, strict=True)
     )
 
 

@@ -143,11 +143,11 @@ class Metrics:
             print(f"\r{line}  ", end="", flush=True)
         else:
             print(line, flush=True)
-        if measured := with_intervals(row):
+        if measured := _with_intervals(row):
             print("\n" * sys.stdout.isatty() + f"  {measured}", flush=True)
 
 
-def with_intervals(values: Mapping[str, float]) -> str:
+def _with_intervals(values: Mapping[str, float]) -> str:
     """The values that have an interval: name [low, high] of each, "" without any."""
     found = (
         (name, value, values[f"{name}.low"], values[f"{name}.high"])
