@@ -157,11 +157,18 @@ def test_a_network_told_two_levels_starts_as_its_teacher(name):
         more = {"ratio": full, "guidance": 5 * full}
         found = both.apply(params, x, noise, {**told, **more})
         np.testing.assert_array_equal(found, expected)
-    if "divergence" not in NETWORKS[name].reads:
-        return
     found = both.apply(params, x, noise, {**told, **cond, **more})
     np.testing.assert_array_equal(found[..., :-1], expected)
     np.testing.assert_array_equal(found[..., -1], 0)
+
+    @jax.jit
+    @jax.grad
+    def gradient(params):
+        return both.apply(params, x, noise, {**told, **cond, **more})[..., -1].sum()
+
+    slopes = jax.tree_util.tree_leaves_with_path(gradient(params))
+    of_head = [abs(a).max() for path, a in slopes if "divergence" in str(path)]
+    assert max(of_head) > 0
 
 
 def test_a_teacher_is_guided_by_the_weight_that_its_student_is_told():

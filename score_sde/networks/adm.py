@@ -13,6 +13,7 @@ from jax.nn.initializers import normal, zeros
 from score_sde.networks.blocks import (
     add_told_later,
     positional_embedding,
+    with_divergence,
 )
 from score_sde.networks.cond import beside_image
 from score_sde.networks.embeddings import conditions
@@ -58,7 +59,7 @@ class ADM(PlannedUNet):
     """
 
     reads: ClassVar = frozenset(
-        {"label", "vector", "augment", "ratio", "guidance", "image"}
+        {"label", "vector", "augment", "ratio", "guidance", "divergence", "image"}
     )
 
     channels: Size = 192
@@ -98,7 +99,8 @@ class ADM(PlannedUNet):
         h = follow(h, self.plan(x.shape[1]), apply)
         h = nn.silu(layers.norm(h, "out_norm"))
         width = x.shape[-1] * (2 if self.learn_sigma else 1)
-        return layers.conv(h, width, "out_conv", last=True).astype(x.dtype)
+        out = layers.conv(h, width, "out_conv", last=True).astype(x.dtype)
+        return with_divergence(out, h, cond)
 
     def _embedding(self, noise: Array, cond: Any) -> Array:
         layers, size = self.style.layers._replace(dtype="float32"), 4 * self.channels

@@ -123,7 +123,12 @@ class DivergenceHead(nn.Module):
         return nn.Dense(1, kernel_init=nn.initializers.zeros)(h)
 
 
-def with_divergence(out: Array, features: Array, cond: Any) -> Array:
+def with_divergence(
+    out: Array,
+    features: Array,
+    cond: Any,
+    make: Callable[..., Any] = DivergenceHead,
+) -> Array:
     """Join a network's output with the divergence, if it is asked for.
 
     It is one more channel behind the others, the same at all positions. To be called
@@ -133,10 +138,11 @@ def with_divergence(out: Array, features: Array, cond: Any) -> Array:
         out: [batch, *dims].
         features: of the last layer, [batch, *space, channels].
         cond: the condition; an entry `DIVERGENCE` asks for it.
+        make: the module of the head, made with its name.
     """
     if not has_entry(cond, DIVERGENCE):
         return out
-    h = DivergenceHead(name=DIVERGENCE)(features.astype(out.dtype))
+    h = make(name=DIVERGENCE)(features.astype(out.dtype))
     h = h.reshape(len(h), *[1] * (out.ndim - 1))
     return jnp.concatenate([out, jnp.broadcast_to(h, (*out.shape[:-1], 1))], axis=-1)
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 
-from score_sde.networks.blocks import add_told_later
+from score_sde.networks.blocks import add_told_later, with_divergence
 from score_sde.networks.embeddings import conditions, sine_embedding
 from score_sde.networks.options import Count, Size
 from score_sde.networks.unet_blocks import (
@@ -29,7 +29,7 @@ class DDPMUNet(PlannedUNet):
     of 32, since norms always have 32 groups.
     """
 
-    reads: ClassVar = frozenset({"label", "vector", "ratio", "guidance"})
+    reads: ClassVar = frozenset({"label", "vector", "ratio", "guidance", "divergence"})
 
     blocks_per_level: Size = 2
     vector_dims: Count = 0
@@ -52,7 +52,8 @@ class DDPMUNet(PlannedUNet):
         h = layers.conv(h, self.channels, "in_conv")
         h = follow(h, self.plan(x.shape[1]), apply)
         h = nn.silu(layers.norm(h, "out_norm"))
-        return layers.conv(h, x.shape[-1], "out_conv", last=True).astype(x.dtype)
+        out = layers.conv(h, x.shape[-1], "out_conv", last=True).astype(x.dtype)
+        return with_divergence(out, h, cond)
 
     def _embedding(self, noise: Array, cond: Any) -> Array:
         layers, size = self.style.layers._replace(dtype="float32"), 4 * self.channels

@@ -15,6 +15,7 @@ from score_sde.networks.attention import attend_to_self
 from score_sde.networks.blocks import (
     add_told_later,
     positional_embedding,
+    with_divergence,
 )
 from score_sde.networks.cond import require_condition
 from score_sde.networks.fitting import IMAGES, space_problems
@@ -83,7 +84,7 @@ class DiT(nn.Module):
         remat: whether the backward pass computes the inside of every block again.
     """
 
-    reads: ClassVar = frozenset({"label", "ratio", "guidance"})
+    reads: ClassVar = frozenset({"label", "ratio", "guidance", "divergence"})
 
     patch_size: Size = 2
     hidden_size: Size = 1152
@@ -150,8 +151,9 @@ class DiT(nn.Module):
             h = make(*options, name=f"blocks_{i}")(h, embedding)
         out = channels * (2 if self.learn_sigma else 1)
         final = Final(p * p * out, dtype, name="final_layer")
-        h = final(h, embedding).reshape(batch, rows, columns, p, p, out)
-        return h.swapaxes(2, 3).reshape(batch, height, width, out).astype(x.dtype)
+        pixels = final(h, embedding).reshape(batch, rows, columns, p, p, out)
+        pixels = pixels.swapaxes(2, 3).reshape(batch, height, width, out)
+        return with_divergence(pixels.astype(x.dtype), _norm(h), cond)
 
     def _embedding(self, noise: Array, cond: Any) -> Array:
         h = positional_embedding(noise, NOISE_FEATURES)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from score_sde.arrays import as_labels
 from score_sde.networks.attention import attend
-from score_sde.networks.blocks import Dropout, add_told_later
+from score_sde.networks.blocks import Dropout, add_told_later, with_divergence
 from score_sde.networks.cond import require_condition
 from score_sde.networks.fitting import head_problems
 from score_sde.networks.magnitude_preserving import (
@@ -105,6 +105,18 @@ class ToldLater(nn.Module):
         return MPConv(self.size, name="linear1")(h, gain)
 
 
+class DivergenceHead(nn.Module):
+    """`blocks.DivergenceHead` without biases; its gain begins at 0."""
+
+    size: int = 128
+
+    @nn.compact
+    def __call__(self, features: Array) -> Array:
+        gain = self.param("gain", nn.initializers.zeros, (), jnp.float32)
+        h = mp_silu(MPConv(self.size, name="linear0")(features)).mean((1, 2))
+        return MPConv(1, name="linear1")(h, gain)
+
+
 class LogVariance(nn.Module):
     """u(noise), the learned log of the loss at a noise level (eq. 21): [batch]."""
 
@@ -134,7 +146,7 @@ class EDM2(PlannedUNet):
         logvar_channels: features of the learned log-variance.
     """
 
-    reads: ClassVar = frozenset({"label", "ratio", "guidance"})
+    reads: ClassVar = frozenset({"label", "ratio", "guidance", "divergence"})
 
     channels: Size = 192
     multipliers: Widths = (1, 2, 3, 4)
@@ -170,7 +182,8 @@ class EDM2(PlannedUNet):
         h = MPConv(self.widths[0], 3, name=f"enc_{height}x{height}_conv")(h)
         h = follow(h, self.plan(height), apply, join)
         gain = self.param("out_gain", nn.initializers.zeros, (), jnp.float32)
-        return MPConv(x.shape[-1], 3, name="out_conv")(h, gain).astype(x.dtype)
+        out = MPConv(x.shape[-1], 3, name="out_conv")(h, gain).astype(x.dtype)
+        return with_divergence(out, h, cond, DivergenceHead)
 
     def _embedding(self, noise: Array, cond: Any) -> Array:
         size = max(self.widths)
