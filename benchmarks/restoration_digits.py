@@ -49,6 +49,10 @@ ROWS: tuple[tuple[str, int, str, dict[str, Any]], ...] = (
     ("daps", 36, "", {}),
     ("daps", 180, "", {"ode_steps": 1}),
     ("red_diff", 180, "", {}),
+    ("ddrm", 600, "", {"eta": 1.0}),
+    ("daps", 600, "", {"ode_steps": 1}),
+    ("repaint", 60, "", {}),
+    ("diffpir", 600, "", {}),
 )
 """(method, steps, sampler of methods that leave it open, options)."""
 

@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 from cases import GOLDEN, unless
 
+from configs import cifar10_few_steps, imagenet64_few_steps
 from experiments import launch
 from experiments.import_weights import default_config
 from score_sde import networks
 from score_sde.networks.network import FROZEN
 from score_sde.run import build, model, sample, train
 from score_sde.run.describe import print_dry_run
+from score_sde.run.objectives import OBJECTIVES
+from score_sde.run.sections import complete
 from score_sde.samplers import SAMPLERS
 from score_sde.training.optimizer import make_optimizer
 from score_sde.training.step import init_state, make_train_step, whole_batch_gradient
@@ -52,6 +55,7 @@ CHAIN = "imagenet64_adm"
 WITHOUT_WEIGHTS = (
     "cifar10_vdm",
     "cifar10_few_steps",
+    "imagenet64_few_steps",
     "fashion_mnist:kl",
     "imagenet256_ldm",
     "imagenet_upsampler",
@@ -120,6 +124,28 @@ def test_a_dry_run_needs_no_data(stem, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "parameters: " in out
     assert "memory to train: " in out
+
+
+STUDENTS = {
+    "cifar10_few_steps": cifar10_few_steps,
+    "imagenet64_few_steps": imagenet64_few_steps,
+}
+
+
+@pytest.mark.parametrize(
+    ("stem", "variant"),
+    [(stem, name) for stem, module in STUDENTS.items() for name in module.VARIANTS],
+)
+def test_every_student_is_configured(stem, variant, tmp_path):
+    """With the run that it is made from, each variant is an experiment."""
+    config = config_of(f"{stem}:{variant}")
+    denoiser = {**config, "objective": {"name": "denoising"}, "companions": {}}
+    denoiser |= {"precondition": {"name": "edm"}, "sampler": {"name": "heun"}}
+    denoiser |= {"grid": {"name": "karras", "num_steps": 18}, "weight": {"name": "edm"}}
+    (tmp_path / "config.json").write_text(json.dumps(complete(denoiser)))
+    config["companions"] = {"teacher": {"run": str(tmp_path)}}
+    made = build.build(config)
+    assert type(made.objective) is OBJECTIVES[config["objective"]["name"]]
 
 
 WHOLE = ("cifar10_ddpmpp_vp", "cifar10_ncsnpp_ve", "cifar10_edm_cond")

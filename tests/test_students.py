@@ -256,6 +256,16 @@ def test_a_student_of_another_network_is_refused():
         started(small, deeper)
 
 
+def test_pairs_are_weighted_by_their_gap_or_as_a_denoiser_is():
+    sigma, lower = jnp.asarray([0.5, 2.0]), jnp.asarray([0.25, 1.0])
+    weights = [
+        made("consistency_tuning", pair_weight=name).weight_of_pair(sigma, lower)
+        for name in ("inverse_gap", "edm")
+    ]
+    np.testing.assert_allclose(weights[0], [4.0, 1.0])
+    np.testing.assert_allclose(weights[1], [0.5 / 0.0625, 4.25 / 1.0])
+
+
 def test_the_target_of_progressive_distillation_changes_with_the_stage():
     objective = made("progressive")
     decay = objective.target_decay(90)

@@ -30,7 +30,7 @@ from score_sde.losses.pairs import (
     shrinking_gap,
     target_decay,
 )
-from score_sde.losses.weights import uniform
+from score_sde.losses.weights import edm, uniform
 from score_sde.networks import LogVariance
 from score_sde.noise_levels import NoiseLevels
 from score_sde.rules import Finite, NonNegative, Positive, at_least, below, one_of
@@ -186,18 +186,28 @@ class ConsistencyTuning(DiscreteConsistency):
         factor: by which the gap shrinks with each stage.
         stages: how many, of equal length.
         steepness: how much wider the gap is at low noise.
+        pair_weight: 'inverse_gap', 1/(sigma - lower), as on CIFAR-10; or 'edm', that of
+            a denoiser at sigma, as on ImageNet.
     """
 
     noise_levels: NoiseLevels
+    sigma_data: float
     factor: Annotated[float, at_least(1)] = 4.0
     stages: Annotated[int, at_least(1)] = 4
     steepness: Annotated[float, NonNegative] = 8.0
+    pair_weight: Annotated[str, one_of(("inverse_gap", "edm"))] = "inverse_gap"
 
     depends_on_num_steps: ClassVar[bool] = True
 
     @property
     def distils(self) -> bool:
         return False
+
+    @property
+    def weight_of_pair(self) -> PairWeight:
+        if self.pair_weight == "inverse_gap":
+            return inverse_gap
+        return of_upper(partial(edm, sigma_data=self.sigma_data))
 
     def pair(self, key: Key, size: int, context: Context) -> tuple[Array, Array]:
         sigma = self.noise_levels.draw(key, size)
