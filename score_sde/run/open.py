@@ -160,7 +160,9 @@ class Run:
         Of stored levels they are log p(x) - log q(x given levels), the width of the
         bins in q: bits/dim are `bits_per_dim(nats, num_dims, num_levels=None)`.
 
-        Of a student that learned the divergence of its jumps, by a few of these.
+        Of a student that learned the divergence of its jumps, by a few of these. Of a
+        cascade, of this stage alone, given what the one before it draws: `stages` has
+        the others, and `score-sde likelihood` adds them.
         """
         cond = conditions.of_examples(self.experiment.model.conditions, rows)
         keys, values = self._keys(rows, first), rows["values"]
