@@ -41,6 +41,8 @@ Rows = dict[str, Any]
 Evaluate = Callable[[TrainState], dict[str, float]]
 Look = Callable[[Params, int, Path], dict[str, float]]
 """(averaged parameters, step, folder for pictures) -> metrics."""
+Drawing = tuple[int, Callable[[Params, int], Arrays]]
+"""How many samples are drawn at once, and (parameters, number of the first) -> them."""
 
 
 def make_evaluate(
@@ -72,15 +74,22 @@ def make_evaluate(
     count = divisible(min(EVALUATED, len(held_out)), here)
     rows = held_out[np.arange(count) % len(held_out)]
     keys = sample_keys(experiment.seed, 0, count)
-    looks = [_look_at_samples(experiment, here)] if _draws(experiment) else []
+    looks, metrics = [], None
+    if _draws(experiment):
+        drawing = _make_draw(experiment, here)
+        looks.append(_look_at_samples(experiment, drawing))
+        if settings.in_training:
+            metrics = _look_at_metrics(experiment, config, here, drawing)
+    elif settings.in_training:
+        raise UserError(
+            f"evaluation.in_training is {settings.in_training}; objective "
+            f"{config['objective']['name']!r} trains nothing that draws samples."
+        )
     if objective.has_levels:
         looks.append(_look_at_levels(experiment, here, keys, rows))
     else:
         looks.append(_look_at_loss(loss, keys[0], rows, companions))
-    stds: tuple[float, ...] = ()
-    if settings.in_training:
-        looks.append(_look_at_metrics(experiment, config, here))
-        stds = experiment.train.power_ema_stds
+    stds = experiment.train.power_ema_stds if metrics else ()
 
     def evaluate(state: TrainState) -> dict[str, float]:
         def whole(average: Params) -> Params:
@@ -93,9 +102,11 @@ def make_evaluate(
         if is_main_host():
             for look in looks:
                 found |= look(params, step, folder)
-            for std, average in averages.items():
-                values = looks[-1](average, step, folder)
-                found |= {f"ema_{std:g}.{name}": v for name, v in values.items()}
+            if metrics:
+                found |= metrics(params)
+                for std, average in averages.items():
+                    values = metrics(average).items()
+                    found |= {f"ema_{std:g}.{name}": value for name, value in values}
         return found
 
     return evaluate
@@ -106,9 +117,9 @@ def _draws(experiment: Experiment) -> bool:
     return experiment.objective.trains_denoiser or experiment.objective.trains_jumps
 
 
-def _look_at_samples(experiment: Experiment, here: Mesh) -> Look:
+def _look_at_samples(experiment: Experiment, drawing: Drawing) -> Look:
     """Draw the model's own samples."""
-    _, draw = _make_draw(experiment, here)
+    _, draw = drawing
 
     def look(params: Params, step: int, folder: Path) -> dict[str, float]:
         shown, path = draw(params, 0)["levels"], folder / f"step_{step:07d}.png"
@@ -119,19 +130,14 @@ def _look_at_samples(experiment: Experiment, here: Mesh) -> Look:
 
 
 def _look_at_metrics(
-    experiment: Experiment, config: Mapping[str, Any], here: Mesh
-) -> Look:
+    experiment: Experiment, config: Mapping[str, Any], here: Mesh, drawing: Drawing
+) -> Callable[[Params], dict[str, float]]:
     """Measure the model's own samples, at each of the numbers of steps.
 
     Raises: UserError for what a metric refuses, since training must not end for it
-        later, and for an objective without samples.
+        later.
     """
-    if not _draws(experiment):
-        raise UserError(
-            f"evaluation.in_training is {experiment.evaluation.in_training}; objective "
-            f"{config['objective']['name']!r} trains nothing that draws samples."
-        )
-    size, draw = _make_draw(experiment, here)
+    size, draw = drawing
     number, held_out = experiment.evaluation.in_training, experiment.shown.test
     measure = make_measure(experiment, config)
     measure(held_out[np.arange(number) % len(held_out)]["values"])
@@ -140,8 +146,7 @@ def _look_at_metrics(
         other = build(with_steps(config, count))
         draws[f"{count}_steps."] = _make_draw(other, here)[1]
 
-    def look(params: Params, step: int, folder: Path) -> dict[str, float]:
-        del step, folder
+    def look(params: Params) -> dict[str, float]:
         found: dict[str, float] = {}
         for name, batch in draws.items():
             drawn = [batch(params, first) for first in range(0, number, size)]
@@ -157,10 +162,8 @@ def _look_at_metrics(
     return look
 
 
-def _make_draw(
-    experiment: Experiment, here: Mesh
-) -> tuple[int, Callable[[Params, int], Arrays]]:
-    """How many samples are drawn at once, and how: guidance needs another model."""
+def _make_draw(experiment: Experiment, here: Mesh) -> Drawing:
+    """How samples are drawn in training: guidance needs another model."""
     alone = experiment.drawing._replace(guidance=GUIDANCES["none"], roles=())
     return make_draw(experiment._replace(drawing=alone), here)
 
