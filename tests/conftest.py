@@ -1,5 +1,7 @@
 """Numerics that let no mistake pass: float64, strict ranks and types, many devices."""
 
+import ctypes
+import gc
 import os
 import sys
 from pathlib import Path
@@ -48,11 +50,17 @@ def standard_promotion():
 
 @pytest.fixture(autouse=True)
 def forget_programs():
-    """Compiled programs fill the memory: they are forgotten above 3 GiB."""
+    """Compiled programs fill the memory: they are forgotten above 3 GiB.
+
+    glibc keeps what was freed, several GB after a large network, unless it is told.
+    """
     yield
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     if pages * os.sysconf("SC_PAGE_SIZE") > 3 * 2**30:
         jax.clear_caches()
+        gc.collect()
+        if sys.platform == "linux":
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture
