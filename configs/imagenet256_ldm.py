@@ -9,6 +9,8 @@ theirs but for what they warn of: the discriminator is trained from the start, a
 phased in over 10,000 steps from the step at which it was switched on. The files of
 LPIPS are named by --config.objective.perceptual_weights and perceptual_heads; without
 them --config.objective.perceptual=none. imagenet256_ldm:f4, f16 and f32 are the others.
+imagenet256_ldm:rae has DINOv2-B for an encoder and trains a transformer to decode it,
+on noised latents (Zheng et al. 2025); --config.objective.encoder_weights is its file.
 `imagenet256_dit` and `imagenet512_edm2` train on latents of f8.
 """
 
@@ -26,9 +28,11 @@ FACTORS = {
 
 
 def get_config(factor: str = "f8") -> ConfigDict:
-    """The config, a section per object, of a factor in `FACTORS`."""
+    """The config, a section per object, of a factor in `FACTORS`, or of 'rae'."""
+    if factor == "rae":
+        return representation()
     if factor not in FACTORS:
-        raise ValueError(f"{factor!r} is no factor; choose from {[*FACTORS]}.")
+        raise ValueError(f"{factor!r} is no factor; choose from {[*FACTORS, 'rae']}.")
     channels, multipliers, attention = FACTORS[factor]
     return ConfigDict(
         {
@@ -77,3 +81,15 @@ def get_config(factor: str = "f8") -> ConfigDict:
             "grid": {"name": "karras", "num_steps": 32},
         }
     ).lock()
+
+
+def representation() -> ConfigDict:
+    """The config of a frozen encoder with a trained decoder."""
+    config = get_config().unlock()
+    config.network = {
+        "name": "representation_autoencoder",
+        "encoder": "dinov2_b14_registers",
+    }
+    config.objective.encoder_weights = "weights/dinov2_vitb14_reg4_pretrain.pth"
+    config.objective.latent_noise = 0.8
+    return config.lock()

@@ -117,6 +117,8 @@ CLAUSES = {
     ("noise_levels", "learned"): {"weight": {"name": "noise"}},
     ("network", "text_unet"): {"conditions": {"words": {}}},
     **{("network", name): AUTOENCODING for name in AUTOENCODERS},
+    ("network", "representation_autoencoder"): AUTOENCODING
+    | {"objective": {"name": "autoencoder", "encoder_weights": "encoder.pth"}},
     ("objective", "autoencoder"): {"network": {"name": "kl_autoencoder"}},
     ("network", "classifier"): {"objective": {"name": "classification"}},
     ("objective", "classification"): {"network": {"name": "classifier"}},

@@ -1,5 +1,6 @@
 """Autoencoders against the outputs, names and counts of the published programs."""
 
+import functools
 import json
 
 import jax
@@ -10,8 +11,16 @@ import pytest
 import seeded_weights
 from cases import unless
 
-from score_sde.latents import AUTOENCODERS, DeepAutoencoder, TinyAutoencoder, deep
+from score_sde.latents import (
+    AUTOENCODERS,
+    DeepAutoencoder,
+    TinyAutoencoder,
+    deep,
+    representation,
+)
 from score_sde.networks import count_parameters, from_linen
+from score_sde.networks.features import dinov2
+from score_sde.networks.network import is_frozen
 from score_sde.types import UserError
 from score_sde.weights import StateDict, fit, published_arrays, read, state_dict
 from score_sde.weights.published import PUBLISHED, autoencoders
@@ -260,7 +269,20 @@ TINY = {
         "attention_from": 1,
         "channels_per_head": 4,
     },
+    "representation_autoencoder": {
+        "encoder": "tiny",
+        "patch": 2,
+        "width": 16,
+        "depth": 1,
+        "num_heads": 2,
+    },
 }
+
+
+@pytest.fixture(autouse=True)
+def tiny_encoder(monkeypatch):
+    tiny = functools.partial(dinov2.vision_transformer, 48, 3, 3)
+    monkeypatch.setitem(representation.ENCODERS, "tiny", tiny)
 
 
 @pytest.mark.slow
@@ -299,6 +321,31 @@ def test_every_autoencoder_is_a_network_that_gives_back_its_input_shape(name):
     for word in coder.last_layer:
         leaf = leaf[word]
     assert leaf.shape[-1] == 1
+
+
+def test_latents_of_a_frozen_encoder_are_its_tokens():
+    """Of images whose patches are the encoder's own, nothing is resized."""
+    make = AUTOENCODERS["representation_autoencoder"]
+    options = TINY["representation_autoencoder"] | {"patch": dinov2.PATCH}
+    coder = make(shape=(28, 42, 3), **options).parts()
+    network = from_linen(make(shape=(28, 42, 3), **options), (28, 42, 3))
+    x = jax.random.uniform(jax.random.key(1), (2, 28, 42, 3), jnp.float32, -1, 1)
+    params = network.init(jax.random.key(0))
+    frozen, encoder = params["frozen"], representation.ENCODERS["tiny"]()
+    scaled = (np.asarray((x + 1) / 2) - dinov2.MEAN) / dinov2.STD
+    tokens = encoder.apply({"params": frozen}, scaled)["patches"]
+    found = coder.encode(params, x)
+    assert found.log_variance is None
+    assert found.mean.shape == (2, 2, 3, 48)
+    np.testing.assert_allclose(
+        found.mean.reshape(2, 6, 48), tokens, atol=1e-5 * float(abs(tokens).max())
+    )
+    paths = jax.tree_util.tree_leaves_with_path(params)
+    kept = {path[0].key for path, _ in paths if is_frozen(path)}
+    assert kept == {"frozen"}
+    assert sum(is_frozen(p) for p, _ in paths) == len(jax.tree.leaves(frozen))
+    slopes = jax.grad(lambda p: network.apply(p, x, jnp.zeros(2)).sum())(params)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(slopes["frozen"]))
 
 
 @pytest.mark.parametrize("name", AUTOENCODERS)

@@ -10,9 +10,12 @@ import jax.random as jr
 import numpy as np
 import pytest
 from jax.sharding import Mesh
+from safetensors.numpy import save_file
 
 from configs import digits
 from score_sde.data import batch_at
+from score_sde.latents import representation
+from score_sde.networks.features import dinov2
 from score_sde.run.autoencoding import CRITIC
 from score_sde.run.build import ConfigError, build
 from score_sde.run.model import project_params
@@ -21,6 +24,9 @@ from score_sde.runtime.mesh import Devices, make_mesh, put_batch, put_state
 from score_sde.training.compile import prepare_training
 from score_sde.training.optimizer import make_group_optimizer
 from score_sde.training.step import StepContext, init_state
+from score_sde.types import UserError
+from score_sde.weights import published_arrays
+from score_sde.weights.published.features import own_tables
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -276,3 +282,66 @@ def test_held_out_images_are_scored_without_the_discriminator():
     assert objective.needs_whole_batch
     assert not objective.scored().needs_whole_batch
     assert dataclasses.replace(objective.scored(), discriminator="hinge") == objective
+
+
+TINY_ENCODER = functools.partial(dinov2.vision_transformer, 48, 1, 3)
+REPRESENTATION = {
+    "name": "representation_autoencoder",
+    "encoder": "tiny",
+    "patch": 4,
+    "width": 16,
+    "depth": 1,
+    "num_heads": 2,
+}
+
+
+@pytest.fixture
+def encoder_file(tmp_path, monkeypatch):
+    """A file of the published names, and the parameters in it."""
+    monkeypatch.setitem(representation.ENCODERS, "tiny", TINY_ENCODER)
+    image = jnp.zeros((1, 28, 28, 3), jnp.float32)
+    params = TINY_ENCODER().init(jr.key(5), image)["params"]
+    path = tmp_path / "encoder.safetensors"
+    (table,) = own_tables(params).values()
+    save_file(published_arrays(params, table), path)
+    return path, params
+
+
+@pytest.mark.slow
+def test_a_frozen_encoder_is_read_once_and_never_trained(encoder_file):
+    path, published = encoder_file
+    objective = OBJECTIVE | {"encoder_weights": str(path), "latent_noise": 0.5}
+    experiment = build(config_of(REPRESENTATION, objective))
+    first = initial_params(experiment)["network"]
+    for found, expected in zip(
+        jax.tree.leaves(first["frozen"]), jax.tree.leaves(published), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
+    step, state = prepared(experiment, Devices(), ONE)
+    path.unlink()  # what was read is in the state
+    losses, state = trained(experiment, Devices(), step, state, ONE)
+    assert np.isfinite(losses).all()
+    for params in (state.params, state.ema_params):
+        for found, expected in zip(
+            jax.tree.leaves(params["network"]["frozen"]),
+            jax.tree.leaves(published),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(found, expected)
+    moved = state.params["network"]["decoder"]["conv_out"]["kernel"]
+    assert abs(moved - first["decoder"]["conv_out"]["kernel"]).max() > 0
+    # Shapes are known without the file, as when a trained run is opened.
+    shapes = jax.eval_shape(lambda: initial_params(experiment))["network"]
+    assert jax.tree.structure(shapes) == jax.tree.structure(first)
+
+
+def test_a_frozen_encoder_needs_its_file(encoder_file):
+    path, _ = encoder_file
+    with pytest.raises(ConfigError, match="encoder_weights must name the file"):
+        build(config_of(REPRESENTATION, {"name": "autoencoder"}))
+    given = {"name": "autoencoder", "encoder_weights": str(path)}
+    with pytest.raises(ConfigError, match="the encoder of this network is trained"):
+        build(config_of(VQ, given))
+    path.unlink()
+    with pytest.raises(UserError, match="objective.encoder_weights: there is no file"):
+        initial_params(build(config_of(REPRESENTATION, given)))

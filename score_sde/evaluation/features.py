@@ -18,6 +18,7 @@ from score_sde.evaluation.classifier import make_classifier
 from score_sde.evaluation.estimate import checks_options
 from score_sde.evaluation.extractor import Extractor, network_extractor
 from score_sde.evaluation.resizing import RESIZES
+from score_sde.networks.features.dinov2 import SIZES
 from score_sde.rules import Rule, one_of
 from score_sde.types import UserError
 
@@ -170,8 +171,8 @@ def dinov2_maker(
         from score_sde.networks.features import dinov2
         from score_sde.weights.published.features import own_tables
 
-        module = dinov2.DINOv2(
-            width, depth, num_heads, gated=width == 1536, num_registers=registers
+        module = dinov2.vision_transformer(
+            width, depth, num_heads, num_registers=registers
         )
         scale = _prepare(resize, 224, 255 * dinov2.MEAN, 255 * dinov2.STD)
         return network_extractor(
@@ -188,10 +189,6 @@ def dinov2_maker(
     return make_dinov2
 
 
-DINOV2 = {"s14": (384, 12, 6), "b14": (768, 12, 12), "l14": (1024, 24, 16)}
-DINOV2 |= {"g14": (1536, 40, 24)}
-"""Width, depth and heads of the released networks."""
-
 FEATURES: dict[str, Callable[..., Callable[[Any], np.ndarray]]] = {
     "values": make_values,
     "pixels": make_pixels,
@@ -199,10 +196,10 @@ FEATURES: dict[str, Callable[..., Callable[[Any], np.ndarray]]] = {
     "efficientnet_lite0": make_efficientnet_lite0,
     "inception": make_inception,
     "lpips_vgg": make_lpips_vgg,
-    **{f"dinov2_{k}": dinov2_maker(f"DINOv2 {k}", *v) for k, v in DINOV2.items()},
+    **{f"dinov2_{k}": dinov2_maker(f"DINOv2 {k}", *v) for k, v in SIZES.items()},
     **{
         f"dinov2_{k}_registers": dinov2_maker(f"DINOv2 {k} registers", *v, registers=4)
-        for k, v in DINOV2.items()
+        for k, v in SIZES.items()
     },
 }
 """Name -> constructor of features of images."""

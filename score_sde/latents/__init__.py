@@ -11,6 +11,9 @@ from score_sde.latents.deep import DeepAutoencoder as DeepAutoencoder
 from score_sde.latents.posterior import Posterior as Posterior
 from score_sde.latents.quantised import FSQAutoencoder as FSQAutoencoder
 from score_sde.latents.quantised import VQAutoencoder as VQAutoencoder
+from score_sde.latents.representation import (
+    RepresentationAutoencoder as RepresentationAutoencoder,
+)
 from score_sde.latents.tiny import TinyAutoencoder as TinyAutoencoder
 
 AUTOENCODERS: dict[str, Callable[..., Any]] = {
@@ -19,5 +22,6 @@ AUTOENCODERS: dict[str, Callable[..., Any]] = {
     "fsq_autoencoder": FSQAutoencoder,
     "taesd": TinyAutoencoder,
     "dc_ae": DeepAutoencoder,
+    "representation_autoencoder": RepresentationAutoencoder,
 }
 """Name -> a Linen module whose `parts` are a `Coder`."""

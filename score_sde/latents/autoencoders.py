@@ -36,6 +36,7 @@ class Autoencoder(nn.Module):
     reads: ClassVar[frozenset[str]] = frozenset()
     predicts_variance: ClassVar = False
     last_layer: ClassVar = ("decoder", "conv_out", "kernel")
+    has_frozen_encoder: ClassVar = False
 
     @property
     def factor(self) -> int:
@@ -107,6 +108,7 @@ class Autoencoder(nn.Module):
             num_codes=self.num_codes,
             factor=self.factor,
             last_layer=self.last_layer,
+            frozen=self.has_frozen_encoder,
         )
 
 

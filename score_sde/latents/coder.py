@@ -43,6 +43,8 @@ class Coder(NamedTuple):
     """By how much it divides the sides of an image."""
     last_layer: tuple[str, ...]
     """The path of the kernel of the decoder's last convolution."""
+    frozen: bool = False
+    """Whether the encoder is another program's network, which is not trained."""
 
 
 def replaced(params: Any, path: tuple[str, ...], leaf: Array) -> Any:

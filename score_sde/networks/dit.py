@@ -8,7 +8,6 @@ from typing import Annotated, Any, ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from score_sde.arrays import as_labels
 from score_sde.networks.attention import attend_to_self
@@ -18,6 +17,7 @@ from score_sde.networks.blocks import (
     with_divergence,
 )
 from score_sde.networks.cond import require_condition
+from score_sde.networks.embeddings import position_table
 from score_sde.networks.fitting import IMAGES, space_problems
 from score_sde.networks.layers import Dense
 from score_sde.networks.options import AttentionKernel, Count, Dtype, Size
@@ -142,7 +142,7 @@ class DiT(nn.Module):
             name="x_embedder",
         )
         h = patches(x).reshape(batch, rows * columns, size).astype(x.dtype)
-        table = self.param("pos_embed", _position_table, (rows, columns, size))
+        table = self.param("pos_embed", lambda _: position_table(rows, columns, size))
         h = h + jax.lax.stop_gradient(table).astype(x.dtype)
         embedding = self._embedding(noise, cond).astype(x.dtype)
         make = nn.remat(Block) if self.remat else Block
@@ -207,19 +207,3 @@ def _xavier_matrix(key: Key, shape: tuple[int, ...], dtype: Any) -> Array:
     """Initialise a convolution over whole patches as the matrix that it is."""
     matrix = XAVIER(key, (math.prod(shape[:-1]), shape[-1]), dtype)
     return matrix.reshape(shape)
-
-
-def _position_table(_: Key, shape: tuple[int, int, int]) -> Array:
-    """Make the table of positions: sines and cosines of the column, then of the row.
-
-    It is [1, rows * columns, size].
-    """
-    rows, columns, size = shape
-    frequencies = 10_000.0 ** -(np.arange(size // 4) / (size / 4))
-    row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
-    waves = [
-        wave(position.reshape(-1, 1) * frequencies)
-        for position in (column, row)
-        for wave in (np.sin, np.cos)
-    ]
-    return jnp.asarray(np.concatenate(waves, axis=1)[None], jnp.float32)

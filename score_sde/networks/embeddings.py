@@ -27,6 +27,21 @@ def sine_embedding(noise: Array, size: int) -> Array:
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
 
 
+def position_table(rows: int, columns: int, size: int) -> Array:
+    """Sines and cosines of the column, then of the row: [1, rows * columns, size].
+
+    The size is a multiple of 4.
+    """
+    frequencies = 10_000.0 ** -(np.arange(size // 4) / (size / 4))
+    row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
+    waves = [
+        wave(position.reshape(-1, 1) * frequencies)
+        for position in (column, row)
+        for wave in (np.sin, np.cos)
+    ]
+    return jnp.asarray(np.concatenate(waves, axis=1)[None], jnp.float32)
+
+
 class FourierFeatures(nn.Module):
     """Sines and cosines of 2 pi f noise, f ~ N(0, scale^2) never trained.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
@@ -23,10 +24,15 @@ from score_sde.latents import Coder, Posterior, adversarial, reconstruction
 from score_sde.latents.codebook import statistics_term
 from score_sde.latents.discriminator import NORMS, PatchDiscriminator, statistics_of
 from score_sde.latents.reconstruction import Distance
+from score_sde.networks.network import FROZEN_MODULE
 from score_sde.rules import NonNegative, Positive, at_least, one_of
 from score_sde.run.model import Model
 from score_sde.run.objective import Batch, Context, Objective
-from score_sde.run.perceptual import PERCEPTUAL, perceptual_problems
+from score_sde.run.perceptual import (
+    PERCEPTUAL,
+    encoder_of_file,
+    perceptual_problems,
+)
 from score_sde.training.optimizer import Optimizer
 from score_sde.types import Array, Key, Params
 
@@ -62,6 +68,7 @@ class Autoencoding(Objective):
         perceptual_weight: of their distance.
         perceptual_weights: of 'lpips_vgg', the file of VGG16.
         perceptual_heads: of 'lpips_vgg', the file of its heads, if it is another one.
+        encoder_weights: the file of a frozen encoder, of a network that has one.
         learn_scale: whether the scale of the pixels' errors is learned, so that the
             loss is a bound on the likelihood.
         latent_noise: the decoder is trained on latents with noise of a standard
@@ -87,6 +94,7 @@ class Autoencoding(Objective):
     perceptual_weight: Annotated[float, NonNegative] = 1.0
     perceptual_weights: str = ""
     perceptual_heads: str = ""
+    encoder_weights: str = ""
     learn_scale: bool = False
     latent_noise: Annotated[float, NonNegative] = 0.0
     equivariance_weight: Annotated[float, NonNegative] = 0.0
@@ -136,6 +144,16 @@ class Autoencoding(Objective):
             params[SCALE] = jnp.zeros((), jnp.float32)
         return params
 
+    def start(self, params: Params, companions: Mapping[str, Params]) -> Params:
+        del companions
+        if FROZEN_MODULE not in params or not self.encoder_weights:
+            return params
+        shapes = jax.tree.leaves(params[FROZEN_MODULE])
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in shapes):
+            return params  # nothing but shapes is asked for
+        encoder = encoder_of_file(params[FROZEN_MODULE], self.encoder_weights)
+        return {**params, FROZEN_MODULE: encoder}
+
     def optimizers(self, main: Optimizer) -> dict[str, Optimizer]:
         """The optimiser of each group of parameters that has one of its own."""
         if not self.needs_whole_batch:
@@ -150,6 +168,13 @@ class Autoencoding(Objective):
         found = perceptual_problems(
             self.perceptual, self.perceptual_weights, model.shape, model.num_labels
         )
+        if coder.frozen and not self.encoder_weights:
+            found.append("encoder_weights must name the file of the frozen encoder")
+        if self.encoder_weights and not coder.frozen:
+            found.append(
+                f"encoder_weights is {self.encoder_weights!r}; the encoder of this "
+                "network is trained"
+            )
         if model.points == "variational":
             found.append("data.points is 'variational'; choose 'centres' or 'uniform'")
         side = min(side // coder.factor for side in model.shape[:2])

@@ -1,4 +1,4 @@
-"""Distances of images by features, for the losses of autoencoders.
+"""Features for autoencoders: distances of images in their losses, frozen encoders.
 
 What each needs is read, or trained, once, before the first step.
 """
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from score_sde.data import Dataset
 from score_sde.evaluation.classifier import trained_classifier
 from score_sde.latents.reconstruction import Distance, feature_distance
-from score_sde.types import Array, UserError
+from score_sde.types import Array, Params, UserError
 
 SMALLEST_VGG = 16
 """Side below which nothing is left of an image after VGG's halvings."""
@@ -66,6 +66,25 @@ def lpips_distance(dataset: Dataset, weights: str, heads: str) -> Distance:
         return ((embedding(x) - embedding(y)) ** 2).sum(1)
 
     return distance
+
+
+def encoder_of_file(like: Params, path: str) -> Params:
+    """The parameters of a frozen encoder, read from a file of its own names.
+
+    Args:
+        like: parameters of the same shapes.
+        path: of the file.
+
+    Raises: UserError for a file that is not there or does not fit.
+    """
+    from score_sde.weights import fit, read, state_dict
+    from score_sde.weights.published.features import own_tables
+
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(f"objective.encoder_weights: there is no file {path}.")
+    _, params = fit(state_dict(read(file)), own_tables(like), like)
+    return params
 
 
 def no_distance(dataset: Dataset, weights: str, heads: str) -> None:

@@ -25,6 +25,9 @@ MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)
 EPS = 1e-6
 PATCH = 14
+SIZES = {"s14": (384, 12, 6), "b14": (768, 12, 12), "l14": (1024, 24, 16)}
+SIZES |= {"g14": (1536, 40, 24)}
+"""Width, depth and heads of the released networks."""
 OFFSET = 0.1
 """What the released networks add to the sides when they resize position embeddings."""
 
@@ -81,7 +84,11 @@ class _Block(nn.Module):
 
 
 class DINOv2(nn.Module):
-    """Outputs "class_token" and "patch_mean", [batch, width], after the last norm."""
+    """Tokens after the last norm: of the class, of the patches, and the patches' mean.
+
+    Outputs "class_token" and "patch_mean", [batch, width], and "patches", [batch,
+    number, width], row by row.
+    """
 
     width: Annotated[int, Positive] = 1024
     depth: Annotated[int, Positive] = 24
@@ -114,7 +121,11 @@ class DINOv2(nn.Module):
             h = _Block(self.num_heads, self.gated, name=f"blocks.{i}")(h)
         h = nn.LayerNorm(EPS, use_fast_variance=False, name="norm")(h)
         patches = h[:, 1 + self.num_registers :]
-        return {"class_token": h[:, 0], "patch_mean": patches.mean(1)}
+        return {
+            "class_token": h[:, 0],
+            "patch_mean": patches.mean(1),
+            "patches": patches,
+        }
 
     def _resized(self, positions: Array, rows: int, columns: int) -> Array:
         """Position embeddings for a grid of patches."""
@@ -132,3 +143,12 @@ class DINOv2(nn.Module):
         grid = jnp.einsum("ri,cj,ijd->rcd", *matrices, grid)
         patches = grid.reshape(1, rows * columns, self.width)
         return jnp.concatenate([positions[:, :1], patches], axis=1)
+
+
+def vision_transformer(
+    width: int, depth: int, num_heads: int, *, num_registers: int = 0
+) -> DINOv2:
+    """The module of a size; the one of the largest width released, 1536, has gates."""
+    return DINOv2(
+        width, depth, num_heads, gated=width == 1536, num_registers=num_registers
+    )
