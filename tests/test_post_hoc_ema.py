@@ -107,6 +107,20 @@ def test_a_stored_average_is_itself():
     np.testing.assert_allclose(weights, np.eye(6)[5], atol=1e-6)
 
 
+def test_what_is_never_trained_is_no_average(tmp_path):
+    """The weights of a few averages sum to 1 but nearly: frequencies would be off."""
+    stored = [Profile(s, t) for t in (100, 250) for s in (0.05, 0.1)]
+    freqs = 100.0 * jnp.arange(1.0, 5.0)
+    for kept in stored:
+        save_snapshot(tmp_path, kept, {"freqs": freqs, "kernel": freqs})
+    _, params = reconstruct(tmp_path, 0.15, {"freqs": freqs, "kernel": freqs})
+    np.testing.assert_array_equal(params["freqs"], freqs)
+    off = float(abs(params["kernel"] / freqs - 1).max())
+    weights = combination(stored, Profile(0.15, 250))
+    assert off == pytest.approx(abs(weights.sum() - 1), rel=1e-3)
+    assert off > 1e-4
+
+
 def test_nothing_stored_is_said(tmp_path):
     with pytest.raises(UserError, match="no averages in"):
         reconstruct(tmp_path, 0.05, {})

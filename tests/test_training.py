@@ -437,10 +437,14 @@ def test_frozen_parameters_do_not_decay():
         seed=0,
         ema_halflife_steps=5.0,
         ema_rampup_ratio=math.inf,
+        power_ema_stds=(0.1,),
     )
-    state, _ = step(init_state(params, optimizer), batch_of(0))
-    np.testing.assert_array_equal(state.params["freqs"], params["freqs"])
-    assert (state.params["w"] != params["w"]).all()
+    state = init_state(params, optimizer, num_power_emas=1)
+    for i in range(5):
+        state, _ = step(state, batch_of(i))
+    for kept in (state.params, state.ema_params, *state.power_emas):
+        np.testing.assert_array_equal(kept["freqs"], params["freqs"])
+        assert (kept["w"] != params["w"]).all()
 
 
 def test_a_gradient_that_is_much_longer_than_usual_is_reported(capsys):

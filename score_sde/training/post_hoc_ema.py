@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from score_sde.networks.network import is_frozen
 from score_sde.runtime.folder import save_arrays
 from score_sde.types import Array, Params, UserError
 from score_sde.weights.published.tensors import own_tensors
@@ -108,13 +109,18 @@ def reconstruct(folder: Path, std: float, like: Params) -> tuple[int, Params]:
         weights = combination(stored, Profile(std, step))
     except ValueError as error:
         raise UserError(str(error)) from None
-    leaves, structure = jax.tree.flatten(like)
+    entries, structure = jax.tree_util.tree_flatten_with_path(like)
+    leaves = [leaf for _, leaf in entries]
+    constant = [is_frozen(path) for path, _ in entries]
     names = [tensor.name for tensor in own_tensors(like)]
     sums = [np.zeros(leaf.shape) for leaf in leaves]
     for profile, weight in zip(stored, weights, strict=True):
         with np.load(snapshot_path(folder, profile)) as arrays:
-            for total, name in zip(sums, names, strict=True):
-                total += weight * arrays[name]
+            for total, name, frozen in zip(sums, names, constant, strict=True):
+                if frozen:  # the same in all; weights sum to 1 but nearly
+                    total[...] = arrays[name]
+                else:
+                    total += weight * arrays[name]
     arrays_here = [
         jnp.asarray(total, leaf.dtype) for total, leaf in zip(sums, leaves, strict=True)
     ]

@@ -74,6 +74,17 @@ def init_state(
     return TrainState(step, params, params, optimizer.init(params), averages, target)
 
 
+def averaged(params: Params, old: Params, rate: Array | float) -> Params:
+    """The average, moved by a rate; what is never trained stays as it is.
+
+    An average of equal numbers would differ from them by rounding.
+    """
+    moved = optax.incremental_update(params, old, rate)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, new, mean: new if is_frozen(path) else mean, params, moved
+    )
+
+
 def ema_decay(step: Array, *, halflife_steps: float, rampup_ratio: float) -> Array:
     """Decay of the moving average at a step (Karras et al. 2022, app. F.1).
 
@@ -189,15 +200,15 @@ def make_train_step(
         decay = ema_decay(
             state.step, halflife_steps=ema_halflife_steps, rampup_ratio=ema_rampup_ratio
         )
-        ema_params = optax.incremental_update(params, state.ema_params, 1 - decay)
+        ema_params = averaged(params, state.ema_params, 1 - decay)
         power_emas = tuple(
-            optax.incremental_update(params, old, power_rate(state.step, std))
+            averaged(params, old, power_rate(state.step, std))
             for std, old in zip(power_ema_stds, state.power_emas, strict=True)
         )
         target = state.target
         if target_decay is not None:
             rate = 1 - target_decay(state.step + 1)
-            target = optax.incremental_update(params, target, rate)
+            target = averaged(params, target, rate)
         norm = optax.tree.norm(_of_all_but_statistics(slope))
         good = jnp.isfinite(value) & jnp.isfinite(norm)
         new = TrainState(state.step, params, ema_params, opt_state, power_emas, target)
