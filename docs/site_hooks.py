@@ -29,7 +29,9 @@ FIRST = [
     {"What there is": "pieces.md"},
     {"Choose your pieces": "choose.md"},
 ]
-CONCEPTS = ["notebooks/anatomy.md", "notebooks/tour.md", "notebooks/conditional.md"]
+CONCEPTS = [
+    f"notebooks/{name}.md" for name in ("anatomy", "tour", "conditional", "stages")
+]
 HOW_TO = [
     *("own_experiment.md", "data.md", "parts.md", "python.md", "training.md"),
     *("likelihood.md", "guidance.md", "evaluation.md", "weights.md", "networks.md"),
