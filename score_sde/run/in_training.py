@@ -41,6 +41,8 @@ Rows = dict[str, Any]
 Evaluate = Callable[[TrainState], dict[str, float]]
 Look = Callable[[Params, int, Path], dict[str, float]]
 """(averaged parameters, step, folder for pictures) -> metrics."""
+Measure = Callable[[Params], dict[str, float]]
+"""averaged parameters -> metrics of samples."""
 Drawing = tuple[int, Callable[[Params, int], Arrays]]
 """How many samples are drawn at once, and (parameters, number of the first) -> them."""
 
@@ -70,21 +72,11 @@ def make_evaluate(
     Raises: UserError for metrics that can't be made of what this run trains.
     """
     here, objective = local_mesh(), experiment.objective
-    held_out, settings = experiment.dataset.test, experiment.evaluation
+    held_out = experiment.dataset.test
     count = divisible(min(EVALUATED, len(held_out)), here)
     rows = held_out[np.arange(count) % len(held_out)]
     keys = sample_keys(experiment.seed, 0, count)
-    looks, metrics = [], None
-    if _draws(experiment):
-        drawing = _make_draw(experiment, here)
-        looks.append(_look_at_samples(experiment, drawing))
-        if settings.in_training:
-            metrics = _look_at_metrics(experiment, config, here, drawing)
-    elif settings.in_training:
-        raise UserError(
-            f"evaluation.in_training is {settings.in_training}; objective "
-            f"{config['objective']['name']!r} trains nothing that draws samples."
-        )
+    looks, metrics = _looks_at_samples(experiment, config, here)
     if objective.has_levels:
         looks.append(_look_at_levels(experiment, here, keys, rows))
     else:
@@ -112,9 +104,26 @@ def make_evaluate(
     return evaluate
 
 
-def _draws(experiment: Experiment) -> bool:
-    """Whether what is trained draws samples."""
-    return experiment.objective.trains_denoiser or experiment.objective.trains_jumps
+def _looks_at_samples(
+    experiment: Experiment, config: Mapping[str, Any], here: Mesh
+) -> tuple[list[Look], Measure | None]:
+    """The picture of samples and, if they are asked for, their metrics.
+
+    Raises: UserError for metrics of an objective that draws no samples.
+    """
+    wanted, objective = experiment.evaluation.in_training, experiment.objective
+    if objective.trains_denoiser or objective.trains_jumps:
+        drawing = _make_draw(experiment, here)
+        looks = [_look_at_samples(experiment, drawing)]
+        if not wanted:
+            return looks, None
+        return looks, _look_at_metrics(experiment, config, here, drawing)
+    if wanted:
+        raise UserError(
+            f"evaluation.in_training is {wanted}; objective "
+            f"{config['objective']['name']!r} trains nothing that draws samples."
+        )
+    return [], None
 
 
 def _look_at_samples(experiment: Experiment, drawing: Drawing) -> Look:
@@ -131,7 +140,7 @@ def _look_at_samples(experiment: Experiment, drawing: Drawing) -> Look:
 
 def _look_at_metrics(
     experiment: Experiment, config: Mapping[str, Any], here: Mesh, drawing: Drawing
-) -> Callable[[Params], dict[str, float]]:
+) -> Measure:
     """Measure the model's own samples, at each of the numbers of steps.
 
     Raises: UserError for what a metric refuses, since training must not end for it
