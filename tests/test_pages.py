@@ -25,8 +25,8 @@ PAGES = (
     "parts.md",
 )
 SHORT = {
-    "train": {"train.num_steps": 12},
-    "distil": {"train.num_steps": 12},
+    "train": {"train.num_steps": 12, "optimizer.warmup_steps": 1},
+    "distil": {"train.num_steps": 12, "optimizer.warmup_steps": 1},
     "sweep": {"train.num_steps": 12, "likelihood.rtol": 1e-2, "likelihood.atol": 1e-2},
     "sample": {"sampling.num_samples": 8, "sampling.batch_size": 8},
     "evaluate": {"sampling.num_samples": 32, "sampling.batch_size": 32},
