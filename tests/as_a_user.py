@@ -19,8 +19,10 @@ def run(words, folder):
 
 def blocks(page, language=""):
     """The fenced blocks of a page; of commands, if no language is asked for."""
-    fence = rf"^```{language}\n(.*?)^```"
-    return re.findall(fence, (DOCS / page).read_text(), re.DOTALL | re.MULTILINE)
+    # All of them, in order: the end of one must not be taken for the start of another.
+    fence = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+    found = fence.findall((DOCS / page).read_text())
+    return [text for name, text in found if name == language]
 
 
 def commands(page):

@@ -15,6 +15,7 @@ import score_sde as ss
 from score_sde.networks import NETWORKS, dit, edm2, from_linen, with_image
 from score_sde.networks import magnitude_preserving as mp
 from score_sde.networks.blocks import positional_embedding
+from score_sde.networks.embeddings import position_table
 from score_sde.networks.flops import forward_flops
 from score_sde.networks.network import FROZEN
 from score_sde.weights import published
@@ -303,7 +304,7 @@ def test_dit_is_the_published_network_with_guidance():
 
 def test_dit_embeddings_are_those_of_a_peer():
     for size, side in ((48, 4), (16, 3)):
-        ours = dit._position_table(None, (side, side, size))[0]
+        ours = position_table(side, side, size)[0]
         np.testing.assert_allclose(
             ours, UNITS[f"dit_pos_embed_{size}_grid{side}"], atol=1e-6
         )

@@ -85,6 +85,8 @@ def ready(name, trained, folder):
     kept = trained / config.replace(":", "_")
     if not kept.exists():
         words = ["score-sde", "train", f"--config={config}", f"--workdir={kept}"]
+        words += ["--config.train.power_ema_stds=0.05,0.1"]  # for reconstruct-ema
+        words += ["--config.train.snapshot_every=4"]
         run(shortened(words), folder)
     shutil.copytree(kept, place)
 
