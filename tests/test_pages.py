@@ -38,7 +38,8 @@ SHORT = {
 }
 """Program -> fields that make it short, unless the page sets them itself."""
 OF_OTHERS = ("inception", "edm2", "mine.safetensors --network=dit", "sd-vae", "sd_vae")
-"""Words of commands that need files which are published elsewhere."""
+OF_OTHERS += ("efficientnet_lite0",)
+"""Words of commands that need files which are published elsewhere, or an extra."""
 
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
