@@ -39,29 +39,17 @@ def cd(config: ConfigDict) -> None:
 
     The paper's better distance is LPIPS; here it is the squared error.
     """
+    cifar10_few_steps.cd(config)
     settings(config, rate=8e-6, batch=2048, steps=600_000, decay_steps=DECAY_STEPS)
-    config.objective = {
-        "name": "consistency",
-        "distance": "squared",
-        "first": 40,
-        "last": 40,
-        "decay": 0.95,
-    }
+    config.objective.update(first=40, last=40, decay=0.95)
     config.grid = {"name": "levels", "sigmas": (80.0, 1.382)}
 
 
 def ct(config: ConfigDict) -> None:
     """Train a consistency model from data (Song et al. 2023, table 3)."""
+    cifar10_few_steps.ct(config)
     settings(config, rate=1e-4, batch=2048, steps=800_000, decay_steps=DECAY_STEPS)
-    config.objective = {
-        "name": "consistency",
-        "from_teacher": False,
-        "start_from": "scratch",
-        "distance": "squared",
-        "first": 2,
-        "last": 200,
-        "decay": 0.95,
-    }
+    config.objective.update(last=200, decay=0.95)
     config.grid = {"name": "levels", "sigmas": (80.0, 1.913)}
 
 

@@ -1,4 +1,4 @@
-"""What mkdocs adds to the pages of docs/: tables, reference, notebooks, formulas.
+"""Hooks of mkdocs: tables, reference, notebooks and formulas for the pages of docs/.
 
 mkdocs calls the functions `on_...` by their names. Pages that exist elsewhere in the
 checkout (CONTRIBUTING, CHANGELOG, notebooks) are added, and links to them follow.
