@@ -44,7 +44,7 @@ def code(path):
 def commands():
     """(where, program, words) of every command in the pages and the configs."""
     for path in (*PAGES, *CONFIGS):
-        joined = re.sub(r"\\?\n[ \t]+(?=--)", " ", code(path))
+        joined = re.sub(r"(\\\n[ \t]*|\n[ \t]+(?=--))", " ", code(path))
         for program, rest in PROGRAM.findall(joined):
             if rest.count("'") % 2:  # the end of a command in quotes
                 rest = rest.rstrip().removesuffix("'")
