@@ -266,6 +266,15 @@ def test_pairs_are_weighted_by_their_gap_or_as_a_denoiser_is():
     np.testing.assert_allclose(weights[1], [0.5 / 0.0625, 4.25 / 1.0])
 
 
+def test_mean_flow_learns_the_jump_that_one_step_takes():
+    """From above 0.9 to below 0.05 of the straight line, in more than one of 70 examples."""
+    objective = made("mean_flow")
+    t, r = objective._times(jr.key(0), jr.key(1), jnp.zeros((4096, 1)))
+    assert float((r <= t).mean()) == 1
+    assert float(((t > 0.9) & (r < 0.05)).mean()) > 0.015
+    assert float((t == r).mean()) == pytest.approx(objective.share_equal, abs=0.03)
+
+
 def test_the_target_of_progressive_distillation_changes_with_the_stage():
     objective = made("progressive")
     decay = objective.target_decay(90)
