@@ -5,6 +5,8 @@ import json
 from importlib import metadata
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import seeded_weights
@@ -12,11 +14,13 @@ from safetensors.numpy import save_file
 from sklearn.datasets import load_sample_images
 
 from score_sde import evaluation, resizing
+from score_sde.data import Dataset
 from score_sde.evaluation import FEATURES
 from score_sde.evaluation.extractor import BATCH
 from score_sde.evaluation.features import LITE0_PACKAGE, dinov2_maker
 from score_sde.evaluation.resizing import RESIZES
 from score_sde.fields import fields_of
+from score_sde.run.perceptual import PERCEPTUAL, perceptual_problems
 from score_sde.types import UserError
 
 GOLDEN = Path(__file__).parent / "golden" / "evaluation"
@@ -272,6 +276,40 @@ def test_efficientnet_lite0_gives_features_whatever_the_batch(photographs):
     apart = np.concatenate([features(pictures[:3]), features(pictures[3:])])
     np.testing.assert_array_equal(apart, together)
     np.testing.assert_array_equal(together[4], together[0])
+
+
+@needs_lite0
+def test_the_distance_of_an_autoencoder_sees_what_a_photograph_shows(photographs):
+    """By EfficientNet-Lite0: of centres of bins, in one channel or three."""
+    temple, flower = 2 * ((photographs + 0.5) / 256).astype(np.float32) - 1
+    dataset = Dataset("photographs", (64, 64, 3), 256, 0, lambda split: None)
+    distance = jax.jit(PERCEPTUAL["efficientnet_lite0"](dataset, "", ""))
+    x = jnp.asarray(temple[None, 64:128, 64:128])
+    found = [
+        float(distance(x, jnp.asarray(other))[0])
+        for other in (x, np.clip(x * 1.1, -1, 1), x[:, ::-1], flower[None, :64, :64])
+    ]
+    assert found[0] < 1e-12
+    assert 0 < found[1] < found[2] < found[3]
+    grey = x.mean(-1, keepdims=True)
+    three = jnp.repeat(grey, 3, axis=-1)
+    assert float(distance(grey, three)[0]) < 1e-12
+    slope = jax.grad(lambda y: distance(x, y).sum())(x)
+    assert np.isfinite(slope).all()
+
+
+def test_a_distance_that_data_cannot_have_is_refused(monkeypatch):
+    small = perceptual_problems("efficientnet_lite0", "a.pth", (8, 8, 1), 10)
+    assert small == [
+        "perceptual is 'efficientnet_lite0'; images of (8, 8) are smaller than 16"
+    ]
+
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "files", missing)
+    (text,) = perceptual_problems("efficientnet_lite0", "", (32, 32, 3), 10)
+    assert "pip install 'score_sde[features]'" in text
 
 
 # How they are used

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 if TYPE_CHECKING:
@@ -112,14 +111,9 @@ def network_extractor(
         logits: which of its outputs are logits; "" for none.
     Raises: FileNotFoundError; UserError for a file that does not fit.
     """
-    from score_sde.weights import StateDict, fit, read, state_dict
+    from score_sde.weights import parameters_of_files
 
-    one = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    like = jax.eval_shape(module.init, jax.random.key(0), one)["params"]
-    named: dict[str, Any] = {}
-    for path in weights:
-        named |= state_dict(read(path)).named
-    _, params = fit(StateDict(named, []), tables(like), like)
+    params = parameters_of_files(module, shape, weights, tables)
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in weights]
 
     def colours(images: np.ndarray) -> np.ndarray:

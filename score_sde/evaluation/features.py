@@ -105,7 +105,7 @@ def make_efficientnet_lite0(
         prepare=_prepare(resize, 224, 127.0, 128.0),
         shape=(224, 224, 3),
         output=output,
-        weights=[Path(weights) if weights else _lite0_file()],
+        weights=[lite0_file(weights)],
         tables=own_tables,
         identity={"resize": resize},
         logits="logits",
@@ -213,8 +213,13 @@ def _prepare(
     return lambda images: (RESIZES[resize](images, size) - middle) / scale
 
 
-def _lite0_file() -> Path:
-    """The weights in the package. Raises: UserError if it is not installed."""
+def lite0_file(weights: str = "") -> Path:
+    """The file of EfficientNet-Lite0's weights: the one named, or that of its package.
+
+    Raises: UserError if the package is not installed.
+    """
+    if weights:
+        return Path(weights).expanduser()
     try:
         files = importlib.metadata.files(LITE0_PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:

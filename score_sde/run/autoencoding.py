@@ -64,9 +64,11 @@ class Autoencoding(Objective):
         dataset: the data, on which a classifier of the features may be trained.
         reconstruction: the error of a pixel, 'l1' or 'l2'.
         perceptual: whose features are compared beside: 'none', 'classifier', trained on
-            the data in seconds, or 'lpips_vgg', of files.
+            the data in seconds, 'efficientnet_lite0', of a package, or 'lpips_vgg', of
+            files.
         perceptual_weight: of their distance.
-        perceptual_weights: of 'lpips_vgg', the file of VGG16.
+        perceptual_weights: of 'lpips_vgg', the file of VGG16; of 'efficientnet_lite0'
+            a file, "" for that of its package.
         perceptual_heads: of 'lpips_vgg', the file of its heads, if it is another one.
         encoder_weights: the file of a frozen encoder, of a network that has one.
         learn_scale: whether the scale of the pixels' errors is learned, so that the

@@ -3,25 +3,54 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
 from score_sde.types import UserError
+from score_sde.weights.files import read
 from score_sde.weights.published.tensors import Tensor, leaf_of, params_of
-from score_sde.weights.state_dict import StateDict, array_of
+from score_sde.weights.state_dict import StateDict, array_of, state_dict
 
 WRAPPERS = ("model.", "unet.")
 """Prefixes that wrapper modules put in front of the network's own names."""
 
 SHOWN = 8
+Tables = Mapping[str, Sequence[Tensor]]
+"""Program -> the entries of its files of a network."""
 
 
-def fit(
-    state: StateDict, tables: Mapping[str, Sequence[Tensor]], like: Any
-) -> tuple[str, Any]:
+def parameters_of_files(
+    module: Any,
+    shape: tuple[int, ...],
+    files: Sequence[Path],
+    tables_of: Callable[[Any], Tables],
+) -> Any:
+    """The parameters of a Linen module of images, of the files that hold them together.
+
+    Args:
+        module: the network, a function of one batch of images.
+        shape: of one image that it takes.
+        files: state dicts; a later one goes before an earlier one.
+        tables_of: the shapes of its parameters -> the names that files use.
+
+    Raises:
+        FileNotFoundError; UserError for files that do not fit.
+    """
+    one = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    like = jax.eval_shape(module.init, jax.random.key(0), one)["params"]
+    named: dict[str, Any] = {}
+    for path in files:
+        named |= state_dict(read(path)).named
+    return fit(StateDict(named, []), tables_of(like), like)[1]
+
+
+def fit(state: StateDict, tables: Tables, like: Any) -> tuple[str, Any]:
     """Fit the arrays of a file to a network: (program, parameters shaped as `like`).
 
     Args:

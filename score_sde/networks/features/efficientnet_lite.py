@@ -49,7 +49,9 @@ class _Block(nn.Module):
 class EfficientNetLite0(nn.Module):
     """Outputs "features" [batch, 1280] and "logits" [batch, 1000].
 
-    Padding is TensorFlow's "SAME": the odd pixel goes right and below.
+    "stage0" to "stage6" are [batch, height, width, channels] after each of its stages,
+    at strides of 2, 4, 8, 16, 16, 32 and 32. Padding is TensorFlow's "SAME": the odd
+    pixel goes right and below.
     """
 
     @nn.compact
@@ -57,12 +59,15 @@ class EfficientNetLite0(nn.Module):
         h = conv(32, 3, 2, padding="SAME", name="_conv_stem")(x)
         h = nn.relu6(FixedNorm(EPS, name="_bn0")(h))
         index = 0
-        for blocks, kernel, stride, expansion, channels in STAGES:
+        stages = {}
+        for stage, (blocks, kernel, stride, expansion, channels) in enumerate(STAGES):
             for i in range(blocks):
                 step = stride if i == 0 else 1
                 name = f"_blocks.{index}"
                 h = _Block(kernel, step, expansion, channels, name=name)(h)
                 index += 1
+            stages[f"stage{stage}"] = h
         h = nn.relu6(FixedNorm(EPS, name="_bn1")(conv(1280, 1, name="_conv_head")(h)))
         features = jnp.mean(h, axis=(1, 2))
-        return {"features": features, "logits": nn.Dense(1000, name="_fc")(features)}
+        logits = nn.Dense(1000, name="_fc")(features)
+        return {"features": features, "logits": logits, **stages}
