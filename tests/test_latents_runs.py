@@ -124,9 +124,11 @@ def test_likelihoods_are_of_images_by_a_bound(runs):
 @pytest.mark.slow
 def test_an_autoencoder_is_measured_and_is_no_denoiser(runs):
     first, _ = runs
-    out = program("reconstruct", f"--workdir={first}")
+    distance = "--config.objective.perceptual=classifier"
+    out = program("reconstruct", f"--workdir={first}", distance)
     report = json.loads((first / "reconstruct.json").read_text())
-    assert report["metrics"].keys() == {"psnr", "ssim", "rfd"}
+    assert report["metrics"].keys() == {"psnr", "ssim", "rfd", "classifier"}
+    assert 0 < report["metrics"]["classifier"]["value"] < 2
     assert "a channel's mean and std" in out
     out = program("sample", f"--workdir={first}", code=2)
     assert "it has no denoiser" in out

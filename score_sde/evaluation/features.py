@@ -7,6 +7,7 @@ float32 features [examples, dims]. A user's own is registered by assignment.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 from collections.abc import Callable
 from pathlib import Path
@@ -129,7 +130,7 @@ def make_lpips_vgg(
     from score_sde.networks.features.vgg import LPIPSVGG
     from score_sde.weights.published.features import lpips_tables
 
-    return network_extractor(
+    found = network_extractor(
         "LPIPS-VGG16 v0.1",
         LPIPSVGG(),
         prepare=lambda images: images.astype(np.float32) / 127.5 - 1,
@@ -139,6 +140,7 @@ def make_lpips_vgg(
         tables=lpips_tables,
         identity={"resize": "none"},
     )
+    return dataclasses.replace(found, is_lpips=True)
 
 
 def dinov2_maker(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_sde import data
-from score_sde.evaluation import METRICS, estimates_of, lpips, psnr, ssim
+from score_sde.evaluation import METRICS, estimates_of
 from score_sde.evaluation.classifier import full_range
-from score_sde.evaluation.features import FEATURES
 from score_sde.latents import Coder
 from score_sde.latents.codebook import perplexity
+from score_sde.run import pairs
 from score_sde.run.extraction import open_features
 from score_sde.run.latents import latent_moments, make_encode
 from score_sde.run.open import Run
@@ -23,8 +24,8 @@ from score_sde.runtime.mesh import divisible, local_mesh
 from score_sde.types import Array, Params, UserError
 
 BATCH = 256
-WINDOW = 11
-"""Side of the window of SSIM, of images that are not smaller."""
+PAIRS = 16
+"""Images beside their reconstructions whose features are compared at once."""
 SHOWN = 32
 
 
@@ -52,16 +53,13 @@ def measure(run: Run) -> Measured:
     made = reconstruct(run, images)
     levels = experiment.dataset.num_levels
     real, fake = full_range(images, levels), full_range(made, levels)
-    side = min(WINDOW, min(real.shape[1:3]) - (min(real.shape[1:3]) + 1) % 2)
-    found: dict[str, Any] = {"psnr": _row(psnr(real, fake))}
-    if side >= 3:
-        found["ssim"] = _row(ssim(real, fake, window=side)) | {"window": side}
+    found = pairs.beside(fake, real)
     extraction = open_features(experiment, run.config)
     metric = METRICS["frechet_distance"]
     features = extraction.features(images), extraction.features(made)
     for name, estimate in estimates_of(metric(*features)).items():
-        found[f"rfd_{name}".rstrip("_")] = _row(estimate)
-    found |= _perceptual(run, real, fake)
+        found[f"rfd_{name}".rstrip("_")] = pairs.row(estimate)
+    found |= _perceptual(run, images, made)
     report = {
         "examples": len(images),
         "features": extraction.identity,
@@ -130,15 +128,16 @@ def latent_statistics(run: Run) -> dict[str, Any]:
     return found
 
 
-def _perceptual(run: Run, real: np.ndarray, fake: np.ndarray) -> dict[str, Any]:
-    """LPIPS, where the loss has the weights that it needs."""
-    options = run.config["objective"]
-    if options.get("perceptual") != "lpips_vgg":
+def _perceptual(run: Run, images: np.ndarray, made: np.ndarray) -> dict[str, Any]:
+    """The mean of the loss's own distance of features, under its name."""
+    objective: Any = run.experiment.objective
+    if objective.distance is None:
         return {}
-    embed = FEATURES["lpips_vgg"](
-        weights=options["perceptual_weights"], heads=options["perceptual_heads"]
-    )
-    return {"lpips": _row(lpips(real, fake, embed=embed))}
+    centres = partial(data.centres, num_levels=run.dataset.num_levels)
+    between = jax.jit(lambda x, y: objective.distance(centres(x), centres(y)))
+    parts = range(0, len(images), PAIRS)
+    each = [between(images[i : i + PAIRS], made[i : i + PAIRS]) for i in parts]
+    return {objective.perceptual: pairs.mean(np.concatenate(each))}
 
 
 def _all_values(examples: Any) -> np.ndarray:
@@ -147,24 +146,22 @@ def _all_values(examples: Any) -> np.ndarray:
     return np.concatenate([examples[row]["values"] for row in rows])
 
 
-def _row(estimate: Any) -> dict[str, Any]:
-    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
-
-
 def table(report: Mapping[str, Any]) -> str:
     """The report as text."""
     lines = [
-        f"  {name:<10} {row['value']:.4g} ({row['low']:.4g} to {row['high']:.4g})"
+        f"  {name:<18} {row['value']:.4g} ({row['low']:.4g} to {row['high']:.4g})"
         for name, row in report["metrics"].items()
     ]
     latents = report["latents"]
-    lines.append(f"  latents    {tuple(latents['shape'])}, a channel's mean and std:")
+    lines.append(
+        f"  {'latents':<18} {tuple(latents['shape'])}, a channel's mean and std:"
+    )
     rows = zip(latents["mean"], latents["std"], strict=True)
-    lines += [f"             {mean:+.3f} {std:.3f}" for mean, std in rows]
+    lines += [f"{'':<21}{mean:+.3f} {std:.3f}" for mean, std in rows]
     if "codebook" in report:
         book = report["codebook"]
         lines.append(
-            f"  codebook   {book['used']} of {book['size']} codes used over the "
+            f"  {'codebook':<18} {book['used']} of {book['size']} codes used over the "
             f"training images, perplexity {book['perplexity']:.1f}"
         )
     return "\n".join(lines)

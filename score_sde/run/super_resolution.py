@@ -14,7 +14,7 @@ and the same of what needs no model: the small picture made bigger.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -23,18 +23,14 @@ import numpy as np
 from score_sde import conditions
 from score_sde.conditions import SmallPicture
 from score_sde.data import centres, to_levels
-from score_sde.evaluation import FEATURES, lpips, psnr, ssim
 from score_sde.evaluation.classifier import full_range
-from score_sde.evaluation.estimate import interval
 from score_sde.resizing import resized
+from score_sde.run import pairs
 from score_sde.run.evaluate import measure
 from score_sde.run.experiment import Experiment
 
 WAYS = ("nearest", "bilinear", "bicubic")
 """How the small picture is made bigger, to be measured beside samples."""
-WINDOW = 11
-"""Side of the window of SSIM, of images that are not smaller."""
-LEVEL = 0.95
 SHOWN = 8
 """Small pictures in a row of the picture."""
 
@@ -69,10 +65,15 @@ def beside_truth(
     test = experiment.dataset.test
     rows = test[np.arange(len(samples)) % len(test)]
     y = np.asarray(small.of_rows(rows))
-    found = {"samples": _row(experiment, config, small, y, rows["values"], samples)}
+    features: Any = experiment.features()
+    embed = features if getattr(features, "is_lpips", False) else None
+
+    def numbers(made: np.ndarray) -> dict[str, Any]:
+        return _row(experiment, small, y, rows["values"], made, embed)
+
+    found = {"samples": numbers(samples)}
     for how, bigger in made_bigger(experiment, y).items():
-        row = _row(experiment, config, small, y, rows["values"], bigger)
-        found[how] = row | _frechet(experiment, config, bigger)
+        found[how] = numbers(bigger) | _frechet(experiment, config, bigger)
     return found
 
 
@@ -90,29 +91,23 @@ def made_bigger(experiment: Experiment, y: np.ndarray) -> dict[str, np.ndarray]:
 
 def _row(
     experiment: Experiment,
-    config: Mapping[str, Any],
     small: SmallPicture,
     y: np.ndarray,
     truth: np.ndarray,
     made: np.ndarray,
+    embed: Callable[[np.ndarray], np.ndarray] | None,
 ) -> dict[str, Any]:
-    """What is said of images that were made of small pictures y."""
+    """The numbers of images that were made of small pictures y."""
     levels = experiment.dataset.num_levels
     assert levels is not None  # the condition is for images of levels
     real, fake = full_range(truth, levels), full_range(made, levels)
-    found: dict[str, Any] = {"psnr": _numbers(psnr(fake, real))}
-    side = min(WINDOW, min(real.shape[1:3]) - (min(real.shape[1:3]) + 1) % 2)
-    found["ssim"] = _numbers(ssim(fake, real, window=side)) | {"window": side}
-    if config["features"]["name"] == "lpips_vgg":
-        options = {k: v for k, v in config["features"].items() if k != "name"}
-        embed = FEATURES["lpips_vgg"](**options)
-        found["lpips"] = _numbers(lpips(fake, real, embed=embed))
+    found = pairs.beside(fake, real, embed)
     x = centres(made, num_levels=levels)
     gap = (np.asarray(small.of_images(x)) - y).reshape(len(y), -1) * (levels / 2)
-    found["consistency"] = _mean((gap**2).mean(1))
+    found["consistency"] = pairs.mean((gap**2).mean(1))
     found["consistency"]["root"] = float(np.sqrt((gap**2).mean()))
     colour = (x.reshape(len(x), -1).mean(1) - y.reshape(len(y), -1).mean(1)) * levels
-    found["mean_colour"] = _mean(colour / 2)
+    found["mean_colour"] = pairs.mean(colour / 2)
     return found
 
 
@@ -133,18 +128,6 @@ def _frechet(
     )
     rows = measured.metrics["frechet_distance"]["samples"]["value"]
     return {"frechet_distance": {n: rows[n] for n in ("value", "low", "high")}}
-
-
-def _mean(values: np.ndarray) -> dict[str, float]:
-    """The mean over images, with its normal interval."""
-    values = np.asarray(values, np.float64)
-    error = float(values.std(ddof=1)) / np.sqrt(len(values)) if len(values) > 1 else 0.0
-    low, high = interval(float(values.mean()), error, LEVEL)
-    return {"value": float(values.mean()), "low": low, "high": high}
-
-
-def _numbers(estimate: Any) -> dict[str, Any]:
-    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
 
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:
