@@ -21,7 +21,7 @@ def main(command: launch.Command) -> None:
 
     from score_sde.run import companions
     from score_sde.run.build import build
-    from score_sde.run.same_run import describe
+    from score_sde.run.same_run import describe, inputs_of
     from score_sde.run.train import initial_params
     from score_sde.runtime.folder import new_run
     from score_sde.training.checkpoints import Checkpoints
@@ -48,7 +48,7 @@ def main(command: launch.Command) -> None:
             "train": command.config["train"] | {"power_ema_stds": (), "num_steps": step}
         }
         with new_run(workdir) as folder:
-            describe(folder, config, {})
+            describe(folder, config, inputs_of(command.workdir))
             with Checkpoints(folder / "checkpoints") as checkpoints:
                 state = init_state(params, optimizer)
                 checkpoints.save(state._replace(step=jnp.asarray(step, jnp.int32)))

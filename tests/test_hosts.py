@@ -30,8 +30,9 @@ POINTS = [
     "--config.likelihood.batch_size=1250",
     "--config.likelihood.num_checked=8",
     "--config.likelihood.bound_draws=2",
-    "--config.likelihood.rtol=0.01",
-    "--config.likelihood.atol=0.01",
+    # Steps chosen by an estimate follow its rounding, which hosts change: an example's
+    # number then moves by about the tolerance. On a grid all steps are alike.
+    "--config.likelihood.num_steps=16",
 ]
 
 

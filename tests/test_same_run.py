@@ -47,6 +47,12 @@ def test_a_run_records_its_config_its_inputs_and_its_environment(run):
     assert check(run, config_with()) is None
 
 
+def test_weights_of_an_unknown_training_are_trained_on(tmp_path):
+    """Nobody knows on what data another program trained those that were imported."""
+    describe(tmp_path, config_with(), {})
+    assert check(tmp_path, config_with()) is None
+
+
 @pytest.mark.parametrize(
     ("fields", "line"),
     [

@@ -14,6 +14,7 @@ from score_sde.evaluation.report import beside_flow
 from score_sde.evaluation.statistics import difference
 from score_sde.run.paths import flat
 from score_sde.run.provenance import digest_of
+from score_sde.run.same_run import inputs_of
 from score_sde.runtime.folder import read_config, read_json
 from score_sde.types import UserError
 
@@ -43,13 +44,7 @@ def read_side(folder: Path) -> Side:
         for kind in RESULTS
         if (folder / f"{kind}.json").is_file()
     }
-    inputs = folder / "inputs.json"
-    return Side(
-        folder,
-        read_config(folder),
-        read_json(inputs) if inputs.is_file() else {},
-        found,
-    )
+    return Side(folder, read_config(folder), inputs_of(folder), found)
 
 
 def comparison(first: Path, second: Path) -> str:

@@ -65,9 +65,8 @@ def check_same(
     if not any(part.depends_on_num_steps for part in parts):
         old.pop("train.num_steps", None)
         new.pop("train.num_steps", None)
-    file = workdir / DESCRIPTION
-    if file.exists():
-        old |= dict(flat({"inputs": read_json(file)}))
+    if known := inputs_of(workdir):
+        old |= dict(flat({"inputs": known}))
         new |= dict(flat({"inputs": inputs}))
     rows = differences(old, new)
     if not rows:
@@ -81,10 +80,25 @@ def check_same(
     return table
 
 
+def inputs_of(workdir: Path) -> dict[str, Any]:
+    """The identity of the data and companions that a run was trained with.
+
+    It is empty where nobody knows, as of weights that another program trained.
+    """
+    file = workdir / DESCRIPTION
+    return read_json(file) if file.exists() else {}
+
+
 def describe(
     workdir: Path, config: Mapping[str, Any], inputs: Mapping[str, Any]
 ) -> None:
-    """Write the files that say what a run is: config, inputs, environment."""
+    """Write the files that say what a run is: config, inputs, environment.
+
+    Args:
+        workdir: the folder of the run.
+        config: the resolved config.
+        inputs: as those of `inputs_of`.
+    """
     write_json(workdir / DESCRIPTION, inputs)
     write_json(workdir / "environment.json", environment())
     write_json(workdir / "config.json", config)
