@@ -50,13 +50,13 @@ def standard_promotion():
 
 @pytest.fixture(autouse=True)
 def forget_programs():
-    """Compiled programs fill the memory: they are forgotten above 3 GiB.
+    """Compiled programs fill the memory: they are forgotten above 1.75 GiB.
 
     glibc keeps what was freed, several GB after a large network, unless it is told.
     """
     yield
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    if pages * os.sysconf("SC_PAGE_SIZE") > 3 * 2**30:
+    if pages * os.sysconf("SC_PAGE_SIZE") > 1.75 * 2**30:
         jax.clear_caches()
         gc.collect()
         if sys.platform == "linux":
