@@ -174,7 +174,7 @@ def test_a_run_takes_two_steps_on_data_of_its_format(stem):
     # What is kept of images of 256 x 256 for the gradient is gigabytes.
     batch_size = 1 if max(build.build(config).model.shape[:2]) > 64 else 2
     config["data"]["batch_size"] = batch_size
-    if config["objective"]["name"] == "autoencoder":
+    if config.get("objective", {}).get("name") == "autoencoder":
         config["objective"]["perceptual"] = "none"  # it needs a file, or all the data
     if stem not in WHOLE:
         config["network"] |= SMALL[config["network"]["name"]]
