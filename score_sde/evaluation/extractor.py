@@ -39,8 +39,6 @@ class Extractor:
     """Logits [examples, classes] of the same images, if the network classifies."""
     takes_any: bool = False
     """Whether it takes any other examples [examples, *dims] too, such as points."""
-    is_lpips: bool = False
-    """Whether the squared distance of the features of two images is LPIPS."""
 
     def __call__(self, images: Any) -> np.ndarray:
         """The features of images, float32 [examples, dims].

@@ -7,7 +7,6 @@ float32 features [examples, dims]. A user's own is registered by assignment.
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 from collections.abc import Callable
 from pathlib import Path
@@ -130,7 +129,7 @@ def make_lpips_vgg(
     from score_sde.networks.features.vgg import LPIPSVGG
     from score_sde.weights.published.features import lpips_tables
 
-    found = network_extractor(
+    return network_extractor(
         "LPIPS-VGG16 v0.1",
         LPIPSVGG(),
         prepare=lambda images: images.astype(np.float32) / 127.5 - 1,
@@ -140,7 +139,6 @@ def make_lpips_vgg(
         tables=lpips_tables,
         identity={"resize": "none"},
     )
-    return dataclasses.replace(found, is_lpips=True)
 
 
 def dinov2_maker(
@@ -205,6 +203,8 @@ FEATURES: dict[str, Callable[..., Callable[[Any], np.ndarray]]] = {
     },
 }
 """Name -> constructor of features of images."""
+LPIPS = ("lpips_vgg",)
+"""Those whose squared distance is LPIPS."""
 
 
 def _prepare(

@@ -24,6 +24,7 @@ from score_sde import conditions
 from score_sde.conditions import SmallPicture
 from score_sde.data import centres, to_levels
 from score_sde.evaluation.classifier import full_range
+from score_sde.evaluation.features import LPIPS
 from score_sde.resizing import resized
 from score_sde.run import pairs
 from score_sde.run.evaluate import measure
@@ -65,8 +66,9 @@ def beside_truth(
     test = experiment.dataset.test
     rows = test[np.arange(len(samples)) % len(test)]
     y = np.asarray(small.of_rows(rows))
-    features: Any = experiment.features()
-    embed = features if getattr(features, "is_lpips", False) else None
+    # Other features may be costly to make, and are made where they are measured.
+    is_lpips = config["features"]["name"] in LPIPS
+    embed = experiment.features() if is_lpips else None
 
     def numbers(made: np.ndarray) -> dict[str, Any]:
         return _row(experiment, small, y, rows["values"], made, embed)
