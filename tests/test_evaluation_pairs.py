@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from score_sde.evaluation import psnr, ssim
+from score_sde.evaluation import lpips, psnr, ssim
+from score_sde.run import pairs
 
 
 @pytest.fixture
@@ -81,6 +82,9 @@ def test_intervals_are_over_images(images):
         assert estimate.counts["num_pairs"] == 4
         one = metric(*(a[:1] for a in images))
         assert math.isnan(one.low)
+    embed = lambda x: x.mean((1, 2))
+    assert math.isnan(lpips(*(a[:1] for a in images), embed=embed).low)
+    assert math.isnan(pairs.mean(np.array([0.5]))["low"])
 
 
 @pytest.mark.parametrize("metric", [psnr, ssim])

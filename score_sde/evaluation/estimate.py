@@ -117,6 +117,42 @@ def interval(
     return min(low, value), max(high, value)
 
 
+def mean_over_images(
+    values: np.ndarray,
+    level: float | None,
+    *,
+    counts: Mapping[str, int] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    lowest: float = -math.inf,
+) -> Estimate:
+    """The mean of a number of each image, [images], with its normal interval.
+
+    One image has no interval, nor have images whose mean is not finite.
+
+    Args:
+        values: the numbers.
+        level: that of the interval; None for none.
+        counts: those of the estimate; None for the number of images alone.
+        settings: those of the estimate.
+        lowest: the least value that the truth can have.
+    """
+    values = np.asarray(values, np.float64)
+    number, value, error = len(values), float(values.mean()), NAN
+    if number > 1 and math.isfinite(value):
+        error = float(values.std(ddof=1)) / math.sqrt(number)
+    low, high = interval(value, error, level, lowest=lowest)
+    return Estimate(
+        value,
+        low,
+        high,
+        level,
+        "none" if math.isnan(error) else "normal, over images",
+        counts or {"num_pairs": number},
+        settings or {},
+        {"standard_error": error},
+    )
+
+
 def share_interval(
     share: float, number: float, level: float | None
 ) -> tuple[float, float]:

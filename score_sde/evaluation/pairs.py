@@ -8,18 +8,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any
 
 import numpy as np
 
 from score_sde.evaluation.estimate import (
-    NAN,
     Estimate,
     Level,
     blocks,
     checks_options,
-    interval,
+    mean_over_images,
 )
 from score_sde.rules import Positive, Rule
 
@@ -55,7 +53,9 @@ def psnr(
         mse = np.mean(error * error, axis=(1, 2, 3))
         with np.errstate(divide="ignore"):
             ratios[rows] = 10 * np.log10(span * span / mse)
-    return _mean_over_images(ratios, first, level, {"data_range": span})
+    return mean_over_images(
+        ratios, level, counts=_counts(first), settings={"data_range": span}
+    )
 
 
 @checks_options
@@ -102,7 +102,11 @@ def ssim(
         a, b = (image[rows].astype(np.float64) for image in (first, second))
         values[rows] = _similarity(a, b, taps, span).mean((1, 2, 3))
     settings = {"data_range": span, "window": window, "width": width}
-    return _mean_over_images(values, first, level, settings)
+    return mean_over_images(values, level, counts=_counts(first), settings=settings)
+
+
+def _counts(images: np.ndarray) -> dict[str, int]:
+    return {"num_pairs": len(images), "dims": images[0].size}
 
 
 def _similarity(
@@ -156,20 +160,3 @@ def _pairs(
             )
         data_range = 255.0
     return first, second, float(data_range)
-
-
-def _mean_over_images(
-    values: np.ndarray,
-    images: np.ndarray,
-    level: float | None,
-    settings: dict[str, Any],
-) -> Estimate:
-    number, value = len(values), float(values.mean())
-    error = NAN
-    if number > 1 and math.isfinite(value):
-        error = float(values.std(ddof=1)) / math.sqrt(number)
-    low, high = interval(value, error, level)
-    method = "normal, over images" if not math.isnan(error) else "none"
-    counts = {"num_pairs": number, "dims": images[0].size}
-    parts = {"standard_error": error}
-    return Estimate(value, low, high, level, method, counts, settings, parts)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import numpy as np
 
 from score_sde.evaluation.estimate import (
-    NAN,
     Estimate,
     Level,
     checks_options,
-    interval,
+    mean_over_images,
 )
 from score_sde.evaluation.extractor import batches, check_images
 
@@ -44,16 +42,5 @@ def lpips(
     for rows in batches(len(first)):
         change = embed(first[rows]).astype(np.float64) - embed(second[rows])
         distances[rows] = np.sum(change * change, axis=1)
-    value, number = float(distances.mean()), len(distances)
-    error = float(distances.std(ddof=1)) / math.sqrt(number) if number > 1 else NAN
-    low, high = interval(value, error, level, lowest=0.0)
-    return Estimate(
-        value,
-        low,
-        high,
-        level,
-        "normal, over images" if number > 1 else "none",
-        {"num_pairs": number},
-        {"embed": str(getattr(embed, "name", embed))},
-        {"standard_error": error},
-    )
+    settings = {"embed": str(getattr(embed, "name", embed))}
+    return mean_over_images(distances, level, settings=settings, lowest=0.0)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from score_sde.evaluation import Estimate, lpips, psnr, ssim
-from score_sde.evaluation.estimate import interval
+from score_sde.evaluation.estimate import mean_over_images
 
 WINDOW = 11
 """Side of the window of SSIM, of images that are not smaller."""
@@ -49,8 +49,5 @@ def row(estimate: Estimate) -> dict[str, Any]:
 
 
 def mean(values: np.ndarray) -> dict[str, Any]:
-    """The mean of a number of each image, with its normal interval."""
-    values = np.asarray(values, np.float64)
-    error = float(values.std(ddof=1)) / np.sqrt(len(values)) if len(values) > 1 else 0.0
-    low, high = interval(float(values.mean()), error, LEVEL)
-    return {"value": float(values.mean()), "low": low, "high": high}
+    """The mean of a number of each image as reports have it, with its interval."""
+    return row(mean_over_images(values, LEVEL))
