@@ -11,20 +11,22 @@ before. Pictures are not mirrored: all shoes point to the left.
 
     score-sde train --config=fashion_mnist:vdm --workdir=runs/fashion_vdm
     score-sde train --config=fashion_mnist:kl --workdir=runs/fashion_kl
+    score-sde encode --workdir=runs/fashion_kl
+    score-sde train --config=fashion_mnist:latent --workdir=runs/fashion_latent
 """
+
+from collections.abc import Callable
 
 from ml_collections import ConfigDict, FieldReference
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The config, a section per object, of the default run or of a variant."""
-    if variant not in ("", "vdm", "kl"):
-        raise ValueError(f"{variant!r} is no variant; choose from ['kl', 'vdm'].")
+    if variant and variant not in VARIANTS:
+        raise ValueError(f"{variant!r} is no variant; choose from {sorted(VARIANTS)}.")
     config = default()
-    if variant == "vdm":
-        vdm(config)
-    if variant == "kl":
-        kl(config)
+    if variant:
+        VARIANTS[variant](config)
     return config.lock()
 
 
@@ -108,7 +110,7 @@ def kl(config: ConfigDict) -> None:
 
     The architecture of Rombach et al. 2022 at f4, small; features of a classifier that
     is trained on the training split in place of LPIPS, whose network wants larger
-    images. `digits:latent` is how a diffusion is trained on such latents.
+    images.
     """
     config.data.points = "centres"
     config.network = {
@@ -142,3 +144,34 @@ def kl(config: ConfigDict) -> None:
         "warmup_steps": 100,
     }
     config.train.num_steps = 30_000
+
+
+def latent(config: ConfigDict) -> None:
+    """Train a diffusion in the 7x7 latents of the run `fashion_kl`.
+
+    An evaluation costs a sixth of the default network's: 48 MFLOP for 294.
+    """
+    config.data = {
+        "name": "latents",
+        "path": "runs/fashion_kl/latents",
+        "batch_size": 64,
+        "sigma_data": 1.0,
+    }
+    config.companions = {"autoencoder": {"run": "runs/fashion_kl"}}
+    config.network = {
+        "name": "unet",
+        "channels": 64,
+        "multipliers": (1,),
+        "blocks_per_level": 1,
+        "attention_resolutions": (7,),
+        "dropout": 0.05,
+    }
+    config.noise_levels.mean = -0.6
+
+
+VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
+    "vdm": vdm,
+    "kl": kl,
+    "latent": latent,
+}
+"""What may stand behind the colon -> what it changes."""

@@ -11,6 +11,7 @@ import pytest
 from cases import GAUSSIAN, ONE_SDE, SOME_SDES, name_of
 
 import score_sde as ss
+from score_sde import grids
 from score_sde.integrate import evals
 
 sweep = pytest.mark.parametrize("sde", SOME_SDES, ids=name_of)
@@ -223,3 +224,27 @@ def test_bad_input_is_answered_before_any_solve():
     ):
         ss.solve_ode(score_of(ss.VP()), ss.VP(), x, solver=diffrax.Kvaerno3())
     assert evals(diffrax.Tsit5()) == (1, 6)
+
+
+@pytest.mark.parametrize("solve", ["sample", "solve_ode", "solve_sde"])
+def test_a_start_without_its_noise_is_warned_of(solve, key):
+    """N(0, 1) at sigma = 80 carries a law of its own, whose samples look like some."""
+    sde = ss.VE(sigma_min=0.01, sigma_max=80.0)
+    score, times = score_of(sde), even_log_sigma(sde, 2, high=80.0)
+    grid = grids.karras(2, sigma_min=0.01, sigma_max=80.0)
+    start = {
+        "sample": lambda x: ss.sample("euler", GAUSSIAN.denoise, x, grid),
+        "solve_ode": lambda x: ss.solve_ode(score, sde, x, times=times),
+        "solve_sde": lambda x: ss.solve_sde(key, score, sde, x, times=times),
+    }[solve]
+    z = jr.normal(key, (32, 4))
+    with pytest.warns(UserWarning, match="mean square of 1.* at noise level 80: it"):
+        start(z)
+    if solve == "sample":  # grid and x are known where it is traced
+        with pytest.warns(UserWarning, match="at noise level 80: it"):
+            jax.jit(lambda: start(z).x)()
+    start(80 * z)
+    jax.jit(start)(z)  # has no values to see
+    start(z[:10])  # too few numbers to tell
+    if solve == "solve_ode":
+        ss.solve_ode(score, sde, z, times=times[::-1])

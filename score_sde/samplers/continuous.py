@@ -12,8 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from score_sde.arrays import example_keys, expand_like
+from score_sde.arrays import (
+    example_keys,
+    expand_like,
+    is_traced,
+    warn_without_noise,
+)
 from score_sde.fields import checks_rules
 from score_sde.integrate import (
     Stats,
@@ -88,6 +94,8 @@ def solve_ode(
     x = floats_of_a_solve(x)
     ends = _times(sde, t0, t1, times, x.dtype)
     log_sigmas = jnp.log(sde.sigma(ends))
+    if not is_traced(ends) and np.asarray(ends)[0] > np.asarray(ends)[-1]:
+        warn_without_noise(x, sde.std(ends[0]))
 
     def one(x: Array, cond: Any) -> tuple[Array, Stats]:
         drift = flow_of(score, sde, cond)
@@ -154,6 +162,7 @@ def solve_sde(
     x = floats_of_a_solve(x)
     ends = _times(sde, t0, t1, times, x.dtype)
     log_sigmas = jnp.log(sde.sigma(ends))
+    warn_without_noise(x, sde.std(ends[0]))
     if times is None and not adaptive:
         log_sigmas = jnp.linspace(log_sigmas[0], log_sigmas[-1], num_steps + 1)
     reverse = _Reverse(score, sde, log_sigmas)
