@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 import score_sde as ss
-from benchmarks.laws import write
+from benchmarks import record
 from benchmarks.turns import in_turns
 from score_sde.samplers import Sampler, loop
 
@@ -85,7 +85,7 @@ def main() -> None:
         print(
             f"{name:<18} {row['milliseconds']:7.1f} ms {row['ratio']:.3f}", flush=True
         )
-    write(arguments.json, rows)
+    record.write(arguments.json, record.circumstances() | {"rows": rows})
 
 
 if __name__ == "__main__":

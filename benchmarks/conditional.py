@@ -10,7 +10,6 @@ model itself: the class under which each is likeliest. Last, what guidance costs
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ import jax
 import numpy as np
 from sklearn.svm import SVC
 
+from benchmarks import record
 from benchmarks.splits import all_rows
 from benchmarks.turns import in_turns
 from score_sde import conditions, evaluation, guidance
@@ -187,8 +187,7 @@ def main() -> None:
             f"digits, {bayes['seconds']} s, calibration error "
             f"{bayes['calibration_error'][0]:.3f}"
         )
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    record.write(arguments.json, record.circumstances("flax") | result)
 
 
 if __name__ == "__main__":

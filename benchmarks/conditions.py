@@ -12,7 +12,6 @@ network alone; slants of -0.25 and 0.25.
 from __future__ import annotations
 
 import argparse
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks import record
 from benchmarks.conditional import judge
 from benchmarks.restoration_digits import table
 from benchmarks.splits import all_rows
@@ -233,8 +233,7 @@ def main() -> None:
         levels = plain.experiment.dataset.num_levels
         x = (rows_of_eight(folder) + 1) / 2 * (levels - 1)
         save_samples(arguments.picture, x, num_levels=levels)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    record.write(arguments.json, record.circumstances("flax") | result)
 
 
 def _text(values: Any) -> str:

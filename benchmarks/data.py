@@ -27,8 +27,6 @@ import importlib.metadata
 import importlib.util
 import io
 import json
-import os
-import platform
 import tempfile
 import time
 import zipfile
@@ -38,6 +36,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import record
 from score_sde import data
 from score_sde.data.feeding import Batches
 
@@ -207,21 +206,15 @@ def main() -> None:
                 next(epochs)
             rates[name].append(steps * BATCH / (time.process_time() - start))
     medians = {name: float(np.median(r)) for name, r in rates.items()}
-    names = [m for m in ("numpy", "torch", "grain") if importlib.util.find_spec(m)]
-    result = {
+    names = [m for m in ("torch", "grain") if importlib.util.find_spec(m)]
+    result = record.circumstances(*names) | {
         "images_per_second": medians,
         "ratio": {n: medians["ours"] / r for n, r in medians.items() if n != "ours"},
         "all_images_per_second": rates,
         "examples": given.count,
-        "cores": len(os.sched_getaffinity(0)),
-        "load": os.getloadavg()[0],
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {"python": platform.python_version()}
-        | {n: importlib.metadata.version(n) for n in names},
     }
     print(json.dumps(result, indent=2))
-    if given.json:
-        given.json.write_text(json.dumps(result, indent=2) + "\n")
+    record.write(given.json, result)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ Then, how sure a classifier trained on the real digits is of the model's samples
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.mixture import GaussianMixture
 
+from benchmarks import record
 from benchmarks.splits import all_rows
 from score_sde.data import DATASETS, Dataset
 
@@ -108,14 +108,13 @@ def main() -> None:
     print(
         f"  of {real:.1%} of the held-out digits; samples per class: {counts.tolist()}"
     )
-    if arguments.json:
-        result = {
-            "bits_per_dim": table,
-            "sure": sure,
-            "sure_of_real": real,
-            "samples_per_class": counts.tolist(),
-        }
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    result = {
+        "bits_per_dim": table,
+        "sure": sure,
+        "sure_of_real": real,
+        "samples_per_class": counts.tolist(),
+    }
+    record.write(arguments.json, record.circumstances("flax") | result)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import jax.random as jr
 import numpy as np
 
 import score_sde as ss
-from benchmarks.laws import write
+from benchmarks import record
 from benchmarks.turns import in_turns, matrix_rate
 from score_sde.networks import DiT, from_linen
 from score_sde.networks.flops import forward_flops
@@ -130,7 +130,8 @@ def main() -> None:
         )
     options = {k: v for k, v in vars(given).items() if k != "json"}
     device = jax.devices()[0].device_kind
-    write(given.json, rows, options=options, device=device, product_rate=rate)
+    about = {"options": options, "device": device, "product_rate": rate, "rows": rows}
+    record.write(given.json, record.circumstances("flax", "optax") | about)
 
 
 if __name__ == "__main__":

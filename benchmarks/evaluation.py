@@ -14,19 +14,16 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import importlib.metadata
 import json
-import os
-import platform
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 
+from benchmarks import record
 from benchmarks.turns import in_turns
 from score_sde.evaluation import FEATURES, frechet_distance
 from score_sde.evaluation.frechet import frechet_distance_of_moments
@@ -34,7 +31,6 @@ from score_sde.evaluation.moments import moments_of
 
 HERE = Path(__file__).parent
 NAMES = HERE.parent / "tests" / "golden" / "evaluation" / "names.json.gz"
-PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "score_sde")
 DIMS = 2048
 
 
@@ -139,12 +135,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     peers = Peers(given.peers)
-    result: dict[str, Any] = {
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} of "
-        f"{os.cpu_count()} cores, one thread each",
-        "load": os.getloadavg()[0],
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    result: dict[str, Any] = record.circumstances("scipy") | {
+        "threads": 1,
         "versions_of_peers": peers("versions"),
     }
     with tempfile.TemporaryDirectory() as place:
@@ -155,8 +147,7 @@ def main() -> None:
         print(what, {k: v for k, v in result[what].items() if k != "seconds"})
         for name, seconds in result[what]["seconds"].items():
             print(f"  {name:<26} {median(seconds):8.2f} s")
-    if given.json:
-        given.json.write_text(json.dumps(result, indent=1) + "\n")
+    record.write(given.json, result)
 
 
 if __name__ == "__main__":

@@ -16,18 +16,14 @@ errors and the bound.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import math
-import os
-import platform
-import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 import score_sde as ss
+from benchmarks import record
 from score_sde.run.open import open_run
 
 
@@ -66,14 +62,10 @@ def main() -> None:
     parser.add_argument("--num_steps", type=int, default=48)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    result: dict[str, Any] = {
-        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
-        "date": time.strftime("%Y-%m-%d"),
-        "versions": {p: importlib.metadata.version(p) for p in ("jax", "flax")},
+    result = record.circumstances("flax") | {
         "scored": scored(given.workdir, given.count, given.batch, given.num_steps),
     }
-    if given.json:
-        given.json.write_text(json.dumps(result, indent=1) + "\n")
+    record.write(given.json, result)
 
 
 if __name__ == "__main__":

@@ -11,19 +11,15 @@ from __future__ import annotations
 
 import argparse
 import copy
-import importlib.metadata
 import json
 import math
-import os
-import platform
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import score_sde as ss
-from benchmarks.quality import PACKAGES
+from benchmarks import record
 
 COUNTS = (1, 2, 4, 8)
 
@@ -77,20 +73,15 @@ def main() -> None:
         }
         made.append(row)
         print(json.dumps(row), flush=True)
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    result = {
+    result = record.circumstances("flax") | {
         "command": f"python -m benchmarks.few_step_likelihood "
         f"runs/{given.teacher.name} runs/{given.student.name}",
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {"python": platform.python_version(), **versions},
         "examples": given.num_examples,
         "probes": given.num_probes,
         "flow": made[0],
         "jumps": made[1:],
     }
-    if given.json:
-        given.json.write_text(json.dumps(result, indent=1) + "\n")
+    record.write(given.json, result)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 import score_sde as ss
-from benchmarks.quality import made_by
+from benchmarks import record
 from benchmarks.splits import all_rows
 from score_sde.evaluation import class_statistics, frechet_distance
 from score_sde.flow_map import check_jumps
@@ -76,10 +76,11 @@ def main() -> None:
     by = open_features(teacher.experiment, teacher.config)
     train = teacher.dataset.train
     real = by.features(all_rows(train)["values"])
-    given.workdir, given.budgets = given.runs[0], sorted(LEVELS)
     names = " ".join(f"runs/{path.name}" for path in given.runs)
-    result = made_by(given, by.identity)
-    result["command"] = f"python -m benchmarks.few_steps {names}"
+    result = record.circumstances("flax") | {
+        "command": f"python -m benchmarks.few_steps {names}",
+        "features": by.identity,
+    }
     rows: list[dict[str, Any]] = []
     for path in given.runs:
         base = ss.open_run(path)
@@ -97,9 +98,7 @@ def main() -> None:
             rows.append(row)
             seconds = time.monotonic() - start
             print(json.dumps(row), f"({seconds:.0f} s)", flush=True)
-            if given.json:
-                text = json.dumps(result | {"rows": rows}, indent=1)
-                given.json.write_text(text + "\n")
+            record.write(given.json, result | {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from benchmarks.laws import errors, moments, sliced_distance, write
+from benchmarks import record
+from benchmarks.laws import errors, moments, sliced_distance
 from score_sde import guidance, steering
 from score_sde.oracles import LabelledMixture
 from score_sde.samplers import grids, sample
@@ -121,7 +122,8 @@ def main() -> None:
             }
             rows.append(row)
             print(f"  {name:<38}", *(f"{v:7.3f}" for v in list(row.values())[2:]))
-    write(arguments.json, rows, samples=NUM, steps=len(GRID) - 1, lambdas=LAMBDAS)
+    about = {"samples": NUM, "steps": len(GRID) - 1, "lambdas": LAMBDAS, "rows": rows}
+    record.write(arguments.json, record.circumstances() | about)
 
 
 def _drawn(denoise: Any, x: Any) -> Any:

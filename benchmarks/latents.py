@@ -17,10 +17,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.metadata
 import json
-import os
-import platform
 import time
 from functools import partial
 from pathlib import Path
@@ -31,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import score_sde as ss
+from benchmarks import record
 from benchmarks.splits import all_rows
 from score_sde.evaluation import frechet_distance
 from score_sde.networks.flops import count_flops, forward_flops
@@ -42,19 +40,9 @@ from score_sde.run.train import training_cost
 from score_sde.runtime.mesh import local_mesh
 from score_sde.samplers.grids import GRIDS
 
+MOST_RECONSTRUCTED = 10_000
+"""Training images whose reconstructions are measured, of more."""
 COLUMNS = ("steps", "evals", "mflop", "seconds", "fd", "low", "high", "bias")
-
-
-def circumstances(num_samples: int, steps: str) -> dict[str, Any]:
-    """Command, machine, versions and date."""
-    packages = ("jax", "jaxlib", "flax", "numpy", "score_sde")
-    return {
-        "command": f"python -m benchmarks.latents --num_samples={num_samples} "
-        f"--steps={steps}",
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: importlib.metadata.version(name) for name in packages},
-    }
 
 
 def with_steps(run: Run, num_steps: int) -> Run:
@@ -157,10 +145,13 @@ def main() -> None:
         distance_row(
             "training images, reconstructed",
             known,
-            features(reconstruct(autoencoder, real)),
+            features(reconstruct(autoencoder, real[:MOST_RECONSTRUCTED])),
         ),
     ]
-    result = circumstances(given.num_samples, given.steps) | {
+    latents = " ".join(f"runs/{folder.name}" for folder in given.latent)
+    result = record.circumstances("flax") | {
+        "command": f"python -m benchmarks.latents --pixel=runs/{given.pixel.name} "
+        f"--latent {latents} --num_samples={given.num_samples} --steps={given.steps}",
         "features": extraction.identity,
         "training_flops": {name: training_flops(run) for name, run in runs.items()}
         | {"autoencoder": training_flops(autoencoder)},
@@ -185,9 +176,7 @@ def main() -> None:
             )
             rows.append(row)
             print(table([row]).splitlines()[-1], flush=True)
-            if given.json:
-                text = json.dumps(result | {"rows": rows}, indent=1)
-                given.json.write_text(text + "\n")
+            record.write(given.json, result | {"rows": rows})
     print(json.dumps(result["training_flops"]))
     print(table(rows))
 

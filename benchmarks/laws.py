@@ -1,33 +1,8 @@
-"""Laws that are known, distances to them, and what a record says of its making."""
+"""Laws that are known, and distances to them."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
-import os
-import platform
-import time
-from pathlib import Path
-from typing import Any
-
 import numpy as np
-
-PACKAGES = ("jax", "jaxlib", "numpy", "scipy")
-
-
-def write(path: Path | None, rows: Any, **notes: Any) -> None:
-    """Keep rows in a file, if one is asked for, with machine, versions and date."""
-    if path is None:
-        return
-    record = {
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in PACKAGES},
-        **notes,
-        "rows": rows,
-    }
-    path.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def sliced_distance(

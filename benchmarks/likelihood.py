@@ -34,6 +34,7 @@ import numpy as np
 from scipy.integrate import solve_ivp
 
 import score_sde as ss
+from benchmarks import record
 from benchmarks.turns import in_turns
 from score_sde.arrays import example_keys, in_one_piece
 from score_sde.types import Array
@@ -240,7 +241,7 @@ def main() -> None:
 
     seconds = in_turns({name: partial(scored, name) for name in sides}, given.repeat)
     medians = {name: float(np.median(s)) for name, s in seconds.items()}
-    result = {
+    result = record.circumstances("diffrax", "scipy") | {
         "device": jax.devices()[0].device_kind,
         "options": {k: v for k, v in vars(given).items() if k != "json"},
         "seconds": medians,
@@ -256,8 +257,7 @@ def main() -> None:
         },
     }
     print(json.dumps(result))
-    if given.json:
-        given.json.write_text(json.dumps(result, indent=2) + "\n")
+    record.write(given.json, result)
 
 
 if __name__ == "__main__":

@@ -25,14 +25,11 @@ from __future__ import annotations
 
 import argparse
 import copy
-import importlib.metadata
 import json
 import math
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,6 +41,7 @@ import numpy as np
 import torch
 
 import score_sde as ss
+from benchmarks import record
 from benchmarks.torch_unet import TorchSongUNet
 from benchmarks.turns import in_turns, matrix_rate
 from score_sde.losses import denoising_loss, edm
@@ -436,17 +434,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    result = {
+    result = record.circumstances("flax", "optax", "torch") | {
         "options": {k: v for k, v in vars(given).items() if k != "json"},
         "rows": rows(given),
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
         "device": jax.devices()[0].device_kind,
-        "versions": {"python": platform.python_version()}
-        | {p: importlib.metadata.version(p) for p in ("jax", "flax", "optax", "torch")},
     }
-    if given.json:
-        given.json.write_text(json.dumps(result, indent=1) + "\n")
+    record.write(given.json, result)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 import score_sde as ss
+from benchmarks import record
 from score_sde.samplers import SAMPLERS, BrownianPath, Sampler
 
 GAUSSIAN = ss.oracles.Gaussian(
@@ -90,8 +90,7 @@ def main() -> None:
         flow = f"{row['flow']:.2f} | {row['error']:.1e}" if "flow" in row else "|"
         strong = f"{row['strong']:.2f}" if "strong" in row else ""
         print(f"| {name} | {flow} | {strong} |", flush=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1))
+    record.write(arguments.json, record.circumstances() | {"rows": rows})
 
 
 if __name__ == "__main__":

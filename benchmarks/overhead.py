@@ -14,7 +14,6 @@ diffrax's Euler along its Brownian tree. The sides take turns; medians are compa
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ import jax.random as jr
 import numpy as np
 
 import score_sde as ss
+from benchmarks import record
 from benchmarks.turns import in_turns
 from score_sde.arrays import example_keys, per_example
 from score_sde.samplers import SAMPLERS, Sampler
@@ -227,8 +227,7 @@ def main() -> None:
     print("| sampler | batch | peer | ours, us a step | theirs | ratio |")
     print("|---|---|---|---|---|---|")
     rows = compared(1, 50, given.repeat) + compared(64, 18, given.repeat)
-    if given.json:
-        given.json.write_text(json.dumps(rows, indent=1) + "\n")
+    record.write(given.json, record.circumstances("torch") | {"rows": rows})
 
 
 if __name__ == "__main__":

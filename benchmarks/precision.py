@@ -10,10 +10,7 @@ and the loss of all held-out digits under the moving average at the end.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
-import os
-import platform
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import record
 from benchmarks.splits import all_rows
 from experiments.launch import load_config
 from score_sde.run.build import build
@@ -115,14 +113,9 @@ def main() -> None:
         "loss_bfloat16": smooth["bfloat16"].tolist(),
     }
     print(json.dumps(rows, indent=1))
-    if given.json:
-        about = {
-            "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
-            "device": jax.devices()[0].device_kind,
-            "date": time.strftime("%Y-%m-%d"),
-            **{n: importlib.metadata.version(n) for n in ("jax", "flax", "optax")},
-        }
-        given.json.write_text(json.dumps(about | rows, indent=1) + "\n")
+    about = record.circumstances("flax", "optax")
+    about["device"] = jax.devices()[0].device_kind
+    record.write(given.json, about | rows)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,8 @@ variance of an example, in bits/dim; an evaluation has as many tangents as probe
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import math
-import os
-import platform
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +19,7 @@ import jax
 import jax.random as jr
 import numpy as np
 
+from benchmarks import record
 from score_sde.run.likelihoods import scorer
 from score_sde.run.open import Run, open_run
 from score_sde.run.sample import sample_keys
@@ -66,17 +63,13 @@ def main() -> None:
             found = spread(open_run(given.workdir, config), given.count, given.draws)
             rows.append({"divergence": kind, "num_probes": number, "std": found})
             print(f"{kind:<14} {number:>2} probes: {found:.4f} bits/dim", flush=True)
-    result = {
-        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
-        "date": time.strftime("%Y-%m-%d"),
-        "versions": {p: importlib.metadata.version(p) for p in ("jax", "diffrax")},
+    result = record.circumstances("diffrax") | {
         "options": {
             k: v for k, v in vars(given).items() if k not in ("workdir", "json")
         },
         "rows": rows,
     }
-    if given.json:
-        given.json.write_text(json.dumps(result, indent=1) + "\n")
+    record.write(given.json, result)
 
 
 if __name__ == "__main__":

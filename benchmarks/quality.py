@@ -12,10 +12,6 @@ written after each sampler.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import json
-import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +20,7 @@ from typing import Any
 import numpy as np
 
 import score_sde as ss
+from benchmarks import record
 from benchmarks.samplers import ADAPTIVE, SKIPPED, Problem, drawn, num_steps, trained
 from benchmarks.splits import all_rows
 from score_sde.evaluation import frechet_distance, kernel_distance, split_half_floor
@@ -32,20 +29,6 @@ from score_sde.samplers import SAMPLERS, Sampler
 
 TOLERANCES = (1.0, 0.1)
 """Of adaptive samplers, which choose their own number of steps."""
-PACKAGES = ("jax", "jaxlib", "flax", "numpy", "score_sde")
-
-
-def made_by(given: argparse.Namespace, identity: dict[str, Any]) -> dict[str, Any]:
-    """Machine, versions, date and features."""
-    return {
-        "command": f"python -m benchmarks.quality --workdir={given.workdir.name} "
-        f"--num_samples={given.num_samples} --budgets={given.budgets}",
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in PACKAGES},
-        "features": identity,
-    }
 
 
 def choices(name: str, problem: Problem, budgets: list[int]) -> list[tuple[Any, Any]]:
@@ -141,13 +124,16 @@ def main() -> None:
     extraction = open_features(run.experiment, run.config)
     train = run.dataset.train
     real = extraction.features(all_rows(train)["values"])
-    result = made_by(given, extraction.identity)
+    result = record.circumstances("flax") | {
+        "command": f"python -m benchmarks.quality --workdir={given.workdir.name} "
+        f"--num_samples={given.num_samples} --budgets={given.budgets}",
+        "features": extraction.identity,
+    }
     kept: list[dict[str, Any]] = []
 
     def keep(rows: list[dict[str, Any]]) -> None:
         kept[:] = rows
-        if given.json:
-            given.json.write_text(json.dumps(result | {"rows": rows}, indent=1) + "\n")
+        record.write(given.json, result | {"rows": rows})
 
     levels = run.dataset.num_levels
     measured(problem, real, extraction.features, levels, budgets, keep)

@@ -26,7 +26,8 @@ import jax.random as jr
 import numpy as np
 import scipy.stats
 
-from benchmarks.laws import errors, moments, write
+from benchmarks import record
+from benchmarks.laws import errors, moments
 from score_sde import editing, steering
 from score_sde.editing import METHODS
 from score_sde.measurements import Matrix
@@ -191,7 +192,8 @@ def main() -> None:
     for budget in BUDGETS:
         x = {(n, s): by_particles(made[n], s, budget) for n, s in truth if s > 0}
         keep("steer (SMC), 4,000 particles", budget, x, {})
-    write(arguments.json, rows, samples=NUM, pictures=PICTURES, draws=DRAWS)
+    about = {"samples": NUM, "pictures": PICTURES, "draws": DRAWS, "rows": rows}
+    record.write(arguments.json, record.circumstances() | about)
 
 
 if __name__ == "__main__":

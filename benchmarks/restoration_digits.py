@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import record
 from benchmarks.conditional import judge
-from benchmarks.laws import write
 from experiments import launch
 from score_sde import editing
 from score_sde.data import centres
@@ -133,7 +133,8 @@ def main() -> None:
     arguments = parser.parse_args()
     command = launch.parse("", [f"--workdir={arguments.run}"])
     run = open_run(arguments.run, command.config)
-    write(arguments.json, table(run), step=run.step)
+    about = {"step": run.step, "rows": table(run)}
+    record.write(arguments.json, record.circumstances("flax") | about)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ below it.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +27,7 @@ import jax.random as jr
 import numpy as np
 
 import score_sde as ss
+from benchmarks import record
 from benchmarks.splits import all_rows
 from score_sde.samplers import SAMPLERS, Sampler
 from score_sde.types import Array, Denoise
@@ -273,8 +273,7 @@ def main() -> None:
         for value in ("error", "distance"):
             print_table(rows, value)
             print()
-    if given.json:
-        given.json.write_text(json.dumps(results, indent=1) + "\n")
+    record.write(given.json, record.circumstances() | results)
     if given.png:
         plot(given.png, results)
 

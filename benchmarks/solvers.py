@@ -9,12 +9,7 @@ of 1e-6. Errors are in bits/dim: of the mean, and root mean square of an example
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import json
 import math
-import os
-import platform
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,11 +19,10 @@ import jax.random as jr
 import numpy as np
 
 import score_sde as ss
+from benchmarks import record
 from score_sde import data
 from score_sde.multistep_flow import Multistep
 from score_sde.run.likelihoods import even_in_log_sigma
-
-PACKAGES = ("jax", "jaxlib", "diffrax")
 
 
 def settings(sde: ss.SDE) -> dict[str, dict[str, Any]]:
@@ -94,15 +88,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     rows = table(given.workdir, given.count)
-    if given.json:
-        made = {
-            "date": time.strftime("%Y-%m-%d"),
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-            "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-            "examples": given.count,
-            "rows": rows,
-        }
-        given.json.write_text(json.dumps(made, indent=1) + "\n")
+    made = record.circumstances("diffrax") | {"examples": given.count, "rows": rows}
+    record.write(given.json, made)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks.laws import write
+from benchmarks import record
 from benchmarks.turns import in_turns
 from experiments.distil import combined
 from experiments.launch import load_config
@@ -105,7 +105,8 @@ def main() -> None:
         print(
             f"{method:<12} {rows[-1]['milliseconds']:7.1f} ms {rows[-1]['ratio']:.2f}"
         )
-    write(given.json, rows, batch=plain["data"]["batch_size"])
+    about = {"batch": plain["data"]["batch_size"], "rows": rows}
+    record.write(given.json, record.circumstances("flax", "optax") | about)
 
 
 if __name__ == "__main__":

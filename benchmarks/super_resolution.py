@@ -21,8 +21,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks import record
 from benchmarks.conditional import judge
-from benchmarks.laws import write
 from benchmarks.restoration_digits import judged, restored
 from benchmarks.splits import all_rows
 from score_sde import conditions
@@ -186,7 +186,7 @@ def main() -> None:
         result["methods"] = methods(arguments.runs)
     if arguments.only in (None, "levels"):
         result["levels"] = levels(arguments.runs, arguments.count)
-    write(arguments.json, result)
+    record.write(arguments.json, record.circumstances("flax") | {"rows": result})
 
 
 if __name__ == "__main__":

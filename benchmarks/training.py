@@ -17,11 +17,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.metadata
 import io
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -38,6 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks import record
 from experiments.launch import load_config
 from score_sde.run.build import build
 from score_sde.run.train import initial_params, make_loss, training_batches
@@ -218,14 +216,7 @@ def main() -> None:
     rows = {name: round(value, 4) for name, value in rows.items()}
     for name, value in rows.items():
         print(f"{name:<22} {value:.4g}")
-    if given.json:
-        about = {
-            "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
-            "date": time.strftime("%Y-%m-%d"),
-            "load": os.getloadavg()[0],
-            **{n: importlib.metadata.version(n) for n in ("jax", "orbax-checkpoint")},
-        }
-        given.json.write_text(json.dumps(about | rows, indent=1) + "\n")
+    record.write(given.json, record.circumstances("orbax-checkpoint") | rows)
 
 
 if __name__ == "__main__":

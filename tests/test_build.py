@@ -10,7 +10,9 @@ import pytest
 from experiments.launch import load_config
 from score_sde import conditions, data
 from score_sde.latents import AUTOENCODERS
-from score_sde.networks import count_parameters
+from score_sde.networks import NETWORKS, count_parameters
+from score_sde.networks.flops import forward_flops
+from score_sde.networks.network import from_linen
 from score_sde.run import build, model, train
 from score_sde.run.sections import (
     NAMED,
@@ -29,6 +31,7 @@ VARIANTS = {
         *("label", "words", "vector", "image", "classifier", "likelihood", "vdm"),
         *("variational", "hybrid", "vp", "subvp", "ve", "autoencoder"),
     ),
+    "fashion_mnist": ("vdm", "kl"),
     "patches": ("vdm",),
     "imagenet512_edm2": ("s",),
 }
@@ -71,6 +74,21 @@ def test_every_config_builds(name):
         assert getattr(again, field) == getattr(experiment, field)
     assert again.drawing.sampler == experiment.drawing.sampler
     assert repr(again.model.sde) == repr(experiment.model.sde)
+
+
+def test_an_evaluation_in_latents_costs_a_sixth():
+    def flops(name, shape):
+        options = dict(load_config(name, Path())["network"])
+        network = from_linen(NETWORKS[options.pop("name")](**options), shape)
+        return forward_flops(
+            network, jax.eval_shape(network.init, jax.random.key(0)), shape
+        )
+
+    autoencoder = load_config("fashion_mnist:kl", Path())["network"]
+    side = 28 // 2 ** (len(autoencoder["multipliers"]) - 1)
+    latent = (side, side, autoencoder["latent_channels"])
+    whole = flops("fashion_mnist", (28, 28, 1))
+    assert whole == pytest.approx(6 * flops("fashion_mnist:latent", latent), rel=0.05)
 
 
 def test_building_touches_no_device():
