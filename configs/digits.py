@@ -498,10 +498,12 @@ def continuous(config: ConfigDict) -> None:
 def mean_flow(config: ConfigDict) -> None:
     """Distil the average velocity (Geng et al. 2025).
 
-    These steps are too few for the jump from 80: one step draws the mean digit.
+    The authors' law of times draws one example in thirty above sigma = 10, and their
+    weight divides its gradient at 80 by nine: with both, 1,500 steps leave the jump
+    from 80 where the denoiser has it, and one step draws the mean digit.
     """
     student(config, 1_500)
-    config.objective = {"name": "mean_flow"}
+    config.objective = {"name": "mean_flow", "mean": 1.0, "std": 2.0, "power": 0.5}
     config.grid = {"name": "levels", "sigmas": (80.0,)}
 
 

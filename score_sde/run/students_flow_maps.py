@@ -84,7 +84,10 @@ class MeanFlow(FlowMapStudent):
         lower_std: of the same.
         share_equal: of the examples whose two times are equal: there it is the
             denoiser's loss.
-        power: of the weight 1 / (S + offset)^power of an example's squared error S.
+        power: of the weight 1 / (S + offset)^power of an example's squared error S. On
+            the way down to r = 0 the error is that of dG/dt, which is 1 + sigma times
+            that of dG/dlog sigma: the gradient goes with (1 + sigma)^(1 - 2 power), and
+            0.5 lets all levels learn alike.
         offset: of that weight.
         own_tangent: whether the derivative follows the student's own velocity, as in
             the improved form (Geng et al. 2025b); else that of the data.
