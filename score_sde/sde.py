@@ -23,6 +23,7 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jaxtyping import Float
 
 from score_sde.arrays import (
@@ -31,6 +32,7 @@ from score_sde.arrays import (
     check_alike,
     example_keys,
     expand_like,
+    is_traced,
     per_example,
     sum_over_data,
 )
@@ -258,6 +260,24 @@ class StraightLine(SDE):
         return sigma / (1 + sigma)
 
 
+def check_time(t: Level, sde: SDE) -> None:
+    """Refuse a time that the SDE lacks, such as the number of a step; 0 is the data.
+
+    What is traced, and so an SDE with traced parameters, has no values and passes.
+
+    Raises: ValueError.
+    """
+    if is_traced((t, sde.t_max)):
+        return
+    values = np.asarray(t, np.float64)
+    # t_max may have been rounded to float32.
+    wrong = values[~((values >= 0) & (values <= float(sde.t_max) * (1 + 1e-6)))]
+    if wrong.size:
+        raise ValueError(
+            f"t is {wrong.flat[0]:.6g}; it must be from 0 to t_max = {sde.t_max}."
+        )
+
+
 def perturb(
     x0: Points, eps: Points, t: Level, *, sde: SDE
 ) -> Float[Array, "batch *dims"]:
@@ -266,18 +286,24 @@ def perturb(
     Args:
         x0: clean data, [batch, *dims].
         eps: standard normal noise, shaped like x0.
-        t: a scalar or [batch].
+        t: a scalar or [batch], from 0 to t_max.
         sde: the forward process.
 
-    Raises: ValueError for whole numbers, eps of another shape, and t of neither.
+    Raises: ValueError for whole numbers, eps of another shape, and t of neither shape
+        or that the SDE lacks.
     """
+    check_time(t, sde)
     x0, eps = as_data(x0, "x0"), as_float(eps)
     check_alike("eps", eps, x0)
     return expand_like(sde.alpha(t), x0) * x0 + expand_like(sde.std(t), x0) * eps
 
 
 def forward_drift(xt: Points, t: Level, *, sde: SDE) -> Float[Array, "batch *dims"]:
-    """Drift of the forward SDE: f(t) xt, shaped like xt."""
+    """Drift of the forward SDE: f(t) xt, shaped like xt.
+
+    Raises: ValueError for a time that the SDE lacks, as the two drifts below do.
+    """
+    check_time(t, sde)
     return expand_like(sde.drift_rate(t), xt) * xt
 
 
@@ -324,7 +350,9 @@ def prior_sample(
         dtype: of the draws; JAX's default float if None.
     """
     like = jnp.zeros(shape, dtype)
-    eps = per_example(jr.normal, example_keys(key, shape[0]), like)
+    if not like.ndim:
+        raise ValueError(f"shape is {shape}; it must be (batch, *dims).")
+    eps = per_example(jr.normal, example_keys(key, len(like)), like)
     return expand_like(sde.std(sde.t_max), eps) * eps
 
 

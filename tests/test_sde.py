@@ -286,3 +286,24 @@ def test_a_prior_sample_does_not_depend_on_its_batch(key):
 def test_bad_settings_name_the_rule(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@sweep
+@pytest.mark.parametrize("t", [-0.01, 500.0, float("nan"), [0.1, 500.0, 0.2]])
+def test_a_time_that_the_sde_lacks_is_refused(sde, t):
+    """The number of a step above all, for which the formulas give numbers too."""
+    x, t = jnp.ones((3, 4)), jnp.asarray(t)
+    functions = {
+        "perturb": lambda t: ss.perturb(x, x, t, sde=sde),
+        "probability_flow": lambda t: ss.probability_flow(x, t, sde=sde, score=score),
+        "reverse_drift": lambda t: ss.reverse_drift(x, t, sde=sde, score=score),
+        "score": lambda t: ss.make_score(GAUSSIAN.denoise, sde)(x, t),
+        "oracle": lambda t: GAUSSIAN.score(x, t, sde=sde),
+    }
+    score = lambda x, t, cond=None: x
+    for name, function in functions.items():
+        with pytest.raises(ValueError, match=r"^t is .*; it must be from 0 to t_max"):
+            function(t)
+        function(jnp.float32(sde.t_max))
+        if name != "oracle":
+            jax.jit(function)(t)  # has no value to see
