@@ -93,6 +93,20 @@ def as_levels(sigma: Any) -> Array:
     return sigma.astype(wide(sigma.dtype))
 
 
+def check_level(sigma: Any, name: str = "sigma", *, positive: bool = False) -> None:
+    """Refuse a known noise level that is none, such as a logarithm of one.
+
+    Raises: ValueError for a negative one, for NaN, and for 0 if it must be positive.
+    """
+    if is_traced(sigma):
+        return
+    values = np.asarray(sigma, np.float64)
+    wrong = values[~(values > 0 if positive else values >= 0)]
+    if wrong.size:
+        rule = "> 0" if positive else ">= 0"
+        raise ValueError(f"{name} is {wrong.flat[0]:.6g}; it must be {rule}.")
+
+
 def is_traced(values: Any) -> bool:
     """Return whether any leaf of a pytree is traced, without a value to check."""
     return any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves(values))

@@ -34,6 +34,7 @@ from jaxtyping import Float
 from score_sde.arrays import (
     as_float,
     check_alike,
+    check_level,
     expand_like,
     is_traced,
     mean_over_data,
@@ -159,6 +160,7 @@ def make_jump(
         x: Points, sigma: Level, sigma_next: Level, cond: Any
     ) -> tuple[Array, Array]:
         """(G, the network's output)."""
+        check_level(sigma_next, "sigma_next")
         x, c = coefficients(precondition, x, sigma)
         skip, out, in_ = (expand_like(a, x) for a in (c.skip, c.out, c.in_))
         told = (c.noise, _ratio(x, sigma, sigma_next)) if is_told else (c.noise,)
@@ -277,9 +279,17 @@ def carry(
         sigma: a scalar or [batch], positive.
         sigma_next: a scalar or [batch].
         cond: the condition, or None.
+
+    Raises: ValueError for levels that are none.
     """
+    _check_ends(sigma, sigma_next)
     x = as_float(x)
     return _moved(x, as_jump(jump)(x, sigma, sigma_next, cond), sigma, sigma_next)
+
+
+def _check_ends(sigma: Level, sigma_next: Level) -> None:
+    check_level(sigma, positive=True)
+    check_level(sigma_next, "sigma_next")
 
 
 def _moved(x: Array, target: Array, sigma: Level, sigma_next: Level) -> Array:
@@ -304,8 +314,9 @@ def carry_density(
     Returns:
         X, and (log p(x) - log p(X)) / dims in nats, Q log(sigma_next/sigma).
 
-    Raises: ValueError for a jump that has not.
+    Raises: ValueError for a jump that has not, and for levels that are none.
     """
+    _check_ends(sigma, sigma_next)
     x, wider = as_float(x), wide(as_float(x).dtype)
     target, divergence = needs_divergence(jump)(x, sigma, sigma_next, cond)
     ratio = jnp.asarray(sigma_next, wider) / jnp.asarray(sigma, wider)
@@ -323,7 +334,10 @@ def jump_between(
         x_next: where the flow is at sigma_next.
         sigma: a scalar or [batch], positive.
         sigma_next: a scalar or [batch], not sigma itself, where any G would do.
+
+    Raises: ValueError for levels that are none.
     """
+    _check_ends(sigma, sigma_next)
     x, wider = as_float(x), wide(as_float(x).dtype)
     sigma, sigma_next = jnp.asarray(sigma, wider), jnp.asarray(sigma_next, wider)
     return x + expand_like(1 / (1 - sigma_next / sigma), x) * (x_next - x)

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float
 
 from score_sde import schedules
-from score_sde.arrays import as_float, check_alike, expand_like, wide
+from score_sde.arrays import as_float, check_alike, check_level, expand_like, wide
 from score_sde.fields import checks_rules
 from score_sde.rules import Positive, at_least, one_of
 from score_sde.sde import SDE, VP, SubVP, check_time
@@ -326,8 +326,9 @@ def coefficients(
         x: [batch, *dims].
         sigma: a scalar or [batch].
 
-    Raises: ValueError for a sigma that is neither.
+    Raises: ValueError for a sigma that is neither, and for a negative one or NaN.
     """
+    check_level(sigma)
     x = as_float(x)
     sigma = jnp.asarray(sigma, wide(x.dtype))
     expand_like(sigma, x)  # refuses what is neither a scalar nor [batch]

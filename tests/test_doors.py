@@ -210,6 +210,28 @@ def test_divergences(name, shape):
         np.testing.assert_allclose(traces, 2 * x.size, rtol=1e-6)
 
 
+ZERO = lambda x, noise, cond=None: 0 * x
+EDM = partial(PRECONDITIONERS["edm"], sigma_data=0.5)
+LEVELS_TAKEN = {
+    "denoiser": lambda x, s: ss.make_denoiser(ZERO, EDM)(x, s),
+    "jump": lambda x, s: ss.make_jump(ZERO, EDM)(x, 1.0, s),
+    "carry from": lambda x, s: ss.flow_map.carry(smooth, x, s, 0.5),
+    "carry to": lambda x, s: ss.flow_map.carry(smooth, x, 1.0, s),
+    "jump between": lambda x, s: ss.flow_map.jump_between(x, x, s, 0.5),
+    "oracle": lambda x, s: GAUSSIAN.denoise(x, s),
+}
+
+
+@pytest.mark.parametrize("name", LEVELS_TAKEN)
+@pytest.mark.parametrize("sigma", [-1.0, float("nan"), [0.5, -2.0]])
+def test_a_level_that_is_none_is_refused(name, sigma):
+    """A logarithm of one most often, for which the formulas give numbers too."""
+    x, sigma = jnp.ones((2, 4)), jnp.asarray(sigma)
+    with pytest.raises(ValueError, match=r"^sigma(_next)? is .*; it must be >=? 0"):
+        LEVELS_TAKEN[name](x, sigma)
+    jax.jit(partial(LEVELS_TAKEN[name], x))(sigma)  # has no value to see
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "bool", "complex64"])
 @pytest.mark.usefixtures("unchecked")
 def test_whole_and_complex_numbers_are_no_data(dtype):

@@ -21,7 +21,14 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Float
 
-from score_sde.arrays import as_float, as_labels, einsum, expand_like, matmul
+from score_sde.arrays import (
+    as_float,
+    as_labels,
+    check_level,
+    einsum,
+    expand_like,
+    matmul,
+)
 from score_sde.fields import pytree
 from score_sde.sde import SDE, check_time
 from score_sde.types import NO_LABEL, Array, Key, Level, Points
@@ -267,10 +274,12 @@ def _average(log_joint: Array, values: Array) -> Array:
 def alpha_std(t: Level, sde: SDE | None, x: Array) -> tuple[Array, Array]:
     """Compute (alpha, std) at t, each a scalar or [batch].
 
-    Raises: ValueError for t of another shape, or that the SDE lacks.
+    Raises: ValueError for t of another shape, or that the SDE lacks, and for a noise
+        level that is none.
     """
     expand_like(t, x)
     if sde is None:
+        check_level(t)
         return jnp.ones((), x.dtype), jnp.asarray(t, x.dtype)
     check_time(t, sde)
     return jnp.asarray(sde.alpha(t), x.dtype), jnp.asarray(sde.std(t), x.dtype)
