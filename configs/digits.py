@@ -490,10 +490,19 @@ def tuning(config: ConfigDict) -> None:
 
 
 def continuous(config: ConfigDict) -> None:
-    """Distil a consistency model in continuous time (Lu and Song 2025)."""
+    """Distil a consistency model in continuous time (Lu and Song 2025).
+
+    The tangent at sigma = 80 is a seventieth of that at 1: the published offset of its
+    norm, 0.1, would all but stop it there. Even so 1,500 steps are too few, and most
+    samples of one step are the mean digit.
+    """
     student(config, 1_500)
-    config.noise_levels = {"name": "log_normal", "mean": -1.0, "std": 1.4}
-    config.objective = {"name": "continuous_consistency", "warm_up_steps": 300}
+    config.noise_levels = {"name": "log_normal", "mean": 1.0, "std": 2.0}
+    config.objective = {
+        "name": "continuous_consistency",
+        "warm_up_steps": 300,
+        "offset": 1e-3,
+    }
     config.sampler = {"name": "consistency"}
     config.grid = {"name": "levels", "sigmas": (80.0, 0.98)}
 
