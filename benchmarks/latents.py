@@ -1,10 +1,23 @@
-"""Latents against pixels at equal quality: what a sample costs, in one command.
+r"""Latents against pixels at equal quality: what a sample costs, in one command.
 
     score-sde train --config=digits:autoencoder --workdir=runs/autoencoder
     score-sde encode --workdir=runs/autoencoder
     score-sde train --config=digits:latent --workdir=runs/latent
     score-sde train --config=digits --workdir=runs/digits
     python -m benchmarks.latents --pixel=runs/digits --latent=runs/latent [--json=FILE]
+
+and the runs of `latents_fashion.json`, half an hour each on two cores:
+
+    score-sde train --config=fashion_mnist:kl --workdir=runs/fashion_kl \
+        --config.data.batch_size=32 --config.train.num_steps=3000 \
+        --config.network.channels=16 --config.objective.discriminator_channels=16 \
+        --config.objective.adversarial_start=1500 \
+        --config.objective.adversarial_ramp=750 --config.optimizer.learning_rate=1e-3
+    score-sde encode --workdir=runs/fashion_kl
+    score-sde train --config=fashion_mnist --workdir=runs/fashion \
+        --config.train.num_steps=1000
+    score-sde train --config=fashion_mnist:latent --workdir=runs/fashion_latent \
+        --config.train.num_steps=6180
 
 The Frechet distance of samples to the training images, with its interval, in the
 features of a classifier trained on them; operations of a sample, with the decoder, and

@@ -435,8 +435,8 @@ def _score_sde(config: ConfigDict) -> None:
 
 # Few steps: score-sde distil --from=runs/digits --config=digits_direct --workdir=...
 # Published laws of the noise level have their mass below sigma = 10, and millions of
-# examples to reach 80 all the same. One step begins there: in 1,500 steps a student must
-# see it often.
+# examples to reach 80 all the same. One step begins there: in 1,500 steps a student
+# must see it often.
 
 
 def student(config: ConfigDict, num_steps: int) -> None:
