@@ -270,8 +270,8 @@ def check_time(t: Level, sde: SDE) -> None:
     if is_traced((t, sde.t_max)):
         return
     values = np.asarray(t, np.float64)
-    # t_max may have been rounded to float32.
-    wrong = values[~((values >= 0) & (values <= float(sde.t_max) * (1 + 1e-6)))]
+    # It may have been computed in float32, from a noise level too.
+    wrong = values[~((values >= 0) & (values <= float(sde.t_max) * (1 + 1e-5)))]
     if wrong.size:
         raise ValueError(
             f"t is {wrong.flat[0]:.6g}; it must be from 0 to t_max = {sde.t_max}."
