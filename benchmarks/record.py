@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("jax", "jaxlib", "numpy", "score_sde")
+import score_sde
+
+PACKAGES = ("jax", "jaxlib", "numpy")
 
 
 def circumstances(*packages: str) -> dict[str, Any]:
-    """The date, the machine and its load, and versions of packages beside `PACKAGES`.
+    """The date, the machine and its load, our version, those of `PACKAGES` and others.
 
     The cores are those that the program may use; the load is of all programs, on
     average over the last minute.
@@ -25,7 +27,11 @@ def circumstances(*packages: str) -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
         "load": round(os.getloadavg()[0], 2),
-        "versions": {"python": platform.python_version()}
+        # Ours is that of the checkout, which need not be installed.
+        "versions": {
+            "python": platform.python_version(),
+            "score_sde": score_sde.__version__,
+        }
         | {name: importlib.metadata.version(name) for name in names},
     }
 
