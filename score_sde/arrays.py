@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -93,50 +92,9 @@ def as_levels(sigma: Any) -> Array:
     return sigma.astype(wide(sigma.dtype))
 
 
-def check_level(sigma: Any, name: str = "sigma", *, positive: bool = False) -> None:
-    """Refuse a known noise level that is none, such as a logarithm of one.
-
-    Raises: ValueError for a negative one, for NaN, and for 0 if it must be positive.
-    """
-    if is_traced(sigma):
-        return
-    values = np.asarray(sigma, np.float64)
-    wrong = values[~(values > 0 if positive else values >= 0)]
-    if wrong.size:
-        rule = "> 0" if positive else ">= 0"
-        raise ValueError(f"{name} is {wrong.flat[0]:.6g}; it must be {rule}.")
-
-
 def is_traced(values: Any) -> bool:
     """Return whether any leaf of a pytree is traced, without a value to check."""
     return any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves(values))
-
-
-def warn_without_noise(x: Array | np.ndarray, level: Scalar) -> None:
-    """Warn of an x that lacks the noise it should hold, such as draws from N(0, 1).
-
-    Nothing is said of few numbers, nor where x or the level is traced.
-
-    Args:
-        x: where a sampler or a solver begins.
-        level: the standard deviation of the noise in x.
-    """
-    if is_traced((x, level)) or not getattr(x, "is_fully_addressable", True):
-        return
-    with jax.ensure_compile_time_eval():  # what is known may be used inside of `jit`
-        x, wanted = as_float(x), float(level)
-        size = float(jnp.sqrt(jnp.mean(x * x))) if x.size >= ENOUGH else wanted
-    if size < wanted / 10:
-        warnings.warn(
-            f"x has a root mean square of {size:.3g} at noise level {wanted:.4g}: it "
-            "should hold noise of that standard deviation, so many times a draw from "
-            "N(0, 1), as `prior_sample` makes it.",
-            stacklevel=3,
-        )
-
-
-ENOUGH = 64
-"""Numbers whose root mean square is that of their law within a quarter or so."""
 
 
 def expand_like(a: Scalar, x: Array) -> Array:

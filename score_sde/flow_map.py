@@ -34,12 +34,12 @@ from jaxtyping import Float
 from score_sde.arrays import (
     as_float,
     check_alike,
-    check_level,
     expand_like,
     is_traced,
     mean_over_data,
     wide,
 )
+from score_sde.checks import check_jump, check_level
 from score_sde.divergences import gaussian_divergence
 from score_sde.precondition import Precondition, coefficients
 from score_sde.types import Array, Denoise, Grid, Jump, Level, Points
@@ -144,8 +144,7 @@ def make_jump(
 
     Args:
         network_fn: (x, noise, ratio, cond) -> raw output, where ratio, [batch], is
-            sigma_next / sigma; or (x, noise, cond), a network that is not told the
-            second level.
+            sigma_next / sigma; or (x, noise, cond), of one not told the second level.
         precondition: a function of `precondition` with its options bound.
         reach: the jumps that it was trained for.
         sigma_data: standard deviation of the data, for a network that knows the
@@ -277,19 +276,12 @@ def carry(
         jump: or a denoiser, whose X is one Euler step.
         x: [batch, *dims], at level sigma.
         sigma: a scalar or [batch], positive.
-        sigma_next: a scalar or [batch].
+        sigma_next: a scalar or [batch], at least 0; other levels are refused.
         cond: the condition, or None.
-
-    Raises: ValueError for levels that are none.
     """
-    _check_ends(sigma, sigma_next)
+    check_jump(sigma, sigma_next)
     x = as_float(x)
     return _moved(x, as_jump(jump)(x, sigma, sigma_next, cond), sigma, sigma_next)
-
-
-def _check_ends(sigma: Level, sigma_next: Level) -> None:
-    check_level(sigma, positive=True)
-    check_level(sigma_next, "sigma_next")
 
 
 def _moved(x: Array, target: Array, sigma: Level, sigma_next: Level) -> Array:
@@ -316,7 +308,7 @@ def carry_density(
 
     Raises: ValueError for a jump that has not, and for levels that are none.
     """
-    _check_ends(sigma, sigma_next)
+    check_jump(sigma, sigma_next)
     x, wider = as_float(x), wide(as_float(x).dtype)
     target, divergence = needs_divergence(jump)(x, sigma, sigma_next, cond)
     ratio = jnp.asarray(sigma_next, wider) / jnp.asarray(sigma, wider)
@@ -334,10 +326,8 @@ def jump_between(
         x_next: where the flow is at sigma_next.
         sigma: a scalar or [batch], positive.
         sigma_next: a scalar or [batch], not sigma itself, where any G would do.
-
-    Raises: ValueError for levels that are none.
     """
-    _check_ends(sigma, sigma_next)
+    check_jump(sigma, sigma_next)
     x, wider = as_float(x), wide(as_float(x).dtype)
     sigma, sigma_next = jnp.asarray(sigma, wider), jnp.asarray(sigma_next, wider)
     return x + expand_like(1 / (1 - sigma_next / sigma), x) * (x_next - x)

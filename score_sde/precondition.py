@@ -21,10 +21,11 @@ import numpy as np
 from jaxtyping import Float
 
 from score_sde import schedules
-from score_sde.arrays import as_float, check_alike, check_level, expand_like, wide
+from score_sde.arrays import as_float, check_alike, expand_like, wide
+from score_sde.checks import check_level, check_time
 from score_sde.fields import checks_rules
 from score_sde.rules import Positive, at_least, one_of
-from score_sde.sde import SDE, VP, SubVP, check_time
+from score_sde.sde import SDE, VP, SubVP
 from score_sde.types import Array, Denoise, Level, Points, Score, Times
 
 
@@ -321,12 +322,7 @@ def coefficients(
 ) -> tuple[Array, Preconditioner]:
     """Return x as floats, and the coefficients at the level of each example.
 
-    Args:
-        precondition: of a network.
-        x: [batch, *dims].
-        sigma: a scalar or [batch].
-
-    Raises: ValueError for a sigma that is neither, and for a negative one or NaN.
+    Raises: ValueError for a sigma that is neither a scalar nor [batch], negative, NaN.
     """
     check_level(sigma)
     x = as_float(x)
@@ -339,12 +335,12 @@ def coefficients(
 def make_score(denoise: Denoise, sde: SDE) -> Score:
     """Make the score of an SDE at xt: (alpha D(xt / alpha, sigma) - xt) / std^2.
 
-    Any denoiser serves any SDE, since it knows sigma alone. The score raises a
-    ValueError for a time that the SDE lacks.
+    Any denoiser serves any SDE, since it knows sigma alone. The score refuses a time
+    that the SDE lacks.
     """
 
     def score(xt: Points, t: Level, cond: Any = None) -> Float[Array, "batch *dims"]:
-        check_time(t, sde)
+        check_time(t, sde.t_max)
         xt = as_float(xt)
         alpha, std = expand_like(sde.alpha(t), xt), expand_like(sde.std(t), xt)
         x0 = denoise(xt / alpha, sde.sigma(t), cond)

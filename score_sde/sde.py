@@ -23,7 +23,6 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 from jaxtyping import Float
 
 from score_sde.arrays import (
@@ -32,10 +31,10 @@ from score_sde.arrays import (
     check_alike,
     example_keys,
     expand_like,
-    is_traced,
     per_example,
     sum_over_data,
 )
+from score_sde.checks import check_time
 from score_sde.fields import pytree, require
 from score_sde.rules import Positive
 from score_sde.types import Array, Key, Level, Points, Scalar, Score, Times
@@ -260,24 +259,6 @@ class StraightLine(SDE):
         return sigma / (1 + sigma)
 
 
-def check_time(t: Level, sde: SDE) -> None:
-    """Refuse a time that the SDE lacks, such as the number of a step; 0 is the data.
-
-    What is traced, and so an SDE with traced parameters, has no values and passes.
-
-    Raises: ValueError.
-    """
-    if is_traced((t, sde.t_max)):
-        return
-    values = np.asarray(t, np.float64)
-    # It may have been computed in float32, from a noise level too.
-    wrong = values[~((values >= 0) & (values <= float(sde.t_max) * (1 + 1e-5)))]
-    if wrong.size:
-        raise ValueError(
-            f"t is {wrong.flat[0]:.6g}; it must be from 0 to t_max = {sde.t_max}."
-        )
-
-
 def perturb(
     x0: Points, eps: Points, t: Level, *, sde: SDE
 ) -> Float[Array, "batch *dims"]:
@@ -289,21 +270,17 @@ def perturb(
         t: a scalar or [batch], from 0 to t_max.
         sde: the forward process.
 
-    Raises: ValueError for whole numbers, eps of another shape, and t of neither shape
-        or that the SDE lacks.
+    Raises: ValueError for whole numbers, eps or t of another shape, t out of range.
     """
-    check_time(t, sde)
+    check_time(t, sde.t_max)
     x0, eps = as_data(x0, "x0"), as_float(eps)
     check_alike("eps", eps, x0)
     return expand_like(sde.alpha(t), x0) * x0 + expand_like(sde.std(t), x0) * eps
 
 
 def forward_drift(xt: Points, t: Level, *, sde: SDE) -> Float[Array, "batch *dims"]:
-    """Drift of the forward SDE: f(t) xt, shaped like xt.
-
-    Raises: ValueError for a time that the SDE lacks, as the two drifts below do.
-    """
-    check_time(t, sde)
+    """Drift of the forward SDE: f(t) xt, shaped like xt. Times it lacks are refused."""
+    check_time(t, sde.t_max)
     return expand_like(sde.drift_rate(t), xt) * xt
 
 
@@ -350,8 +327,6 @@ def prior_sample(
         dtype: of the draws; JAX's default float if None.
     """
     like = jnp.zeros(shape, dtype)
-    if not like.ndim:
-        raise ValueError(f"shape is {shape}; it must be (batch, *dims).")
     eps = per_example(jr.normal, example_keys(key, len(like)), like)
     return expand_like(sde.std(sde.t_max), eps) * eps
 

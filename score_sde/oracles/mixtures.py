@@ -24,13 +24,13 @@ from jaxtyping import Float
 from score_sde.arrays import (
     as_float,
     as_labels,
-    check_level,
     einsum,
     expand_like,
     matmul,
 )
+from score_sde.checks import check_level, check_time
 from score_sde.fields import pytree
-from score_sde.sde import SDE, check_time
+from score_sde.sde import SDE
 from score_sde.types import NO_LABEL, Array, Key, Level, Points
 
 
@@ -281,7 +281,7 @@ def alpha_std(t: Level, sde: SDE | None, x: Array) -> tuple[Array, Array]:
     if sde is None:
         check_level(t)
         return jnp.ones((), x.dtype), jnp.asarray(t, x.dtype)
-    check_time(t, sde)
+    check_time(t, sde.t_max)
     return jnp.asarray(sde.alpha(t), x.dtype), jnp.asarray(sde.std(t), x.dtype)
 
 

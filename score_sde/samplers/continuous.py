@@ -8,6 +8,7 @@ of its own.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import jax
@@ -18,8 +19,8 @@ from score_sde.arrays import (
     example_keys,
     expand_like,
     is_traced,
-    warn_without_noise,
 )
+from score_sde.checks import warn_without_noise
 from score_sde.fields import checks_rules
 from score_sde.integrate import (
     Stats,
@@ -166,13 +167,9 @@ def solve_sde(
     if times is None and not adaptive:
         log_sigmas = jnp.linspace(log_sigmas[0], log_sigmas[-1], num_steps + 1)
     reverse = _Reverse(score, sde, log_sigmas)
-    options: dict[str, Any] = {
-        "solver": solver,
-        "adaptive": adaptive,
-        "rtol": rtol,
-        "atol": atol,
-    }
-    solve = jax.vmap(lambda x, key, cond: reverse.solve(x, key, cond, **options))
+    solve = jax.vmap(
+        partial(reverse.solve, solver=solver, adaptive=adaptive, rtol=rtol, atol=atol)
+    )
     keys = example_keys(key, x.shape[0])
     last, stats = solve(x / expand_like(sde.alpha(ends[0]), x), keys, cond)
     return Solution(expand_like(sde.alpha(ends[-1]), x) * last, *stats)

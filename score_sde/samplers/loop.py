@@ -13,9 +13,9 @@ from score_sde.arrays import (
     as_float,
     check_alike,
     is_traced,
-    warn_without_noise,
     wide,
 )
+from score_sde.checks import warn_without_noise
 from score_sde.flow_map import as_denoiser, as_jump
 from score_sde.samplers.adams_bashforth import AdamsBashforth
 from score_sde.samplers.adaptive_sde import AdaptiveSDE
@@ -101,8 +101,7 @@ def sample(
         denoise: D(x, sigma, cond), shaped like x; or a jump G(x, sigma, sigma_next,
             cond), whose diagonal is the denoiser. One with an attribute `memory` (see
             `samplers.memory`) is given at each step what it learned before.
-        x: [batch, *dims], noise of standard deviation sigmas[0] around the data; a
-            tenth of it or less is warned of.
+        x: [batch, *dims], noise of standard deviation sigmas[0] around the data.
         sigmas: strictly decreasing, usually from `grids`; the last may be 0.
         key: for samplers that add noise. The noise of example i is a function of
             (key, step, i), so that a sample doesn't depend on its batch; keys may
@@ -126,11 +125,9 @@ def sample(
         >>> print(float(abs(out.x).max()), int(out.num_evals.max()))
         0.0 5
     """
-    sampler = _named(sampler)
+    sampler, given = _named(sampler), as_float(x)
     _check_grid(sigmas)
-    if not is_traced(sigmas):
-        warn_without_noise(x, np.asarray(sigmas)[0])
-    given = as_float(x)
+    warn_without_noise(x, sigmas)
     # Levels and states of half precision would lose what steps add.
     x = given.astype(wide(given.dtype))
     sampler.check_model(denoise, sigmas)
