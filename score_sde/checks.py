@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde.arrays import as_float, is_traced
+from score_sde.arrays import as_float, is_traced, wide
 from score_sde.types import Array, Grid, Level, Scalar
 
 
@@ -20,7 +20,7 @@ def check_level(sigma: Any, name: str = "sigma", *, positive: bool = False) -> N
     """
     if is_traced(sigma):
         return
-    values = np.asarray(sigma, np.float64)
+    values = _known(sigma)
     wrong = values[~(values > 0 if positive else values >= 0)]
     if wrong.size:
         rule = "> 0" if positive else ">= 0"
@@ -43,7 +43,7 @@ def check_time(t: Level, t_max: Scalar) -> None:
     """
     if is_traced((t, t_max)):
         return
-    values = np.asarray(t, np.float64)
+    values = _known(t)
     # It may have been computed in float32, from a noise level too.
     wrong = values[~((values >= 0) & (values <= float(t_max) * (1 + 1e-5)))]
     if wrong.size:
@@ -63,8 +63,9 @@ def warn_without_noise(x: Array | np.ndarray, level: Scalar | Grid) -> None:
     """
     if is_traced((x, level)) or not getattr(x, "is_fully_addressable", True):
         return
-    with jax.ensure_compile_time_eval():  # what is known may be used inside of `jit`
+    with jax.ensure_compile_time_eval():
         x, wanted = as_float(x), float(np.ravel(level)[0])
+        x = x.astype(wide(x.dtype))
         size = float(jnp.sqrt(jnp.mean(x * x))) if x.size >= ENOUGH else wanted
     if size < wanted / 10:
         warnings.warn(
@@ -73,6 +74,15 @@ def warn_without_noise(x: Array | np.ndarray, level: Scalar | Grid) -> None:
             "N(0, 1), as `prior_sample` makes it.",
             stacklevel=3,
         )
+
+
+def _known(values: Any) -> np.ndarray:
+    """Numbers as NumPy's: in `jit` JAX would trace the conversion of what it knows.
+
+    Raises: ValueError for complex numbers.
+    """
+    with jax.ensure_compile_time_eval():
+        return np.asarray(as_float(values), np.float64)
 
 
 ENOUGH = 64

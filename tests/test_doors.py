@@ -229,7 +229,11 @@ def test_a_level_that_is_none_is_refused(name, sigma):
     x, sigma = jnp.ones((2, 4)), jnp.asarray(sigma)
     with pytest.raises(ValueError, match=r"^sigma(_next)? is .*; it must be >=? 0"):
         LEVELS_TAKEN[name](x, sigma)
-    jax.jit(partial(LEVELS_TAKEN[name], x))(sigma)  # has no value to see
+    take = LEVELS_TAKEN[name]
+    with pytest.raises(ValueError, match="it must be"):
+        jax.jit(lambda x: take(x, np.asarray(sigma)))(x)  # a constant is known there
+    jax.jit(lambda x: take(x, np.full(2, 0.25)))(x)
+    jax.jit(partial(take, x))(sigma)  # has no value to see
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "bool", "complex64"])

@@ -21,13 +21,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Float
 
-from score_sde.arrays import (
-    as_float,
-    as_labels,
-    einsum,
-    expand_like,
-    matmul,
-)
+from score_sde.arrays import as_float, as_labels, einsum, expand_like, matmul
 from score_sde.checks import check_level, check_time
 from score_sde.fields import pytree
 from score_sde.sde import SDE

@@ -15,11 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde.arrays import (
-    example_keys,
-    expand_like,
-    is_traced,
-)
+from score_sde.arrays import example_keys, expand_like, is_traced
 from score_sde.checks import warn_without_noise
 from score_sde.fields import checks_rules
 from score_sde.integrate import (

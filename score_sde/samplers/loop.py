@@ -9,12 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Num
 
-from score_sde.arrays import (
-    as_float,
-    check_alike,
-    is_traced,
-    wide,
-)
+from score_sde.arrays import as_float, check_alike, is_traced, wide
 from score_sde.checks import warn_without_noise
 from score_sde.flow_map import as_denoiser, as_jump
 from score_sde.samplers.adams_bashforth import AdamsBashforth
