@@ -240,11 +240,11 @@ def test_a_start_without_its_noise_is_warned_of(solve, key):
     z = jr.normal(key, (32, 4))
     with pytest.warns(UserWarning, match="mean square of 1.* at noise level 80: it"):
         start(z)
-    if solve == "sample":  # grid and x are known where it is traced
-        with pytest.warns(UserWarning, match="at noise level 80: it"):
-            jax.jit(lambda: start(z).x)()
     start(80 * z)
-    jax.jit(start)(z)  # has no values to see
-    start(z[:10])  # too few numbers to tell
     if solve == "solve_ode":
-        ss.solve_ode(score, sde, z, times=times[::-1])
+        ss.solve_ode(score, sde, z, times=times[::-1])  # upwards it is data
+    if solve == "sample":
+        with pytest.warns(UserWarning, match="at noise level 80: it"):
+            jax.jit(lambda: start(z).x)()  # grid and x are known where it is traced
+        jax.jit(start)(z)  # has no values to see
+        start(z[:10])  # too few numbers to tell

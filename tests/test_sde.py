@@ -291,7 +291,7 @@ def test_bad_settings_name_the_rule(make, message):
 
 
 @sweep
-@pytest.mark.parametrize("t", [-0.01, 500.0, float("nan"), [0.1, 500.0, 0.2]])
+@pytest.mark.parametrize("t", [-0.01, 500.0, [0.1, float("nan"), 0.2]])
 def test_a_time_that_the_sde_lacks_is_refused(sde, t):
     """The number of a step above all, for which the formulas give numbers too."""
     x, t = jnp.ones((3, 4)), jnp.asarray(t)
