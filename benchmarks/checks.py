@@ -41,6 +41,7 @@ def unchecked() -> Iterator[None]:
     with (
         mock.patch.object(loop, "_check_grid"),
         mock.patch.object(loop, "_check_noise"),
+        mock.patch.object(loop, "warn_without_noise"),
         mock.patch.object(loop, "check_alike", unlike),
         mock.patch.object(Sampler, "check_model"),
     ):
