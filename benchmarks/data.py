@@ -23,7 +23,6 @@ grain_batches   grain's MapDataset over whole batches, as `data.batches` uses it
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import importlib.util
 import io
 import json

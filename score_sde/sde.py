@@ -327,7 +327,7 @@ def prior_sample(
         dtype: of the draws; JAX's default float if None.
     """
     like = jnp.zeros(shape, dtype)
-    eps = per_example(jr.normal, example_keys(key, len(like)), like)
+    eps = per_example(jr.normal, example_keys(key, shape[0]), like)
     return expand_like(sde.std(sde.t_max), eps) * eps
 
 

@@ -226,10 +226,9 @@ LEVELS_TAKEN = {
 @pytest.mark.parametrize("sigma", [-1.0, float("nan"), [0.5, -2.0]])
 def test_a_level_that_is_none_is_refused(name, sigma):
     """A logarithm of one most often, for which the formulas give numbers too."""
-    x, sigma = jnp.ones((2, 4)), jnp.asarray(sigma)
+    x, sigma, take = jnp.ones((2, 4)), jnp.asarray(sigma), LEVELS_TAKEN[name]
     with pytest.raises(ValueError, match=r"^sigma(_next)? is .*; it must be >=? 0"):
-        LEVELS_TAKEN[name](x, sigma)
-    take = LEVELS_TAKEN[name]
+        take(x, sigma)
     with pytest.raises(ValueError, match="it must be"):
         jax.jit(lambda x: take(x, np.asarray(sigma)))(x)  # a constant is known there
     jax.jit(lambda x: take(x, np.full(2, 0.25)))(x)

@@ -362,6 +362,7 @@ def test_a_weight_of_one_is_the_model_itself(name):
     # The same program: one that is compiled rounds otherwise than its operations do.
     found, model = (jax.jit(f)(x, 0.5, cond) for f in (guided, smooth))
     np.testing.assert_array_equal(found, model)
+    np.testing.assert_allclose(guided(x, 0.5, cond), smooth(x, 0.5, cond), rtol=1e-15)
     assert int(guidance.network_evals(guided, 0.5)) == 1
 
 
