@@ -96,16 +96,14 @@ def test_what_else_is_told_must_be_stated(stage):
     build.build(config)
 
 
-def test_a_part_of_images_is_of_uniform_points():
-    text = problems_of(
-        config_with(
-            "digits:wavelet_coarse",
-            data__points="centres",
-            likelihood__dequantisation="truncated_normal",
-        )
-    )
-    assert "data.points is 'centres'; a part of images" in text
-    assert "likelihood.dequantisation is 'truncated_normal'; a part of images" in text
+def test_all_parts_of_an_image_are_of_the_same_points():
+    stem, field = "digits:wavelet_coarse", "likelihood__dequantisation"
+    text = problems_of(config_with(stem, data__points="variational"))
+    assert "data.points is 'variational'; it is for images of levels" in text
+    for points, others in (("uniform", "truncated_normal"), ("centres", "uniform")):
+        fields = {"data__points": points, field: others}
+        text = problems_of(config_with(stem, **fields))
+        assert f"trained on '{points}' points is scored at" in text
     text = problems_of(config_with("digits:wavelet_coarse", conditions__coarse={}))
     assert "it is for details of images" in text
     text = problems_of(config_with("digits", network__waves_of_pixels=True))
@@ -242,6 +240,24 @@ def test_examples_of_stages_must_be_pictures_of_each_other():
     later = dataclasses.replace(later, experiment=changed)
     with pytest.raises(UserError, match="runs/other are not the small pictures"):
         cascade.check_pictures([other, later])
+
+
+def test_stages_must_be_scored_at_the_same_points():
+    fields = {
+        "data__points": "centres",
+        "likelihood__dequantisation": "truncated_normal",
+        "conditions": {"coarse": {}},
+    }
+    uniform = bare("digits:wavelet_coarse")
+    coarse = {name: fields[name] for name in fields if name != "conditions"}
+    last = bare("digits:wavelet_details", sde__t_min=0.02, seed=3, **fields)
+    half = bare("digits:wavelet_coarse", sde__t_min=0.01, **coarse)
+    stages = cascade.scored_stages(dataclasses.replace(last, earlier=half))
+    assert [stage.seed for stage in stages] == [3, 3]
+    alike = bare("digits:wavelet_coarse", sde__t_min=0.02, **coarse)
+    for other, said in ((alike, "with noise 0.04"), (uniform, "at uniform points")):
+        with pytest.raises(UserError, match=said):
+            cascade.scored_stages(dataclasses.replace(last, earlier=other))
 
 
 # Whole cascades of tiny networks.

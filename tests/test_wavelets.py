@@ -1,18 +1,28 @@
 """The wavelet: orthogonal, and its stages' densities multiply to that of the image."""
 
+import copy
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from scipy.special import erf
 
 import score_sde as ss
-from score_sde import data, wavelets
+from experiments import launch
+from score_sde import data, elbo, wavelets
 from score_sde.data import DATASETS, SOURCES
 from score_sde.measurements import Downsample
+from score_sde.run import build
+from score_sde.run.likelihoods import bound_examples, score_examples
+from score_sde.run.model import trained_part, training_points
+from score_sde.run.sections import complete
 from score_sde.types import UserError
 
 KEY = jr.key(0)
+ROOT = Path(__file__).parents[1] / "configs"
 DIGITS = {"name": "digits"}
 
 
@@ -169,3 +179,92 @@ def test_log_densities_of_the_stages_add_up_to_that_of_the_image():
     # The flow's density is that at t_min, where sigma is 1e-3.
     exact = whole.log_prob(x, float(sde.sigma(sde.t_min)))
     np.testing.assert_allclose(found, exact, atol=16 * 1e-5)
+
+
+# Images of a law that is known: each of a few digits as likely as the others.
+
+NUM_DIGITS = 20
+SIX_SIGMA = 1 / (17 * 3)
+"""The noise of a pixel at which the bins of its levels are six sigma wide."""
+
+
+def stage_of(part, **fields):
+    """The experiment of a stage on centres."""
+    config = complete(copy.deepcopy(launch.load_config(f"digits:wavelet_{part}", ROOT)))
+    config["data"]["points"] = "centres"
+    config["sde"]["t_min"] = SIX_SIGMA / (2 if part == "coarse" else 1)
+    config["likelihood"] |= {
+        "dequantisation": "truncated_normal",
+        "divergence": "exact",
+        "bound_draws": 512,
+        **fields,
+    }
+    return build.build(config)
+
+
+def few_digits():
+    values = DATASETS["digits"]().test.values[:NUM_DIGITS]
+    return values, data.centres(jnp.asarray(values), num_levels=17)
+
+
+def exact_denoiser(model, images):
+    """Of a part of these images, told the coarse image with the noise of its stage."""
+    atoms = model.part.take(images)
+
+    def denoise(x, sigma, cond=None):
+        def misfit(own, seen, std):
+            apart = (seen[:, None] - own[None]) / std
+            return -0.5 * jnp.sum(apart**2, axis=(2, 3, 4))
+
+        levels = jnp.broadcast_to(sigma, x.shape[:1])
+        fits = misfit(atoms, x, levels.reshape(-1, 1, 1, 1, 1))
+        if cond:
+            coarse = model.part.told(images)
+            fits += misfit(coarse, cond["image"], SIX_SIGMA / 2)
+        return jnp.tensordot(jax.nn.softmax(fits), atoms, 1)
+
+    return lambda params: denoise
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("standard_promotion")
+def test_stages_on_centres_add_up_to_the_probability_of_the_levels():
+    """By the flows, and by the bounds: what is lost is what truncation costs."""
+    values, images = few_digits()
+    keys = jr.split(KEY, NUM_DIGITS)
+    flow, bound = 0.0, 0.0
+    for part in ("coarse", "details"):
+        stage = stage_of(part, rtol=1e-4, atol=1e-4)
+        given = (stage.model, stage.likelihood, {}, keys, keys, values, None)
+        own = exact_denoiser(stage.model, images)
+        out = score_examples(*given, jnp.ones((), jnp.float32), flow=own)
+        assert out.success.all()
+        flow += out.nats - stage.dataset.log_scale
+        bound += bound_examples(*given, of_chain=False, flow=own).nats
+    truncated = 64 * np.log(erf(3 / np.sqrt(2)))
+    lost = flow - (truncated - np.log(NUM_DIGITS))
+    # In float32, over 64 numbers; the tolerance of the solver makes no difference.
+    assert abs(lost).max() < 0.2
+    assert abs(lost.mean()) < 0.05
+    error = bound.std() / np.sqrt(NUM_DIGITS)
+    assert abs(bound.mean() - np.log(NUM_DIGITS)) < 4 * error + 0.02
+
+
+def test_training_on_centres_tells_the_coarse_image_of_a_noised_point():
+    values, images = few_digits()
+    model = stage_of("details").model
+    values, images = np.repeat(values, 50, 0), np.repeat(images, 50, 0)
+    points = training_points(model, KEY, {}, values)
+    x0, cond = trained_part(model, jr.key(1), points, values, {"image": 0.0})
+    np.testing.assert_allclose(x0.x, model.part.take(images), atol=1e-6)
+    noise = cond["image"] - model.part.told(images)
+    # A bin of six sigma takes 1.3 % of the deviation of normal noise.
+    assert float(noise.std()) == pytest.approx(0.987 * SIX_SIGMA / 2, rel=0.02)
+
+
+def test_the_levels_of_noised_images_have_probabilities():
+    sigma, z = 0.05, jnp.linspace(-1.2, 1.2, 40)
+    centres = (2 * jnp.arange(17) + 1) / 17 - 1
+    found = [elbo.level_log_prob(c, z, sigma, num_levels=17) for c in centres]
+    expected = jax.nn.log_softmax(-0.5 * ((z[None] - centres[:, None]) / sigma) ** 2, 0)
+    np.testing.assert_allclose(found, expected, atol=1e-12)

@@ -75,6 +75,9 @@ class Part(NamedTuple):
     """Points of images -> the picture that the part is drawn beside; None for none."""
     join: Callable[[Any, Any], Any]
     """(that picture, points of the part) -> the picture that both make."""
+    noise: float = 1.0
+    """The deviation of the part where every pixel of an image has noise of deviation 1.
+    """
 
 
 @dataclasses.dataclass(frozen=True)

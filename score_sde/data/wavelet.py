@@ -46,7 +46,7 @@ def wavelet(images: Dataset, part: str, depth: int) -> Dataset:
             Units((0.0,) * channels, (side,) * channels),
             small,
         )
-        taken = Part(images, partial(_mean, side=side), None, _itself)
+        taken = Part(images, partial(_mean, side=side), None, _itself, 1 / side)
     else:
         shape, units = (height, width, 3 * channels), Units()
         shown = images if depth == 1 else smaller(images, 2 ** (depth - 1), "mean", 0)

@@ -25,4 +25,6 @@ from score_sde.elbo.terms import Decoder as Decoder
 from score_sde.elbo.terms import bin_log_prob as bin_log_prob
 from score_sde.elbo.terms import discretised_decoder as discretised_decoder
 from score_sde.elbo.terms import gaussian_decoder as gaussian_decoder
+from score_sde.elbo.terms import level_log_prob as level_log_prob
+from score_sde.elbo.terms import no_decoder as no_decoder
 from score_sde.elbo.terms import prior_term as prior_term

@@ -56,16 +56,22 @@ def _unsuited_part(experiment: Experiment) -> list[str]:
     """Why a part of images can't be trained or scored so, a text each."""
     if experiment.dataset.part is None:
         return []
-    asked = {
-        "data.points": experiment.data.points,
-        "likelihood.dequantisation": experiment.likelihood.dequantisation,
-    }
-    return [
-        f"{field} is {value!r}; a part of images is taken of points that are drawn in "
-        "the bins of their levels: use 'uniform'"
-        for field, value in asked.items()
-        if value != "uniform"
-    ]
+    points, problems = experiment.data.points, []
+    dequantisation = experiment.likelihood.dequantisation
+    if dequantisation != DRAWN_AT.get(points, dequantisation):
+        problems.append(
+            f"likelihood.dequantisation is {dequantisation!r}; a part of images that "
+            f"is trained on {points!r} points is scored at {DRAWN_AT[points]!r} ones"
+        )
+    if experiment.objective.bounds_chain:
+        problems.append(
+            "objective bounds a chain; a part of images has no levels for its decoder"
+        )
+    return problems
+
+
+DRAWN_AT = {"uniform": "uniform", "centres": "truncated_normal"}
+"""How parts of images are trained on points -> the points at which they are scored."""
 
 
 def _unsuited_dropout(experiment: Experiment) -> list[str]:

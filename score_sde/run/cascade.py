@@ -8,6 +8,7 @@ said of one run is said of a cascade of one stage.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from score_sde.data import centres
 from score_sde.guidance import network_evals
 from score_sde.networks.flops import count_flops
 from score_sde.run.experiment import EARLIER, Experiment
-from score_sde.run.model import network_fn
+from score_sde.run.model import network_fn, noise_of_rows
 from score_sde.run.open import Run
 from score_sde.run.sample import as_stage, make_draw, sampled_model
 from score_sde.run.score import Passes
@@ -155,6 +156,8 @@ ADDED = ("nats", "num_evals", "seconds", "solver_error")
 def scored_stages(run: Run) -> tuple[Experiment, ...]:
     """The experiments of all stages, with as many passes as the last one asks for.
 
+    They have its seed too, so that all parts of an image are of the same point.
+
     Raises:
         UserError: for stages whose examples do not belong together.
     """
@@ -163,10 +166,12 @@ def scored_stages(run: Run) -> tuple[Experiment, ...]:
     shared = {name: getattr(settings, name) for name in names}
     if len(run.stages) > 1:
         _check_flows(run.stages)
+        _check_points(run.stages)
         check_pictures(run.stages)
     return tuple(
         stage.experiment._replace(
-            likelihood=dataclasses.replace(stage.experiment.likelihood, **shared)
+            seed=run.experiment.seed,
+            likelihood=dataclasses.replace(stage.experiment.likelihood, **shared),
         )
         for stage in run.stages
     )
@@ -183,6 +188,34 @@ def _check_flows(stages: Sequence[Run]) -> None:
             raise UserError(
                 f"stage {number} of the cascade is a student, scored by its jumps; the "
                 "likelihood of a cascade adds those of flows: name its teacher instead."
+            )
+
+
+def _check_points(stages: Sequence[Run]) -> None:
+    """Refuse stages over parts of images that are scored at points of other laws.
+
+    Raises:
+        UserError: that names the dequantisation, or the noise, of both.
+    """
+
+    def law(stage: Run) -> tuple[str, float]:
+        experiment = stage.experiment
+        name = experiment.likelihood.dequantisation
+        noise = float(noise_of_rows(experiment.model))
+        return name, (noise if name == "truncated_normal" else 0.0)
+
+    name, noise = law(stages[-1])
+    for number, stage in enumerate(stages[:-1]):
+        found, other = law(stage)
+        alike = found == name and math.isclose(other, noise, rel_tol=1e-4, abs_tol=0.0)
+        if stage.experiment.dataset.part is not None and not alike:
+            at = f" with noise {other:.4g}", f" with noise {noise:.4g}"
+            raise UserError(
+                f"stage {number} of the cascade is scored at {found} points of the "
+                f"pixels{at[0] if other else ''}, the last one at {name} points"
+                f"{at[1] if noise else ''}; the parts must be of one point: train them "
+                "with the same data.points, and with sde.t_min in the ratio of their "
+                "noise, which is halved by each step to means over two by two pixels."
             )
 
 

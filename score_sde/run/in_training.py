@@ -21,8 +21,8 @@ from score_sde.run.evaluate import make_measure
 from score_sde.run.experiment import Experiment
 from score_sde.run.model import (
     COMPANIONS,
-    part_of_points,
     posterior_points,
+    trained_part,
     training_points,
     with_companions,
 )
@@ -186,7 +186,8 @@ def _look_at_levels(experiment: Experiment, here: Mesh, keys: Key, rows: Rows) -
 
     def losses(params: Params, keys: Key, rows: Rows, cond: Any) -> Array:
         points = training_points(model, keys, params, rows["values"])
-        points, cond = part_of_points(model, points, cond)
+        folded = jax.vmap(lambda key: jr.fold_in(key, 3))(keys)
+        points, cond = trained_part(model, folded, points, rows["values"], cond)
         folded = jax.vmap(lambda key: jr.fold_in(key, 2))(keys)
         x0 = posterior_points(folded, points.x, rows)
         return objective.loss_by_level(

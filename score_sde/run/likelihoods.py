@@ -9,8 +9,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 
 from score_sde import conditions, data, elbo
+from score_sde.arrays import example_keys, per_example, sum_over_data
 from score_sde.dequantisation import Dequantised
 from score_sde.few_step_likelihood import default_num_evals, few_step_log_prob
 from score_sde.likelihood import DIVERGENCES, LogProb, exact, log_prob
@@ -21,6 +23,7 @@ from score_sde.run.model import (
     decoder,
     denoiser,
     jump,
+    noise_of_rows,
     part_of_points,
     reverse_chain,
     scoring_points,
@@ -186,6 +189,11 @@ def class_log_probs(
     return jax.lax.map(under, jnp.arange(num_classes)).T
 
 
+def decodes_levels(model: Model, settings: Scoring) -> bool:
+    """Whether the bound is on probabilities of levels, and takes no points in bins."""
+    return settings.dequantisation == "truncated_normal" and bool(model.num_levels)
+
+
 def bound_examples(
     model: Model,
     settings: Scoring,
@@ -201,7 +209,8 @@ def bound_examples(
     """The bound of the reverse SDE on -log P of examples, in nats.
 
     It is taken at the points of `score_examples`; for models trained on centres, by the
-    discretised decoder, without points.
+    discretised decoder, without points. Of a part of images the decoder is its share of
+    that of the images, whose stages' bounds add up to a bound.
 
     Args:
         model: of a config.
@@ -220,11 +229,15 @@ def bound_examples(
     points = scoring_points(
         model, params, keys_data, values, dequantisation=settings.dequantisation
     )
-    if of_chain or (settings.dequantisation == "truncated_normal" and levels):
+    told_of = None
+    if of_chain or decodes_levels(model, settings):
         decode = decoder(model)
         x0 = data.centres(values, num_levels=levels)
         points = Dequantised(x0, jnp.zeros_like(points.log_density))
-    points, cond = part_of_points(model, points, cond)
+        if model.part is not None:
+            told_of, left = _noised_images(model, keys_data, x0)
+            points, decode = Dequantised(x0, left), elbo.no_decoder
+    points, cond = part_of_points(model, points, cond, told_of=told_of)
     if of_chain:
         return elbo.chain_bound(
             keys_noise,
@@ -245,3 +258,16 @@ def bound_examples(
         cond=cond,
     )
     return bound._replace(decoder=bound.decoder + points.log_density)
+
+
+def _noised_images(model: Model, keys: Key, x0: Array) -> tuple[Array, Array]:
+    """Images with the noise that all stages over their parts end at, from centres.
+
+    Returns:
+        The images, and -log of the probability that they have these levels, [batch].
+    """
+    sigma = jnp.asarray(noise_of_rows(model), x0.dtype)
+    z = x0 + sigma * per_example(jr.normal, example_keys(keys, len(x0)), x0)
+    levels = model.num_levels
+    assert levels is not None  # parts are of images of levels
+    return z, -sum_over_data(elbo.level_log_prob(x0, z, sigma, num_levels=levels))

@@ -19,7 +19,12 @@ import numpy as np
 from score_sde import conditions, data, elbo
 from score_sde.arrays import example_keys, per_example
 from score_sde.conditions import Condition, Rows
-from score_sde.dequantisation import DEQUANTISERS, Dequantised, variational
+from score_sde.dequantisation import (
+    DEQUANTISERS,
+    Dequantised,
+    truncated_normal,
+    variational,
+)
 from score_sde.flow_map import ANYWHERE, FlowMap, Reach, as_denoiser, make_jump
 from score_sde.networks import Dequantiser, Network
 from score_sde.networks.blocks import DIVERGENCE
@@ -107,25 +112,41 @@ def posterior_points(key: Key, x: Array, rows: Rows) -> Array:
 
 
 def part_of_points(
-    model: Model, points: Dequantised, cond: Any
+    model: Model, points: Dequantised, cond: Any, *, told_of: Array | None = None
 ) -> tuple[Dequantised, Any]:
     """Take from points of the rows what the model is of, and what it is told of them.
 
-    The density with which points were drawn in their bins is uniform, and is shared
-    over the parts by their numbers.
+    The density with which points were drawn in their bins is shared over the parts by
+    their numbers.
 
     Args:
         model: of a config.
         points: of the rows.
         cond: what is told of the rows, whose entries of points are replaced.
+        told_of: the points whose entries these are; None for the same.
     """
-    told = conditions.of_points(model.conditions, points.x)
+    told = conditions.of_points(
+        model.conditions, points.x if told_of is None else told_of
+    )
     cond = {**(cond or {}), **told} or None
     if model.part is None:
         return points, cond
-    share = math.prod(model.shape) / math.prod(model.row_shape)
     x = model.part.take(points.x)
-    return Dequantised(x, share * points.log_density), cond
+    return Dequantised(x, share_of_part(model) * points.log_density), cond
+
+
+def share_of_part(model: Model) -> float:
+    """The share that the numbers of an example have in those of a row."""
+    return math.prod(model.shape) / math.prod(model.row_shape)
+
+
+def noise_of_rows(model: Model) -> Array:
+    """The noise of the rows' numbers where that of the model's is t_min's, a scalar.
+
+    It is larger where the model is of means over pixels.
+    """
+    noise = 1.0 if model.part is None else model.part.noise
+    return model.sde.sigma(model.sde.t_min) / noise
 
 
 def init_params(
@@ -249,6 +270,28 @@ def training_points(
     return Dequantised(x0, jnp.zeros((), x0.dtype))
 
 
+def trained_part(
+    model: Model, key: Key, points: Dequantised, values: Array, cond: Any
+) -> tuple[Dequantised, Any]:
+    """Take from `training_points` what the model is of, and what it is told of them.
+
+    A part of centres is told the coarse image of the point that it is scored at, which
+    is noised like all its scores are at the lowest noise.
+
+    Args:
+        model: of a config.
+        key: of that point; one of the batch, or one per example.
+        points: of the rows.
+        values: the examples as the data are stored, [batch, *shape].
+        cond: what is told of the rows, whose entries of points are replaced.
+    """
+    told_of = None
+    if model.part is not None and model.points == "centres":
+        levels, sigma = model.num_levels, noise_of_rows(model)
+        told_of = truncated_normal(key, values, num_levels=levels, sigma=sigma).x
+    return part_of_points(model, points, cond, told_of=told_of)
+
+
 def scoring_points(
     model: Model, params: Params, keys: Key, values: Array, *, dequantisation: str
 ) -> Dequantised:
@@ -270,7 +313,7 @@ def scoring_points(
         keys,
         values,
         num_levels=model.num_levels,
-        sigma=model.sde.sigma(model.sde.t_min),
+        sigma=noise_of_rows(model),
     )
 
 

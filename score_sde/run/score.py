@@ -20,7 +20,12 @@ from score_sde.elbo import Bound
 from score_sde.evaluation.report import against_flow, bits, summary
 from score_sde.likelihood import LogProb
 from score_sde.run.experiment import Experiment
-from score_sde.run.likelihoods import bound_examples, score_examples, scorer
+from score_sde.run.likelihoods import (
+    bound_examples,
+    decodes_levels,
+    score_examples,
+    scorer,
+)
 from score_sde.run.sample import sample_keys
 from score_sde.run.settings import Scoring
 from score_sde.runtime.folder import Arrays
@@ -154,7 +159,9 @@ def pass_over(
 
     def bounded(keys: Key, values: Any, cond: Any) -> Bound:
         out = programs.bound(params, _keys(keys, 0, 0), _keys(keys, 0, 2), values, cond)
-        return out._replace(decoder=out.decoder + log_scale)
+        # Probabilities of levels are the same in all units.
+        scale = 0.0 if decodes_levels(experiment.model, settings) else log_scale
+        return out._replace(decoder=out.decoder + scale)
 
     run = partial(_run, experiment, experiment.scored.split(split), mesh)
     passes, checks = _passes(settings, in_jumps=programs.flow is not None)

@@ -17,8 +17,8 @@ from score_sde.networks.flops import flops_of
 from score_sde.run.experiment import Experiment
 from score_sde.run.model import (
     init_params,
-    part_of_points,
     posterior_points,
+    trained_part,
     training_points,
     with_companions,
 )
@@ -75,7 +75,9 @@ def make_loss(
             rows = rows | {"values": values}
         points = training_points(model, key_data, params, rows["values"])
         cond = conditions.in_training(model.conditions, jr.fold_in(key, 5), rows)
-        points, cond = part_of_points(model, points, cond)
+        points, cond = trained_part(
+            model, jr.fold_in(key, 8), points, rows["values"], cond
+        )
         x0 = posterior_points(jr.fold_in(key, 7), points.x, rows)
         if cond is not None and experiment.train.condition_dropout:
             share = experiment.train.condition_dropout
