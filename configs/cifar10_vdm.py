@@ -52,7 +52,7 @@ def of_part(config: ConfigDict, part: str) -> None:
     if part == "details":
         config.conditions = {"coarse": {}}
         # One period per two grey levels, and per one, over the deviation of details.
-        config.network.update(input_frequencies=(12.8, 25.6), waves_of_pixels=True)
+        config.network.update(input_frequencies=(12.8, 25.6))
 
 
 def default() -> ConfigDict:

@@ -302,15 +302,19 @@ def by_bound(config: ConfigDict) -> None:
 
 def wavelet_coarse(config: ConfigDict) -> None:
     """Make the first stage of a wavelet cascade: means over blocks of 2x2 pixels."""
-    by_bound(config)
+    likelihood(config)
     config.data = {
         "name": "wavelet",
         "source": {"name": "digits"},
         "part": "coarse",
         "batch_size": 64,
         "sigma_data": 0.57,
+        "points": "centres",
     }
-    config.network.input_frequencies = ()
+    # Of the same noise of the pixels as details have: half as much in means of four.
+    config.sde.t_min = COARSEST / 2
+    # One period per grey level of a pixel, and per level of a mean, over 0.57.
+    config.network.input_frequencies = (9.7, 38.8)
     config.train.num_steps = 3_000
 
 
@@ -320,18 +324,18 @@ def wavelet_details(config: ConfigDict) -> None:
     score-sde likelihood --workdir=runs/wavelet_details
         --config.companions.low_resolution.run=runs/wavelet_coarse
     """
-    by_bound(config)
+    likelihood(config)
     config.data = {
         "name": "wavelet",
         "source": {"name": "digits"},
         "part": "details",
         "batch_size": 64,
         "sigma_data": 0.485,
+        "points": "centres",
     }
     config.conditions = {"coarse": {}}
     # One period per grey level of the pixels, as the network sees them, over 0.485.
     config.network.input_frequencies = (8.25,)
-    config.network.waves_of_pixels = True
 
 
 def likelihood(config: ConfigDict) -> None:

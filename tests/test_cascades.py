@@ -106,8 +106,6 @@ def test_all_parts_of_an_image_are_of_the_same_points():
         assert f"trained on '{points}' points is scored at" in text
     text = problems_of(config_with("digits:wavelet_coarse", conditions__coarse={}))
     assert "it is for details of images" in text
-    text = problems_of(config_with("digits", network__waves_of_pixels=True))
-    assert "three channels for each colour, not 1" in text
 
 
 def test_changes_of_a_stage_are_those_of_its_config(stage):
@@ -243,19 +241,16 @@ def test_examples_of_stages_must_be_pictures_of_each_other():
 
 
 def test_stages_must_be_scored_at_the_same_points():
-    fields = {
-        "data__points": "centres",
-        "likelihood__dequantisation": "truncated_normal",
-        "conditions": {"coarse": {}},
-    }
-    uniform = bare("digits:wavelet_coarse")
-    coarse = {name: fields[name] for name in fields if name != "conditions"}
-    last = bare("digits:wavelet_details", sde__t_min=0.02, seed=3, **fields)
-    half = bare("digits:wavelet_coarse", sde__t_min=0.01, **coarse)
+    last = bare("digits:wavelet_details", sde__t_min=0.02, seed=3)
+    half = bare("digits:wavelet_coarse", sde__t_min=0.01)
     stages = cascade.scored_stages(dataclasses.replace(last, earlier=half))
     assert [stage.seed for stage in stages] == [3, 3]
-    alike = bare("digits:wavelet_coarse", sde__t_min=0.02, **coarse)
-    for other, said in ((alike, "with noise 0.04"), (uniform, "at uniform points")):
+    uniform = {"data__points": "uniform", "likelihood__dequantisation": "uniform"}
+    others = {
+        "with noise 0.04": bare("digits:wavelet_coarse", sde__t_min=0.02),
+        "at uniform points": bare("digits:wavelet_coarse", **uniform),
+    }
+    for said, other in others.items():
         with pytest.raises(UserError, match=said):
             cascade.scored_stages(dataclasses.replace(last, earlier=other))
 

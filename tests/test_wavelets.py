@@ -15,6 +15,7 @@ from experiments import launch
 from score_sde import data, elbo, wavelets
 from score_sde.data import DATASETS, SOURCES
 from score_sde.measurements import Downsample
+from score_sde.networks import Network, over_pixels
 from score_sde.run import build
 from score_sde.run.likelihoods import bound_examples, score_examples
 from score_sde.run.model import trained_part, training_points
@@ -110,6 +111,44 @@ def test_wrong_parts_are_refused():
         SOURCES["wavelet"](source={"name": "digits", "size": 3}, part="coarse")
 
 
+# Networks of details.
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("asked", [{}, {"divergence": None}])
+def test_a_network_of_details_works_on_the_pixels_that_they_make(depth, asked):
+    part = SOURCES["wavelet"](source=DIGITS, part="details", depth=depth).part
+    x0 = data.centres(DATASETS["digits"]().test.values[:3], num_levels=17)
+    coarse, details = part.told(x0), part.take(x0)
+    seen = []
+
+    def apply(params, x, noise, cond=None, *, dropout_key=None):
+        assert cond == (asked or None)
+        seen.append(x)
+        return jnp.concatenate([x, x[..., :1]] if asked else [x], -1)
+
+    network = over_pixels(Network(lambda key: (), apply), side=2**depth, sigma_data=0.5)
+    out = network.apply((), 2 * details, jnp.ones(3), {"image": coarse, **asked})
+    np.testing.assert_allclose(out[..., :3], 2 * details, atol=1e-5)
+    # Pixels, or means over blocks of half the side, at twice the scale of the block.
+    pixels, scale = part.join(coarse, details), 2 ** (depth - 1) / 0.5
+    np.testing.assert_allclose(seen[0][..., :1] / scale, pixels, atol=1e-5)
+    blocks = np.repeat(np.repeat(coarse, 2, 1), 2, 2)
+    np.testing.assert_allclose(seen[0][..., 1:] / scale, blocks, atol=1e-5)
+    if asked:
+        means = wavelets.haar(seen[0][..., :1])[0] / 2
+        np.testing.assert_allclose(out[..., 3:], means, atol=1e-5)
+
+
+def test_a_network_of_details_is_asked_what_pixels_it_takes():
+    config = complete(copy.deepcopy(launch.load_config("digits:wavelet_details", ROOT)))
+    config["network"]["attention_resolutions"] = (8,)
+    build.build(config)  # the side of the pixels
+    config["network"]["multipliers"] = (1, 1, 1, 1, 1)
+    with pytest.raises(build.ConfigError, match="8"):
+        build.build(config)
+
+
 # Gaussian images: the densities of the stages, in closed form and by their flows.
 
 
@@ -189,16 +228,11 @@ SIX_SIGMA = 1 / (17 * 3)
 
 
 def stage_of(part, **fields):
-    """The experiment of a stage on centres."""
+    """The experiment of a stage, on centres."""
     config = complete(copy.deepcopy(launch.load_config(f"digits:wavelet_{part}", ROOT)))
-    config["data"]["points"] = "centres"
+    assert config["data"]["points"] == "centres"
     config["sde"]["t_min"] = SIX_SIGMA / (2 if part == "coarse" else 1)
-    config["likelihood"] |= {
-        "dequantisation": "truncated_normal",
-        "divergence": "exact",
-        "bound_draws": 512,
-        **fields,
-    }
+    config["likelihood"] |= {"divergence": "exact", "bound_draws": 512, **fields}
     return build.build(config)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from score_sde.networks.adm import ADM as ADM
 from score_sde.networks.adm_classifier import ADMClassifier as ADMClassifier
 from score_sde.networks.classifier import Classifier as Classifier
+from score_sde.networks.cond import over_pixels as over_pixels
 from score_sde.networks.cond import with_image as with_image
 from score_sde.networks.controlled_unet import ControlledUNet as ControlledUNet
 from score_sde.networks.cross_unet import CrossUNet as CrossUNet

@@ -1,4 +1,4 @@
-"""Entries of a condition: required, refused, or seen as channels."""
+"""Entries of a condition: required, refused, or seen as channels or in the pixels."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from score_sde.networks.network import Network
 from score_sde.types import Array, Key, Params
+from score_sde.wavelets import haar, inverse_haar
 
 
 def with_image(network: Network) -> Network:
@@ -34,6 +35,44 @@ def with_image(network: Network) -> Network:
         if not has_entry(cond, "divergence"):
             return own
         return jnp.concatenate([own, out[..., both.shape[-1] :]], axis=-1)
+
+    return network._replace(apply=apply)
+
+
+def over_pixels(network: Network, *, side: int, sigma_data: float) -> Network:
+    """A network of the details of a wavelet step that works on the pixels they make.
+
+    Details are a lattice that none of them shows by itself, and move by two pixels at
+    once; pixels have levels, and are alike wherever they are. At low noise details come
+    divided by sigma_data, and so do the means here.
+
+    Args:
+        network: built for the pixels and, behind them, the means over blocks, both of
+            twice the sides of details; of its output the pixels count, and behind all
+            channels the divergence, if it was asked for.
+        side: of the block of the whole image that a mean is over.
+        sigma_data: the standard deviation of the details.
+    """
+
+    def apply(
+        params: Params,
+        x: Array,
+        noise: Array,
+        cond: Any = None,
+        *,
+        dropout_key: Key | None = None,
+    ) -> Array:
+        require_condition(cond, "image")
+        rest = {k: v for k, v in cond.items() if k != "image"} or None
+        coarse = side / sigma_data * cond["image"].astype(x.dtype)
+        pixels, means = (inverse_haar(coarse, d) for d in (x, jnp.zeros_like(x)))
+        both = jnp.concatenate([pixels, means], axis=-1)
+        out = network.apply(params, both, noise, rest, dropout_key=dropout_key)
+        own = haar(out[..., : coarse.shape[-1]])[1]
+        if not has_entry(cond, "divergence"):
+            return own
+        divergence = haar(out[..., both.shape[-1] :])[0] / 2
+        return jnp.concatenate([own, divergence], axis=-1)
 
     return network._replace(apply=apply)
 

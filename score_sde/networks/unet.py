@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -34,9 +34,7 @@ from score_sde.networks.options import (
     Size,
     Widths,
 )
-from score_sde.rules import Positive
 from score_sde.types import Array
-from score_sde.wavelets import pixels_of_blocks
 
 
 def unet_problems(module: Any, shape: tuple[int, ...]) -> list[str]:
@@ -127,10 +125,6 @@ class UNetEncoder(nn.Module):
         input_frequencies: the network also sees sin and cos of its input times pi times
             each of these, so that it can resolve the grey levels of quantised data,
             which decide the likelihood (Kingma et al. 2021, app. C).
-        waves_of_pixels: whether these waves are not of the input's own channels, but of
-            the four pixels of each block: x are details of the first wavelet step, and
-            the means over blocks stand beside them.
-        sigma_data: standard deviation of the data, for waves of pixels.
     """
 
     reads: ClassVar = frozenset({"label", "vector", "ratio", "guidance", "divergence"})
@@ -146,8 +140,6 @@ class UNetEncoder(nn.Module):
     num_classes: Count = 0
     vector_dims: Count = 0
     input_frequencies: Frequencies = ()
-    waves_of_pixels: bool = False
-    sigma_data: Annotated[float, Positive] = 1.0
 
     @property
     def widths(self) -> list[int]:
@@ -157,13 +149,7 @@ class UNetEncoder(nn.Module):
     @nn.nowrap
     def problems(self, shape: tuple[int, ...]) -> list[str]:
         """Texts of what is wrong with the options for data of this shape."""
-        problems = unet_problems(self, shape)
-        if self.waves_of_pixels and shape[-1] % 3:
-            problems.append(
-                "waves_of_pixels is True; it is for details of a wavelet step, three "
-                f"channels for each colour, not {shape[-1]}"
-            )
-        return problems
+        return unet_problems(self, shape)
 
     def encode(
         self,
@@ -202,12 +188,7 @@ class UNetEncoder(nn.Module):
         """
         if not self.input_frequencies:
             return x
-        seen = x
-        if self.waves_of_pixels:
-            details, means = x[..., : -x.shape[-1] // 4], x[..., -x.shape[-1] // 4 :]
-            # At low noise details are seen over sigma_data, and means as they are.
-            seen = pixels_of_blocks(2 / self.sigma_data * means, details)
-        angles = [math.pi * f * seen for f in self.input_frequencies]
+        angles = [math.pi * f * x for f in self.input_frequencies]
         waves = jnp.concatenate([*map(jnp.sin, angles), *map(jnp.cos, angles)], axis=-1)
         zeros = nn.initializers.zeros
         gate = nn.Dense(waves.shape[-1], kernel_init=zeros)(embedding)

@@ -22,6 +22,7 @@ from score_sde.networks import (
     NETWORKS,
     Network,
     as_network,
+    over_pixels,
     predicts_variance,
     problems_of,
     reads,
@@ -113,7 +114,9 @@ def _joined(
     data, dataset = made["data"]
     told, module = tuple(made["conditions"].values()), made["network"]
     objective = as_objective(made["objective"])
-    network, problems = _network(module, names["network"], dataset, told, objective)
+    network, problems = _network(
+        module, names["network"], dataset, told, objective, sigma_data
+    )
     if made["network_roles"]:
         network = with_companions(network, module, made["network_roles"])
     model = Model(
@@ -180,12 +183,18 @@ def _network(
     dataset: Dataset,
     told: tuple[Condition, ...],
     objective: Objective,
+    sigma_data: float,
 ) -> tuple[Network, list[str]]:
     """The network for these data, which sees a picture beside its input if told one."""
     shape, known = dataset.shape, reads(module)
     cond = conditions.of_blank(told, dataset.stored.shape)
     asked = asked_of_jumps(objective)
     cond = {**(cond or {}), **asked} or None
+    sees_image = "image" in (cond or {}) and not (known and "image" in known)
+    of_details = dataset.part is not None and dataset.part.told is not None
+    if sees_image and of_details:
+        height, width, channels = shape
+        shape = (2 * height, 2 * width, channels // 3)
     options = fields_of(type(module))
     problems = [
         f"network{'.' if text.split()[0] in options else ': '}{text}"
@@ -206,7 +215,7 @@ def _network(
         )
         told_once = conditions.of_blank(told, dataset.stored.shape)
         return as_network(module, shape, told_once), problems
-    if cond is None or "image" not in cond or (known and "image" in known):
+    if not sees_image or cond is None:
         return as_network(module, shape, cond), problems
     if predicts_variance(module):
         problems.append(
@@ -215,7 +224,10 @@ def _network(
         )
     channels = shape[-1] + cond.pop("image").shape[-1]
     beside = as_network(module, (*shape[:-1], channels), cond or None)
-    return with_image(beside), problems
+    if not of_details:
+        return with_image(beside), problems
+    side = dataset.stored.shape[0] // dataset.shape[0]
+    return over_pixels(beside, side=side, sigma_data=sigma_data), problems
 
 
 NEEDED_OF_JUMPS = {
