@@ -136,14 +136,25 @@ def test_code_and_modules_and_packages_are_causes(tmp_path, monkeypatch):
     assert made_by("samples", opened()) != BASE["samples"]
 
 
-def test_the_content_of_files_that_evaluation_reads_is_a_cause(tmp_path):
-    file = tmp_path / "reference.npz"
+FILES = {
+    "evaluation": {"evaluation": {"reference": "FILE"}},
+    "samples": {"conditions": {"picture": {"samples": ("FILE", "other.png")}}},
+    "likelihood": {"network": {"weights": "FILE"}},
+    "edits": {"conditions": {"words": {"samples": ("a seven" * 99,), "path": "FILE"}}},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_content_of_files_that_a_config_names_is_a_cause(kind, tmp_path):
+    file = tmp_path / "named.npz"
     file.write_bytes(b"one")
-    config = CONFIG | {"evaluation": {"reference": str(file)}}
-    first = made_by("evaluation", opened(config))
-    assert first == made_by("evaluation", opened(config))
+    named = json.loads(json.dumps(FILES[kind]).replace("FILE", str(file)))
+    config = CONFIG | named
+    first = made_by(kind, opened(config))
+    assert first == made_by(kind, opened(config))
+    assert [*first["files"]] == [str(file)]
     file.write_bytes(b"two")
-    assert made_by("evaluation", opened(config)) != first
+    assert made_by(kind, opened(config)) != first
 
 
 def test_a_report_is_reused_by_exactly_its_causes(tmp_path):

@@ -12,6 +12,7 @@ import hashlib
 import importlib.metadata
 import inspect
 import json
+import os
 import platform
 import sys
 import time
@@ -83,6 +84,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "diffrax", "numpy", "scipy")
 
 def made_by(kind: str, run: Run) -> dict[str, Any]:
     """All that a result of this kind depends on, as JSON holds it."""
+    config = without(run.config, CANNOT_MATTER[kind])
     causes = {
         "step": run.step,
         "parameters": run.digest,
@@ -91,10 +93,9 @@ def made_by(kind: str, run: Run) -> dict[str, Any]:
         "parts": {part: parts.digest_of(part) for part in run.config["parts"]},
         "code": code_digest(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "config": without(run.config, CANNOT_MATTER[kind]),
+        "config": config,
+        "files": _files(config),
     }
-    if kind == "evaluation":
-        causes["files"] = _files(run.config)
     if run.earlier is not None:
         before = kind if kind == "likelihood" else "samples"
         causes["earlier"] = made_by(before, run.earlier)
@@ -102,15 +103,17 @@ def made_by(kind: str, run: Run) -> dict[str, Any]:
 
 
 def _files(config: Mapping[str, Any]) -> dict[str, str]:
-    """Field -> SHA-256 of the file that it names: a result depends on the content."""
+    """File that a config names -> SHA-256: a result depends on what it holds."""
     found = {}
-    for section in ("features", "evaluation"):
-        for name, value in config.get(section, {}).items():
-            is_path = isinstance(value, str) and value and name != "name"
-            if is_path and (path := Path(value).expanduser()).is_file():
-                with path.open("rb") as stream:
+    for path, value in config.items():
+        for word in value if isinstance(value, (list, tuple)) else [value]:
+            if not isinstance(word, str) or path.endswith("name"):
+                continue
+            file = os.path.expanduser(word)
+            if os.path.isfile(file):  # where pathlib raises: a long caption is no file
+                with open(file, "rb") as stream:
                     digest = hashlib.file_digest(stream, "sha256")
-                found[f"{section}.{name}"] = digest.hexdigest()
+                found[word] = digest.hexdigest()
     return found
 
 
