@@ -18,8 +18,7 @@ Variants are the stages of a cascade over wavelets:
 The idea of Li et al. 2025 (arXiv 2501.06999), who publish 2.35 bits/dim, the lowest
 known: an orthonormal wavelet, and a variational diffusion model for each of its parts.
 Not their settings, of which the number of stages and the sizes of networks are not
-known to us: network, rates and ends of the noise are those of the default run, here on
-points that are uniform in the bins of their levels, as parts of images are.
+known to us: network, rates and ends of the noise are those of the default run.
 """
 
 from ml_collections import ConfigDict
@@ -44,11 +43,11 @@ def of_part(config: ConfigDict, part: str) -> None:
         name="wavelet",
         source={"name": "cifar10"},
         part=part,
-        points="uniform",
         sigma_data=0.5 if part == "coarse" else 0.1,
     )
-    config.likelihood.dequantisation = "uniform"
-    config.network.input_frequencies = ()
+    if part == "coarse":
+        # Of the same noise of the pixels: half as much in means of four.
+        config.sde.t_min = SIGMA_MIN / 2
     if part == "details":
         config.conditions = {"coarse": {}}
         # One period per two grey levels, and per one, over the deviation of details.

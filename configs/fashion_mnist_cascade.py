@@ -25,11 +25,12 @@ TOLD = {"factor": 2, "num_levels": 256, "noise": 0.5, "level": 0.05}
 CLASSES = {"label": {}}
 STAGES = ("", "14", "7")
 PARTS = {
-    "coarse": ("coarse", 2, 0.606),
-    "details2": ("details", 2, 0.607),
-    "details": ("details", 1, 0.288),
+    "coarse": ("coarse", 2, 0.606, (1,)),
+    "details2": ("details", 2, 0.607, (1, 2)),
+    "details": ("details", 1, 0.288, (1, 2, 2)),
 }
-"""Variant -> part, depth, and standard deviation."""
+"""Variant -> part, depth, standard deviation, and widths of the network, which for
+details is one of twice their sides."""
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -85,18 +86,28 @@ def _with_earlier(variant: str) -> ConfigDict:
     return config.lock()
 
 
-def _part(config: ConfigDict, part: str, depth: int, sigma_data: float) -> None:
+def _part(
+    config: ConfigDict,
+    part: str,
+    depth: int,
+    sigma_data: float,
+    multipliers: tuple[int, ...],
+) -> None:
     """Make a stage of the cascade over wavelets, trained by the bound."""
     config.data = {
         "name": "wavelet",
         "source": SOURCE,
         "part": part,
         "depth": depth,
+        "points": "centres",
         "batch_size": 128,
         "sigma_data": sigma_data,
     }
+    # A bin is six sigma wide; means over 4x4 pixels have a quarter of the noise.
+    config.sde.t_min = 0.0013 / (2**depth if part == "coarse" else 1)
     config.noise_levels = {"name": "likelihood_importance", "stratified": True}
     config.weight = {"name": "noise"}
-    config.network.multipliers = (1, 2) if depth == 1 else (1,)
+    config.likelihood.dequantisation = "truncated_normal"
+    config.network.multipliers = multipliers
     if part == "details":
         config.conditions = {"coarse": {}}

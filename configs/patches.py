@@ -7,8 +7,8 @@ patches are cut from regions of the photographs that training never sees.
 
 patches:vdm trains by the variational bound with a learned noise schedule, on
 the centres of the levels (Kingma et al. 2021); a bin is six sigma wide at t_min.
-patches:coarse and patches:details are the stages of a cascade over wavelets, by the
-bound on uniform points:
+patches:coarse and patches:details are the stages of a cascade over wavelets, trained
+alike:
 
     score-sde likelihood --workdir=runs/patches_details
         --config.companions.low_resolution.run=runs/patches_coarse
@@ -24,20 +24,22 @@ def get_config(variant: str = "") -> ConfigDict:
     config = default()
     if variant not in VARIANTS:
         raise ValueError(f"{variant!r} is no variant; choose from {[*VARIANTS]}.")
-    if variant in ("coarse", "details"):
-        config.data.update(name="wavelet", source={"name": "patches"}, part=variant)
-        config.data.sigma_data = 0.635 if variant == "coarse" else 0.128
-        config.noise_levels = {"name": "likelihood_importance", "stratified": True}
-        config.weight = {"name": "noise"}
-    if variant == "details":
-        config.conditions = {"coarse": {}}
-    if variant == "vdm":
+    if variant:
         config.data.points = "centres"
         config.sde.t_min = 0.0013
         config.network.input_frequencies = (16.0, 32.0)
         config.noise_levels = {"name": "learned", "stratified": True}
         config.weight = {"name": "noise"}
         config.likelihood.dequantisation = "truncated_normal"
+    if variant in ("coarse", "details"):
+        config.data.update(name="wavelet", source={"name": "patches"}, part=variant)
+    if variant == "coarse":
+        # Of the same noise of the pixels: half as much in means of four.
+        config.sde.t_min /= 2
+        config.data.sigma_data = 0.635
+    if variant == "details":
+        config.data.sigma_data = 0.128
+        config.conditions = {"coarse": {}}
     return config.lock()
 
 
