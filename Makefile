@@ -28,7 +28,9 @@ lint: $(VENV)/dev.stamp
 	$(VENV)/bin/mypy
 
 docs: $(VENV)/docs.stamp
-	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+	@mkdir -p build
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict > build/docs.log 2>&1 \
+	  || { cat build/docs.log; exit 1; }  # with --quiet no warning would count
 	@echo "build/site/index.html"
 
 wheel: $(VENV)/core.stamp

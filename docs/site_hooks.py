@@ -140,7 +140,7 @@ def notebook(path: Path) -> tuple[str, dict[str, bytes]]:
     for cell in json.loads(path.read_text())["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            lines += [source, ""]
+            lines += [_of_notebook(source), ""]
             continue
         fenced = f"```python\n{source}\n```"
         lines += ['??? code "Code"', "", *(f"    {n}" for n in fenced.split("\n")), ""]
@@ -154,6 +154,12 @@ def notebook(path: Path) -> tuple[str, dict[str, bytes]]:
                 title = re.match(r"# \w+: (.*)", source)
                 lines += [f"![{title[1] if title else path.stem}]({name})", ""]
     return "\n".join(lines), pictures
+
+
+def _of_notebook(text: str) -> str:
+    """Text of a notebook, with its links to notebooks and pages of the site."""
+    text = re.sub(r"\]\((\w+)\.ipynb\)", r"](\1.md)", text)
+    return text.replace("](../docs/", "](../")
 
 
 def gallery(texts: dict[str, str]) -> str:
