@@ -25,9 +25,10 @@ from score_sde.evaluation.plots import save_evaluation
 from score_sde.run import by_steps, extraction
 from score_sde.run.build import build
 from score_sde.run.compare import comparison
-from score_sde.run.evaluate import make_measure, measure, table
+from score_sde.run.evaluate import make_measure, measure
 from score_sde.run.extraction import in_parts, open_features, values_of
 from score_sde.run.in_training import make_evaluate
+from score_sde.run.measured import of_samples, table
 from score_sde.run.sections import complete
 from score_sde.runtime.mesh import local_mesh
 from score_sde.types import UserError
@@ -156,6 +157,93 @@ def test_a_metric_of_logits_needs_a_classifier():
         UserError, match="'values' have no logits, which a metric reads"
     ):
         measure(experiment, config, experiment.dataset.test.values[:20])
+
+
+OF_COPIES = {
+    "features": {"name": "values"},
+    "metrics": {"memorisation": {}, "authenticity": {}},
+}
+
+
+@pytest.mark.parametrize("against", ["train", "test"])
+def test_copies_of_training_digits_are_found_whatever_they_are_held_against(against):
+    config = config_of(**OF_COPIES, evaluation={"against": against, "num_shown": 0})
+    experiment = build(config)
+    copies = experiment.dataset.train.values
+    found = measure(experiment, config, copies)
+    rows = found.metrics["memorisation"]["samples"]["value"]
+    assert rows["value"] == 1
+    assert rows["parts"]["expected"] == 1437 / (1437 + 360)
+    assert rows["counts"] == {
+        **{"num_real": 1437, "num_fake": 1437, "dims": 64},
+        "num_held_out": 360,
+    }
+    assert "floor" not in found.metrics["memorisation"]
+    assert found.metrics["authenticity"]["samples"]["value"]["value"] == 0
+    assert "expected 0.7997 (train split)" in table(found.metrics)
+    # As in training; and what is no copy is told from it.
+    measured = make_measure(experiment, config)
+    assert measured(copies)["memorisation"] == 1
+    fresh = measured(experiment.dataset.test.values)
+    assert fresh["memorisation"] == 0
+    assert fresh["authenticity"] > 0.3
+
+
+def test_copies_are_found_beside_a_file_of_moments_alone(tmp_path):
+    values = full_range(DATASETS["digits"]().test.values, 17)
+    flat = FEATURES["values"]()(values)
+    np.savez(tmp_path / "some.npz", mu=flat.mean(0), sigma=np.cov(flat.T))
+    reference = {"reference": str(tmp_path / "some.npz"), "num_shown": 0}
+    config = config_of(**OF_COPIES, evaluation=reference)
+    experiment = build(config)
+    found = measure(experiment, config, experiment.dataset.train.values[:50])
+    assert not found.skipped
+    assert found.metrics["memorisation"]["samples"]["value"]["value"] == 1
+
+
+def test_too_few_samples_are_refused_by_the_name_of_their_field():
+    config = config_of(features={"name": "values"}, metrics={"frechet_distance": {}})
+    experiment = build(config)
+    values = experiment.dataset.test.values
+    with pytest.raises(UserError, match=r"1 samples .* sampling\.num_samples"):
+        measure(experiment, config, values[:1])
+    with pytest.raises(UserError, match="no sample to measure"):
+        measure(experiment, config, values[:0])
+
+
+def test_a_warning_of_the_floor_is_printed_too():
+    config = config_of(
+        features={"name": "values"},
+        metrics={"frechet_distance": {}},
+        evaluation={"num_real": 100, "num_shown": 0},
+    )
+    experiment = build(config)
+    found = measure(experiment, config, experiment.dataset.test.values)
+    (line,) = (t for t in table(found.metrics).splitlines() if "WARNING" in t)
+    assert line.startswith("  WARNING of the floor: n = 50 examples are no more than")
+
+
+def test_a_report_says_which_samples_and_which_average_were_measured():
+    config = config_of()
+    arrays = {
+        "success": np.array([True, True, False, True]),
+        "labels": np.array([3, 1, 1, 3]),
+    }
+    found = of_samples(config, {"data": {}}, arrays)
+    assert found == {
+        "number": 3,
+        "failed": 1,
+        "average": {
+            name: config["train"][name]
+            for name in ("ema_halflife_steps", "ema_rampup_ratio")
+        },
+        "labels": {"1": 1, "3": 2},
+    }
+    of_width = {"average": {"relative_width": 0.05, "step": 10}}
+    found = of_samples(config, of_width, {"success": arrays["success"]})
+    assert found["average"] == of_width["average"]
+    assert "labels" not in found
+    assert of_samples(config, {}, arrays)["average"].startswith("unknown origin")
 
 
 def written_reference(folder, **sections):

@@ -112,8 +112,8 @@ METRICS: dict[str, Metric] = {
 }
 """Metrics of features [examples, dims] of the data and of samples: (real, fake).
 
-Some read logits instead, see `reads`. `memorisation` also needs `held_out`, which
-whoever has the data gives."""
+Some read logits instead, and those of copies the training split, see `reads`.
+`memorisation` also needs `held_out`, which whoever has the data gives."""
 
 SAMPLE_METRICS: dict[str, Metric] = {
     "vendi_score": vendi_score,
