@@ -37,6 +37,7 @@ time of singular values."""
 FURTHER_BIAS = 1.0
 """A bound of the bias beyond second order, in units of bias * rank / n: it was 0.5 to
 0.6 for Gaussians of 64 features and 128 to 500 examples."""
+EPS = float(np.finfo(np.float64).eps)
 ROUNDING = 1e-12
 """Distances below this share of the variances are rounding, and are 0."""
 
@@ -209,7 +210,11 @@ def root_of(features: np.ndarray | Moments | Statistics) -> Root:
         return _root_of_moments(moments_of(features))
     features = features.astype(np.float64)
     mean = features.mean(0)
-    factor = np.linalg.qr(features - mean, mode="r")
+    centred = features - mean
+    # One row less, of the same scatter: centred rows sum to 0, and a reflection that
+    # gathers their sum in the first one leaves nothing there but rounding errors.
+    rows = centred[1:] + centred[0] / (np.sqrt(number) - 1)
+    factor = np.linalg.qr(rows, mode="r") if number > dims else rows
     return Root(mean, factor / np.sqrt(number - 1))
 
 
@@ -219,16 +224,17 @@ def _root_of_moments(moments: Moments | Statistics) -> Root:
         return Root(moments.mean, np.linalg.cholesky(covariance).T)
     except np.linalg.LinAlgError:
         values, vectors = np.linalg.eigh(covariance)
-        root = np.sqrt(np.maximum(values, 0))[:, None] * vectors.T
+        # What lies below is rounding, of either sign.
+        kept = values > len(values) * EPS * values.max()
+        root = np.sqrt(values[kept])[:, None] * vectors.T[kept]
         return Root(moments.mean, root)
 
 
 def transport_of(first: Root, second: Root) -> Transport:
     """The map between two Gaussians from the roots of their covariances."""
-    product = first.matrix @ second.matrix.T
+    product = _product(first, second)
     if product.size > SVD_SIZE:
-        values, left = np.linalg.eigh(product @ product.T)
-        singular = np.sqrt(np.maximum(values, 0))
+        singular, left = _by_eigenvectors(product)
         cut = 1e-7
     else:
         left, singular, _ = np.linalg.svd(product, full_matrices=False)
@@ -243,9 +249,9 @@ def distance_of(first: Root, second: Root) -> float:
 
     It takes no singular vectors: they would double the time.
     """
-    product = first.matrix @ second.matrix.T
+    product = _product(first, second)
     if product.size > SVD_SIZE:
-        values = np.linalg.eigvalsh(product @ product.T)
+        values = np.linalg.eigvalsh(_smaller_gram(product))
         singular = np.sqrt(np.maximum(values, 0))
     else:
         singular = np.linalg.svd(product, compute_uv=False)
@@ -253,6 +259,34 @@ def distance_of(first: Root, second: Root) -> float:
     variances = first.trace + second.trace
     value = step + variances - 2 * float(singular.sum())
     return 0.0 if value < ROUNDING * (variances + step) else value
+
+
+def _product(first: Root, second: Root) -> np.ndarray:
+    """R1 R2^T, whose singular values are those of the map between the two."""
+    return np.asarray(first.matrix @ second.matrix.T)
+
+
+def _smaller_gram(product: np.ndarray) -> np.ndarray:
+    """P P^T or P^T P, whichever is smaller.
+
+    The larger one has the same eigenvalues and zeros beside them, whose rounding errors
+    are square roots of 1e-16 once they are singular values.
+    """
+    wide = product if len(product) <= product.shape[1] else product.T
+    return np.asarray(wide @ wide.T)
+
+
+def _by_eigenvectors(product: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Singular values of P and its left singular vectors, from the smaller product.
+
+    Vectors of singular values that are 0 are 0 where the other side's were found.
+    """
+    values, vectors = np.linalg.eigh(_smaller_gram(product))
+    singular = np.sqrt(np.maximum(values, 0))
+    if len(product) > product.shape[1]:  # P v = s u
+        inverse = np.divide(1, singular, out=np.zeros_like(values), where=singular > 0)
+        vectors = product @ vectors * inverse
+    return singular, vectors
 
 
 def _few_examples(counts: dict[str, int]) -> tuple[str, ...]:
