@@ -185,6 +185,9 @@ def _distance_by_number(
             floor, color="C7", ls="--", label=f"floor, two halves: {floor:.3g}"
         )
     axes.set(xlabel="number of samples", ylabel="Frechet distance")
+    if few := int(curve["few"]):
+        text = f"{few} of {len(number)} are of no more examples than features: bias"
+        axes.set_title(text, fontsize=9)
     axes.set_ylim(bottom=min(0.0, limit) - 0.05 * float(curve["distance"].max()))
     axes.legend(fontsize=8)
 
