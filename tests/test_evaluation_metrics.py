@@ -233,6 +233,14 @@ def test_the_biased_kernel_distance_of_a_set_with_itself_is_exactly_zero(sets):
     assert evaluation.cmmd(unit, unit.copy()).value == 0
 
 
+def test_kernel_distances_of_a_set_with_itself_warn_that_it_is_one_set(sets):
+    x = sets[0] / np.linalg.norm(sets[0], axis=1)[:, None]
+    for name in ("kernel_distance", "kernel_distance_of_subsets", "cmmd"):
+        (warning,) = call(name, x, x.copy()).warnings
+        assert "the two sets are the same" in warning
+        assert not call(name, x, x[::-1] * 1.0).warnings
+
+
 def test_cmmd_is_its_formula_and_refuses_other_lengths(sets):
     x, y = (a / np.linalg.norm(a, axis=1)[:, None] for a in sets)
 
@@ -273,6 +281,27 @@ def test_inception_score_interval_holds_that_of_the_law_at_its_rate(splits):
 def test_inception_score_refuses_more_splits_than_examples():
     with pytest.raises(ValueError, match="4 examples; it must have 5"):
         evaluation.inception_score(np.zeros((4, 3)), splits=5)
+
+
+def test_inception_score_takes_splits_or_blocks_and_records_which():
+    logits = gaussian(np.random.default_rng(10), 101, 3)
+    with pytest.raises(ValueError, match="splits is 10 and block_size is 50; give one"):
+        evaluation.inception_score(logits, splits=10, block_size=50)
+    blocks = evaluation.inception_score(logits, block_size=51)
+    assert blocks.settings == {"splits": 2, "block_size": 51, "seed": None}
+    assert "jackknife" in blocks.method
+    alone = evaluation.inception_score(logits, block_size=50)  # the last one has one
+    assert alone.settings["splits"] == 3
+    assert math.isnan(alone.low)
+    assert alone.method == "none: a part of a single example has no spread"
+
+
+def test_vendi_score_of_samples_is_that_of_samples_alone(sets):
+    real, fake = sets
+    found = METRICS["vendi_score"](real, fake)
+    alone = evaluation.vendi_score(fake)
+    assert (found.value, found.low, found.high) == (alone.value, alone.low, alone.high)
+    assert found.counts == {"num_real": 60, "num_fake": 50, "dims": 4}
 
 
 def test_class_statistics_count_by_class():
