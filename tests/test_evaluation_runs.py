@@ -24,7 +24,6 @@ from score_sde.evaluation.extractor import BATCH
 from score_sde.evaluation.plots import save_evaluation
 from score_sde.run import by_steps, extraction
 from score_sde.run.build import build
-from score_sde.run.compare import comparison
 from score_sde.run.evaluate import make_measure, measure
 from score_sde.run.extraction import in_parts, open_features, values_of
 from score_sde.run.in_training import make_evaluate
@@ -391,48 +390,7 @@ def test_the_picture_has_a_panel_for_neighbours_and_one_for_numbers(tmp_path):
     assert picture_of(tmp_path / "none.png", None, None) is None
 
 
-# Comparing two runs
-
-
-def a_side(folder, *, features, against="train", value=1.0, options=()):
-    folder.mkdir()
-    number = {"value": value, "low": 0.5, "high": 1.5}
-    report = {
-        "made_by": {
-            "config": {"metrics.frechet_distance.level": 0.95, **dict(options)}
-        },
-        "features": features,
-        "reference": {"split": against},
-        "against": f"the {against} split",
-        "metrics": {"frechet_distance": {"samples": {"value": number}}},
-    }
-    (folder / "evaluation.json").write_text(json.dumps(report))
-    (folder / "config.json").write_text("{}")
-    return folder
-
-
-def test_compare_refuses_other_features_and_references(tmp_path):
-    known = {"name": "n", "weights": "ab" * 32, "resize": "tf1", "dtype": "float32"}
-    first = a_side(tmp_path / "a", features=known)
-    same = a_side(tmp_path / "same", features=known, value=2.0)
-    assert "frechet_distance: 1 [0.5, 1.5] | 2 [0.5, 1.5]" in comparison(first, same)
-    for key in ("name", "weights", "resize", "dtype"):
-        other = a_side(tmp_path / key, features=known | {key: "other"})
-        (line,) = (
-            t for t in comparison(first, other).splitlines() if "be compared" in t
-        )
-        assert f"{first} has features with {key}" in line
-        assert f"{other} has features with {key} 'other'" in line
-        assert "frechet_distance: 1" not in comparison(first, other)
-    test = a_side(tmp_path / "t", features=known, against="test")
-    text = comparison(first, test)
-    assert f"{first} was measured against the train split; {test} was" in text
-    changed = a_side(
-        tmp_path / "o", features=known, options={"metrics.frechet_distance.level": 0.5}
-    )
-    assert "frechet_distance can't be compared: {'level': 0.95}" in comparison(
-        first, changed
-    )
+# In training, and by numbers of steps
 
 
 def test_metrics_of_too_few_samples_end_training_before_it_begins(cache, tmp_path):
