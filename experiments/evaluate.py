@@ -63,6 +63,7 @@ def _measured(
     Returns: the report.
     """
     import shutil
+    import time
 
     from score_sde.run import by_steps, super_resolution
     from score_sde.run.evaluate import measure
@@ -75,7 +76,7 @@ def _measured(
     from score_sde.runtime.mesh import is_main_host
 
     samples = drawn(run, workdir)
-    good = samples["samples"][samples["success"]]
+    good, start = samples["samples"][samples["success"]], time.monotonic()
     extraction = open_features(run.experiment, run.config)
     # Parts that were left by another network, of a cache that was lost, are not these.
     keyed = {**causes, "features": extraction.identity}
@@ -94,7 +95,8 @@ def _measured(
             _draw_beside_truth(run, samples["samples"], workdir)
         costs = by_steps.costs_of(found.get("by_steps", []))
         _draw(run, good, measured, costs, workdir / "evaluation.png")
-        write_json(report, {"made_by": causes, "made": circumstances(), **found})
+        made = {**circumstances(), "seconds": round(time.monotonic() - start, 1)}
+        write_json(report, {"made_by": causes, "made": made, **found})
         shutil.rmtree(parts)
     return found
 
