@@ -2,6 +2,7 @@
 
 import copy
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -10,7 +11,7 @@ from jax.sharding import AxisType
 from PIL import Image
 
 from configs import digits, points
-from experiments import reference_stats
+from experiments import evaluate, reference_stats
 from experiments.launch import Command
 from score_sde.data import DATASETS
 from score_sde.evaluation import (
@@ -208,6 +209,35 @@ def test_too_few_samples_are_refused_by_the_name_of_their_field():
         measure(experiment, config, values[:1])
     with pytest.raises(UserError, match="no sample to measure"):
         measure(experiment, config, values[:0])
+
+
+def test_parts_that_another_network_left_are_not_gone_on_from(
+    experiment, tmp_path, monkeypatch
+):
+    arrays = {
+        "samples": experiment.dataset.test.values[:60],
+        "success": np.ones(60, bool),
+    }
+    monkeypatch.setattr(evaluate, "drawn", lambda run, workdir: arrays)
+
+    def interrupt(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("score_sde.run.evaluate._curve", interrupt)
+
+    def features_left(experiment):
+        run = SimpleNamespace(experiment=experiment, config=config_of())
+        with pytest.raises(KeyboardInterrupt):
+            evaluate._measured(run, tmp_path, {"step": (1,)}, tmp_path / "report.json")
+        (part,) = (tmp_path / "evaluation_parts").glob("samples_*.npz")
+        with np.load(part) as file:
+            return part.stat().st_mtime_ns, file["features"]
+
+    first, again = features_left(experiment), features_left(experiment)
+    assert first[0] == again[0]  # it was read, not made
+    # The cache is lost, and its classifier is another under the same causes.
+    lost = build(config_of(features=FEW_STEPS | {"num_steps": 1}))
+    assert not np.array_equal(features_left(lost)[1], first[1])
 
 
 def test_a_warning_of_the_floor_is_printed_too():
