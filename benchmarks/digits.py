@@ -5,14 +5,18 @@
 Bits/dim of the held-out digits under the model, a Gaussian mixture with full
 covariances (scikit-learn; the number of components and the regularisation chosen on a
 part of the training images), and independent pixels (a smoothed histogram of each).
-Then, how sure a classifier trained on the real digits is of the model's samples.
+Then, how sure a classifier trained on the real digits is of the model's samples; and
+what `score-sde evaluate` wrote of them, where it did: the Frechet distance in the
+features of its classifier, its floor, the share that is sure, and seconds.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -78,6 +82,22 @@ def confidence(digits: Dataset, images: np.ndarray) -> tuple[float, np.ndarray]:
     return float((probability.max(1) > 0.9).mean()), counts
 
 
+def quality(report: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of evaluation.json that the record keeps, those that are there.
+
+    Args:
+        report: the content of the file.
+    """
+    ends, found = ("value", "low", "high"), dict[str, Any]()
+    for name, part in (("frechet_distance", "value"), ("class_statistics", "sure")):
+        rows = report["metrics"].get(name, {})
+        for side in (s for s in ("samples", "floor") if s in rows):
+            row = rows[side][part]
+            found.setdefault(name, {})[side] = {end: row[end] for end in ends}
+    seconds = {"seconds": report["made"]["seconds"]} if "made" in report else {}
+    return {**found, "features": report["features"], **seconds}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workdir", type=Path, default=Path("runs/digits"))
@@ -108,12 +128,18 @@ def main() -> None:
     print(
         f"  of {real:.1%} of the held-out digits; samples per class: {counts.tolist()}"
     )
-    result = {
+    result: dict[str, Any] = {
         "bits_per_dim": table,
         "sure": sure,
         "sure_of_real": real,
         "samples_per_class": counts.tolist(),
     }
+    report = arguments.workdir / "evaluation.json"
+    if report.exists():
+        found = quality(json.loads(report.read_text()))
+        result["quality"] = found
+        for name in ("frechet_distance", "class_statistics"):
+            print(f"{name}: {found.get(name, 'not measured')}")
     record.write(arguments.json, record.circumstances("flax") | result)
 
 

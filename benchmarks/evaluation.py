@@ -1,4 +1,4 @@
-r"""Time Frechet distances and Inception features beside torch-fidelity and clean-fid.
+r"""Time distances and Inception features beside torch-fidelity and clean-fid.
 
     python3 -m venv PEERS && PEERS/bin/pip install torch torch-fidelity clean-fid
     OMP_NUM_THREADS=1 XLA_FLAGS="--xla_cpu_multi_thread_eigen=false \
@@ -7,7 +7,8 @@ r"""Time Frechet distances and Inception features beside torch-fidelity and clea
 
 The peers live in an environment of their own, and are called in turns with ours, each
 on one thread. Features have random weights, the same in both programs: no published
-ones are needed to time them.
+ones are needed to time them. Peak memory is that of a process of each program that
+computes one distance.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import argparse
 import gzip
 import json
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from statistics import median
@@ -25,13 +27,20 @@ import numpy as np
 
 from benchmarks import record
 from benchmarks.turns import in_turns
-from score_sde.evaluation import FEATURES, frechet_distance
+from score_sde.evaluation import (
+    FEATURES,
+    frechet_distance,
+    kernel_distance_of_subsets,
+    precision_recall,
+)
 from score_sde.evaluation.frechet import frechet_distance_of_moments
 from score_sde.evaluation.moments import moments_of
 
 HERE = Path(__file__).parent
 NAMES = HERE.parent / "tests" / "golden" / "evaluation" / "names.json.gz"
 DIMS = 2048
+SUBSETS = 20
+"""Of KID, where papers take 100: each costs the same."""
 
 
 class Peers:
@@ -102,6 +111,65 @@ def distances(peers: Peers, folder: Path, number: int, repeat: int) -> dict[str,
     return {"examples": number, "seconds": seconds, "values": values}
 
 
+def kernels_and_balls(
+    peers: Peers, folder: Path, number: int, repeat: int
+) -> dict[str, Any]:
+    """Seconds of KID's subsets and of precision and recall, and the values.
+
+    Both programs are given as many examples, subsets and neighbours.
+    """
+    real, fake = some_features(number)
+    np.savez(folder / "features.npz", real=real, fake=fake)
+    peers("read", folder / "features.npz")
+    size, values = min(1000, number), dict[str, float]()
+
+    def kept(name: str, compute: Any) -> Any:
+        return lambda: values.__setitem__(name, float(compute()))
+
+    def ours() -> float:
+        options = {"num_subsets": SUBSETS, "subset_size": size, "level": None}
+        return kernel_distance_of_subsets(real, fake, **options).value
+
+    def precision() -> float:
+        return precision_recall(real, fake, k=3, level=None).precision.value
+
+    sides = {
+        "KID: ours": kept("KID: ours", ours),
+        "KID: torch-fidelity": kept(
+            "KID: torch-fidelity",
+            lambda: peers("torch_fidelity_kernel", SUBSETS, size),
+        ),
+        "precision: ours": kept("precision: ours", precision),
+        "precision: torch-fidelity": kept(
+            "precision: torch-fidelity", lambda: peers("torch_fidelity_precision", 3)
+        ),
+    }
+    seconds = in_turns(sides, repeat)
+    return {"examples": number, "seconds": seconds, "values": values}
+
+
+def peak_memory(folder: Path, python: str) -> dict[str, float]:
+    """Largest resident MiB of a process of each program that computes a distance.
+
+    Args:
+        folder: where features.npz is, which each reads.
+        python: that of the peers.
+    """
+    words, found = [str(folder / "features.npz")], {}
+    ours = [sys.executable, "-m", "benchmarks.evaluation_memory", *words]
+    found["ours"] = _peak(ours)
+    for name in ("torch_fidelity", "clean_fid"):
+        peer = [python, str(HERE / "evaluation_peers.py"), name, *words]
+        found[name.replace("_", "-")] = _peak(peer)
+    return found
+
+
+def _peak(command: list[str]) -> float:
+    """What a command that ends with its own peak in KiB printed last, in MiB."""
+    done = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE)
+    return float(done.stdout.split()[-1]) / 1024
+
+
 def features(peers: Peers, folder: Path, number: int, repeat: int) -> dict[str, Any]:
     """Seconds of Inception's features of 32x32 images, and how far they differ."""
     with gzip.open(NAMES) as file:
@@ -130,6 +198,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peers", required=True, help="a Python that has the peers")
     parser.add_argument("--examples", type=int, default=10_000)
+    parser.add_argument("--balls", type=int, default=5_000)
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--json", type=Path)
@@ -142,8 +211,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         result["features"] = features(peers, folder, given.images, given.repeat)
+        fewer = min(given.examples, given.balls)
+        result["kernels_and_balls"] = kernels_and_balls(
+            peers, folder, fewer, given.repeat
+        )
         result["frechet"] = distances(peers, folder, given.examples, given.repeat)
-    for what in ("features", "frechet"):
+        result["peak_mib"] = peak_memory(folder, given.peers)
+        print("peak MiB", result["peak_mib"])
+    for what in ("features", "frechet", "kernels_and_balls"):
         print(what, {k: v for k, v in result[what].items() if k != "seconds"})
         for name, seconds in result[what]["seconds"].items():
             print(f"  {name:<26} {median(seconds):8.2f} s")

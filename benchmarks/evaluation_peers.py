@@ -1,13 +1,15 @@
 """The side of torch-fidelity and clean-fid, which `benchmarks.evaluation` starts.
 
 It needs neither JAX nor this library. Each line that it reads is a command in JSON, a
-name and arguments; each line that it writes is what came of it.
+name and arguments; each line that it writes is what came of it. Given the name of a
+distance and a file of features, it computes that one and prints its peak memory in KiB.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
+import resource
 import sys
 from typing import Any
 
@@ -15,7 +17,7 @@ import numpy as np
 import torch
 from cleanfid import fid
 from torch_fidelity import feature_extractor_inceptionv3 as inception
-from torch_fidelity import metric_fid
+from torch_fidelity import metric_fid, metric_kid, metric_prc
 
 PACKAGES = ("torch", "torch-fidelity", "clean-fid", "numpy", "scipy")
 held: dict[str, Any] = {}
@@ -50,6 +52,26 @@ def torch_fidelity_of_moments() -> float:
 def _of_moments(moments: list[dict[str, np.ndarray]]) -> float:
     made = metric_fid.fid_statistics_to_metric(*moments, verbose=False)
     return float(made[metric_fid.KEY_METRIC_FID])
+
+
+def torch_fidelity_kernel(subsets: str, size: str) -> float:
+    """Mean of KID over subsets of the features that were read."""
+    made = metric_kid.kid_features_to_metric(
+        *_tensors(), kid_subsets=int(subsets), kid_subset_size=int(size), verbose=False
+    )
+    return float(made[metric_kid.KEY_METRIC_KID_MEAN])
+
+
+def torch_fidelity_precision(neighbours: str) -> float:
+    """Precision of the second set beside the first, of the features that were read."""
+    made = metric_prc.prc_features_to_metric(
+        *_tensors(), prc_neighborhood=int(neighbours), verbose=False
+    )
+    return float(made[metric_prc.KEY_METRIC_PRECISION])
+
+
+def _tensors() -> list[torch.Tensor]:
+    return [torch.from_numpy(held[name]) for name in ("real", "fake")]
 
 
 def clean_fid_of_moments() -> float:
@@ -100,6 +122,8 @@ COMMANDS = {
         read,
         torch_fidelity,
         torch_fidelity_of_moments,
+        torch_fidelity_kernel,
+        torch_fidelity_precision,
         clean_fid,
         clean_fid_of_moments,
         make_weights,
@@ -112,6 +136,13 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     answers = sys.stdout
     sys.stdout = sys.stderr  # what programs print is no answer
+    if len(sys.argv) > 1:  # a distance of a file, and the peak memory that it took
+        with np.load(sys.argv[2]) as file:
+            held["real"], held["fake"] = file["real"], file["fake"]
+        {f.__name__: f for f in (torch_fidelity, clean_fid)}[sys.argv[1]]()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(peak, file=answers, flush=True)
+        sys.exit()
     for line in sys.stdin:
         name, *arguments = json.loads(line)
         print(json.dumps(COMMANDS[name](*arguments)), file=answers, flush=True)

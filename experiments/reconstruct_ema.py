@@ -48,7 +48,8 @@ def main(command: launch.Command) -> None:
             "train": command.config["train"] | {"power_ema_stds": (), "num_steps": step}
         }
         with new_run(workdir) as folder:
-            describe(folder, config, inputs_of(command.workdir))
+            average = {"average": {"relative_width": std, "step": step}}
+            describe(folder, config, {**inputs_of(command.workdir), **average})
             with Checkpoints(folder / "checkpoints") as checkpoints:
                 state = init_state(params, optimizer)
                 checkpoints.save(state._replace(step=jnp.asarray(step, jnp.int32)))

@@ -37,6 +37,10 @@ def test_the_default_run_keeps_its_promises(tmp_path, monkeypatch):
     found = json.loads((tmp_path / "evaluation.json").read_text())["metrics"]
     # 0.11 was measured; the 360 held-out digits have 0.25, of which most is bias.
     assert found["frechet_distance"]["samples"]["value"]["value"] < 0.3
+    kept = table["quality"]
+    assert kept["frechet_distance"]["floor"]["value"] > 0
+    assert kept["class_statistics"]["samples"]["value"] > 0.75
+    assert kept["seconds"] < 60
     counts = found["class_statistics"]["arrays"]["samples"]["counts"]
     assert sum(counts) == 1_000
     assert min(counts) > 50

@@ -4,6 +4,7 @@ import gzip
 import json
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +23,14 @@ from score_sde.evaluation.resizing import RESIZES
 from score_sde.fields import fields_of
 from score_sde.run.perceptual import PERCEPTUAL, perceptual_problems
 from score_sde.types import UserError
+from score_sde.weights import parameters_of_files
 
 GOLDEN = Path(__file__).parent / "golden" / "evaluation"
+STAGES = {
+    case["id"]: case
+    for case in json.loads((GOLDEN / "networks.cases.json").read_text())
+    if "stages" in case
+}
 TOLERANCE = 1e-5
 """Of the largest value: ten times what float32 costs."""
 
@@ -93,6 +100,7 @@ def test_resizing_matrices_are_those_of_the_programs(size, golden):
         "tf1": resizing.corner_matrix,
         "tb": lambda a, b: resizing.centre_matrix(a, b, resizing.triangle, 1),
         "tba": lambda a, b: resizing.antialias_matrix(a, b, resizing.cubic(-0.5), 2),
+        "pb": lambda a, b: resizing.antialias_matrix(a, b, resizing.cubic(-0.5), 2),
         "pl": lambda a, b: resizing.antialias_matrix(a, b, resizing.triangle, 1),
     }
     for name, matrix in ways.items():
@@ -101,18 +109,25 @@ def test_resizing_matrices_are_those_of_the_programs(size, golden):
             matrix(a, b) for a, b in zip(picture.shape, theirs.shape[:2], strict=False)
         )
         ours = np.einsum("ri,cj,ijk->rck", rows, columns, picture)
+        if name == "pb":  # in clean-fid's reference, which clips
+            ours = np.clip(ours, 0, 255)
         digits = 1e-12 if theirs.dtype == np.float64 else 2e-7
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=255 * digits)
 
 
-def test_named_ways_are_those_of_the_programs(golden):
-    case = "resize/seed0/4x4to16x16"
+@pytest.mark.parametrize(("case", "side"), [("8x8to8x8", 8), ("4x4to16x16", 16)])
+def test_named_ways_are_those_of_the_programs(case, side, golden):
+    case = f"resize/seed0/{case}"
     picture = golden[f"{case}/in"][None]
     programs = {"tf1": "tf1", "pytorch-fid": "tb", "clean": "pb", "pillow": "pbu"}
     for way, name in programs.items():
-        ours = RESIZES[way](picture, 16)
+        ours = RESIZES[way](picture, side)
         assert ours.dtype == np.float32
         np.testing.assert_allclose(ours[0], golden[f"{case}/{name}"], rtol=0, atol=5e-5)
+
+
+def test_images_that_are_not_resized_must_have_the_size(golden):
+    picture = golden["resize/seed0/4x4to16x16/in"][None]
     with pytest.raises(ValueError, match=r"\(4, 4\); with resize='none'"):
         RESIZES["none"](picture, 16)
 
@@ -120,26 +135,89 @@ def test_named_ways_are_those_of_the_programs(golden):
 # Networks
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("size", "resize", "output"),
-    [
-        ("32x32", "tf1", "2048"),
-        *(
-            pytest.param("40x64", "tf1", output, marks=pytest.mark.slow)
-            for output in ("64", "192", "768", "logits", "logits_unbiased", "spatial")
-        ),
-        pytest.param("40x64", "pytorch-fid", "2048", marks=pytest.mark.slow),
-        pytest.param("40x64", "clean", "2048", marks=pytest.mark.slow),
-    ],
-)
-def test_inception(size, resize, output, golden, weight_file):
-    path = weight_file("inception_v3_fid")
-    features = FEATURES["inception"](weights=path, output=output, resize=resize)
-    part = {"tf1": "", "pytorch-fid": "pytorch_fid/", "clean": "clean/"}[resize]
-    name = "sfid_spatial" if output == "spatial" else output
+@pytest.fixture
+def network_of(monkeypatch):
+    """A function: options of features -> what their extractor is made of."""
+
+    def make(features, **options):
+        seen = {}
+
+        def record(name, module, **given):
+            seen.update(given, name=name, module=module)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("score_sde.evaluation.features.network_extractor", record)
+            features(**options)
+        return SimpleNamespace(**seen)
+
+    return make
+
+
+def outputs_of(network, x):
+    """All outputs of a network at once, and those of its layers by name."""
+    files = [Path(path) for path in network.weights]
+    params = parameters_of_files(network.module, network.shape, files, network.tables)
+
+    @jax.jit
+    def apply(params, x):
+        return network.module.apply(
+            {"params": params},
+            x,
+            capture_intermediates=lambda module, _: len(module.path) == 1,
+            mutable=["intermediates"],
+        )
+
+    with jax.default_matmul_precision("highest"):
+        out, state = apply(params, x)
+    layers = {
+        k: v["__call__"][0]
+        for k, v in state["intermediates"].items()
+        if "__call__" in v
+    }
+    return jax.tree.map(np.asarray, (out, layers))
+
+
+def check_stages(layers, case):
+    """Hold means, deviations, extremes and corners of layers against a case's."""
+    names = [name for name in case["stages"] if name in layers]
+    for name in names:
+        told, layer = case["stages"][name], layers[name]
+        size = told["mean_std_absmax"][2]
+        ours = [layer.mean(dtype=float), layer.std(dtype=float), np.abs(layer).max()]
+        # A mean over many numbers has the error of the largest of them, or less.
+        close = {"rtol": 0, "atol": TOLERANCE * size}
+        np.testing.assert_allclose(ours, told["mean_std_absmax"], **close)
+        corner = (0,) * (layer.ndim - 2)
+        np.testing.assert_allclose(layer[0][corner][:4], told["first"], **close)
+        end = (-1,) * (layer.ndim - 2)
+        np.testing.assert_allclose(layer[-1][end][-4:], told["last"], **close)
+    return len(names)
+
+
+@pytest.mark.parametrize("size", ["32x32"])
+def test_inception(size, golden, weight_file):
+    features = FEATURES["inception"](weights=weight_file("inception_v3_fid"))
     case = f"inception/seed0/{size}"
-    check(features(golden[f"{case}/images"]), golden[f"{case}/{part}{name}"])
+    check(features(golden[f"{case}/images"]), golden[f"{case}/2048"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["32x32", "40x64"])
+def test_inception_at_every_output_and_resize(size, golden, weight_file, network_of):
+    """All that one image gives, of one pass over its three resizes."""
+    case, path = f"inception/seed0/{size}", weight_file("inception_v3_fid")
+    make, images = FEATURES["inception"], golden[f"{case}/images"]
+    ways = {"tf1": "", "pytorch-fid": "pytorch_fid/", "clean": "clean/"}
+    networks = [network_of(make, weights=path, resize=way) for way in ways]
+    x = np.concatenate([network.prepare(images) for network in networks])
+    out, layers = outputs_of(networks[0], x)
+    for i, name in enumerate(ways.values()):
+        check(out["2048"][2 * i : 2 * i + 2], golden[f"{case}/{name}2048"])
+    for output in ("64", "192", "768", "logits_unbiased", "logits", "spatial"):
+        name = "sfid_spatial" if output == "spatial" else output
+        check(out[output][:2], golden[f"{case}/{name}"])
+    own = {k: (v[0] if isinstance(v, tuple) else v)[:2] for k, v in layers.items()}
+    assert check_stages(own, STAGES[f"{case}/tf1_resize"]) == 16
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +237,17 @@ def test_lpips(size, golden, lpips_vgg):
     both = evaluation.lpips(a, b, embed=lpips_vgg)
     assert both.value == pytest.approx(theirs.mean(), rel=TOLERANCE)
     assert both.low < both.value < both.high
+    # Embeddings are those of the layers, one after another.
+    height, width = (int(n) for n in size.split("x"))
+    channels = (64, 128, 256, 512, 512)
+    lengths = [c * (height >> i) * (width >> i) for i, c in enumerate(channels)]
+    squares = (lpips_vgg(a) - lpips_vgg(b)).astype(float) ** 2
+    for part, layer in zip(
+        np.split(squares, np.cumsum(lengths)[:-1], axis=1),
+        golden[f"{case}/per"],
+        strict=True,
+    ):
+        np.testing.assert_allclose(part.sum(1), layer, rtol=TOLERANCE)
     assert evaluation.lpips(a, a, embed=lpips_vgg).value == 0
     with pytest.raises(ValueError, match="y has shape"):
         evaluation.lpips(a, b[:1], embed=lpips_vgg)
@@ -206,10 +295,14 @@ def test_dinov2_of_sides_that_differ(golden, published, weight_file):
 
 
 @pytest.mark.slow
-def test_dinov2_s14(golden, weight_file):
-    features = FEATURES["dinov2_s14"](weights=weight_file("dinov2_vits14"))
+def test_dinov2_s14(golden, weight_file, network_of):
+    path = weight_file("dinov2_vits14")
+    network = network_of(FEATURES["dinov2_s14"], weights=path)
     case = "dinov2/vits14/seed0/224x224"
-    check(features(golden[f"{case}/images"]), golden[f"{case}/cls"])
+    out, layers = outputs_of(network, network.prepare(golden[f"{case}/images"]))
+    check(out["class_token"], golden[f"{case}/cls"])
+    check(out["patch_mean"], golden[f"{case}/pm"])
+    assert check_stages(layers, STAGES[case]) == 12
 
 
 @pytest.mark.slow

@@ -119,6 +119,31 @@ def test_large_sets_give_the_number_of_small_ones(monkeypatch):
         assert fast.parts[name] == pytest.approx(exact.parts[name], rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "dims"),
+    [(900, 60, 300), (60, 900, 300), (200, 150, 300), (90, 100, 200), (230, 20, 205)],
+)
+def test_fewer_examples_than_features_cost_no_digits(first, second, dims, monkeypatch):
+    """By eigenvalues as by singular values, and the same both ways round."""
+    rng, scales = np.random.default_rng(12), np.linspace(0.1, 2, dims)
+    sets = [
+        gaussian(rng, number, dims, mean, scales)
+        for number, mean in ((first, 0.0), (second, 0.1))
+    ]
+    exact = frechet_distance(*sets)
+    monkeypatch.setattr("score_sde.evaluation.frechet.SVD_SIZE", 0)
+    there, back = frechet_distance(*sets), frechet_distance(*sets[::-1])
+    for fast in (there, back):
+        assert fast.value == pytest.approx(exact.value, rel=1e-13)
+        for name in ("bias", "standard_error"):
+            assert fast.parts[name] == pytest.approx(exact.parts[name], rel=1e-11)
+    # Of moments, whose covariances are singular, some digits are lost for good.
+    moments = [evaluation.moments_of(s) for s in sets]
+    for pair in (moments, moments[::-1]):
+        by_moments = evaluation.frechet_distance_of_moments(*pair).value
+        assert by_moments == pytest.approx(exact.value, rel=1e-9)
+
+
 def test_constant_features_leave_the_distance_as_it_is(monkeypatch):
     rng = np.random.default_rng(6)
     x, y = gaussian(rng, 300, 5), gaussian(rng, 200, 5, 0.5)

@@ -1,5 +1,7 @@
 """Precision, recall, density, coverage, copies: expectations, ties and extremes."""
 
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 
@@ -85,6 +87,56 @@ def test_precision_and_recall_of_equal_laws_on_a_line_are_three_quarters():
     )
     error = values.std(0) / 60**0.5
     assert (np.abs(values.mean(0) - 0.75) < 3 * error + 1 / 300).all()
+
+
+def normal_mass(intervals, mean, scale):
+    """Mass of a union of intervals [n, 2] under a normal law on the line."""
+    law, total, end = NormalDist(mean, scale), 0.0, -np.inf
+    for low, high in sorted(map(tuple, intervals)):
+        if high > end:
+            total += law.cdf(high) - law.cdf(max(low, end))
+            end = high
+    return total
+
+
+def rate_is_kept(held):
+    """Whether a share of REPEATS intervals is within three standard errors of 95 %."""
+    return abs(np.mean(held) - 0.95) <= 3 * (0.95 * 0.05 / REPEATS) ** 0.5
+
+
+@pytest.mark.parametrize(("mean", "scale"), [(0.0, 1.0), (0.8, 0.7)])
+def test_intervals_of_precision_and_recall_hold_the_mass_in_the_balls(mean, scale):
+    """On a line, where the mass of a union of balls is known."""
+    rng, held = np.random.default_rng(9), ([], [])
+    for _ in range(REPEATS):
+        real, fake = gaussian(rng, 20, 1), gaussian(rng, 25, 1, mean, scale)
+        asked = gaussian(rng, 150, 1), gaussian(rng, 150, 1, mean, scale)
+        precision = evaluation.precision_recall(real, asked[1], k=2).precision
+        recall = evaluation.precision_recall(asked[0], fake, k=2).recall
+        sides = ((precision, real, mean, scale), (recall, fake, 0.0, 1.0))
+        for found, (estimate, centres, *law) in zip(held, sides, strict=True):
+            radii = np.sort(np.abs(centres - centres[:, 0]), 0)[2][:, None]
+            balls = np.concatenate([centres - radii, centres + radii], 1)
+            mass = normal_mass(balls, *law)
+            found.append(estimate.low <= mass <= estimate.high)
+    assert all(map(rate_is_kept, held))
+
+
+def test_intervals_of_authenticity_hold_the_mass_that_is_authentic():
+    """On a line, where the mass of what is nearer than a neighbour is known."""
+    rng, held = np.random.default_rng(10), []
+    for _ in range(REPEATS):
+        real = np.sort(gaussian(rng, 30, 1), 0)
+        gaps = np.diff(real[:, 0], prepend=-np.inf, append=np.inf)
+        own = np.minimum(gaps[1:], gaps[:-1])  # to the nearest other real point
+        reach = np.stack(
+            [np.minimum(own, gaps[:-1] / 2), np.minimum(own, gaps[1:] / 2)]
+        )
+        copies = np.stack([real[:, 0] - reach[0], real[:, 0] + reach[1]], 1)
+        authentic = 1 - normal_mass(copies, 0.2, 1.1)
+        found = evaluation.authenticity(real, gaussian(rng, 150, 1, 0.2, 1.1))
+        held.append(found.low <= authentic <= found.high)
+    assert rate_is_kept(held)
 
 
 def test_precision_and_recall_tell_apart_fewer_modes_and_worse_samples():

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -10,7 +11,7 @@ from jax.sharding import AxisType
 from PIL import Image
 
 from configs import digits, points
-from experiments import reference_stats
+from experiments import evaluate, reference_stats
 from experiments.launch import Command
 from score_sde.data import DATASETS
 from score_sde.evaluation import (
@@ -24,10 +25,10 @@ from score_sde.evaluation.extractor import BATCH
 from score_sde.evaluation.plots import save_evaluation
 from score_sde.run import by_steps, extraction
 from score_sde.run.build import build
-from score_sde.run.compare import comparison
-from score_sde.run.evaluate import make_measure, measure, table
+from score_sde.run.evaluate import make_measure, measure
 from score_sde.run.extraction import in_parts, open_features, values_of
 from score_sde.run.in_training import make_evaluate
+from score_sde.run.measured import of_samples, table
 from score_sde.run.sections import complete
 from score_sde.runtime.mesh import local_mesh
 from score_sde.types import UserError
@@ -156,6 +157,122 @@ def test_a_metric_of_logits_needs_a_classifier():
         UserError, match="'values' have no logits, which a metric reads"
     ):
         measure(experiment, config, experiment.dataset.test.values[:20])
+
+
+OF_COPIES = {
+    "features": {"name": "values"},
+    "metrics": {"memorisation": {}, "authenticity": {}},
+}
+
+
+@pytest.mark.parametrize("against", ["train", "test"])
+def test_copies_of_training_digits_are_found_whatever_they_are_held_against(against):
+    config = config_of(**OF_COPIES, evaluation={"against": against, "num_shown": 0})
+    experiment = build(config)
+    copies = experiment.dataset.train.values
+    found = measure(experiment, config, copies)
+    rows = found.metrics["memorisation"]["samples"]["value"]
+    assert rows["value"] == 1
+    assert rows["parts"]["expected"] == 1437 / (1437 + 360)
+    assert rows["counts"] == {
+        **{"num_real": 1437, "num_fake": 1437, "dims": 64},
+        "num_held_out": 360,
+    }
+    assert "floor" not in found.metrics["memorisation"]
+    assert found.metrics["authenticity"]["samples"]["value"]["value"] == 0
+    assert "expected 0.7997 (train split)" in table(found.metrics)
+    # As in training; and what is no copy is told from it.
+    measured = make_measure(experiment, config)
+    assert measured(copies)["memorisation"] == 1
+    fresh = measured(experiment.dataset.test.values)
+    assert fresh["memorisation"] == 0
+    assert fresh["authenticity"] > 0.3
+
+
+def test_copies_are_found_beside_a_file_of_moments_alone(tmp_path):
+    values = full_range(DATASETS["digits"]().test.values, 17)
+    flat = FEATURES["values"]()(values)
+    np.savez(tmp_path / "some.npz", mu=flat.mean(0), sigma=np.cov(flat.T))
+    reference = {"reference": str(tmp_path / "some.npz"), "num_shown": 0}
+    config = config_of(**OF_COPIES, evaluation=reference)
+    experiment = build(config)
+    found = measure(experiment, config, experiment.dataset.train.values[:50])
+    assert not found.skipped
+    assert found.metrics["memorisation"]["samples"]["value"]["value"] == 1
+
+
+def test_too_few_samples_are_refused_by_the_name_of_their_field():
+    config = config_of(features={"name": "values"}, metrics={"frechet_distance": {}})
+    experiment = build(config)
+    values = experiment.dataset.test.values
+    with pytest.raises(UserError, match=r"1 samples .* sampling\.num_samples"):
+        measure(experiment, config, values[:1])
+    with pytest.raises(UserError, match="no sample to measure"):
+        measure(experiment, config, values[:0])
+
+
+def test_parts_that_another_network_left_are_not_gone_on_from(
+    experiment, tmp_path, monkeypatch
+):
+    arrays = {
+        "samples": experiment.dataset.test.values[:60],
+        "success": np.ones(60, bool),
+    }
+    monkeypatch.setattr(evaluate, "drawn", lambda run, workdir: arrays)
+
+    def interrupt(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("score_sde.run.evaluate._curve", interrupt)
+
+    def features_left(experiment):
+        run = SimpleNamespace(experiment=experiment, config=config_of())
+        with pytest.raises(KeyboardInterrupt):
+            evaluate._measured(run, tmp_path, {"step": (1,)}, tmp_path / "report.json")
+        (part,) = (tmp_path / "evaluation_parts").glob("samples_*.npz")
+        with np.load(part) as file:
+            return part.stat().st_mtime_ns, file["features"]
+
+    first, again = features_left(experiment), features_left(experiment)
+    assert first[0] == again[0]  # it was read, not made
+    # The cache is lost, and its classifier is another under the same causes.
+    lost = build(config_of(features=FEW_STEPS | {"num_steps": 1}))
+    assert not np.array_equal(features_left(lost)[1], first[1])
+
+
+def test_a_warning_of_the_floor_is_printed_too():
+    config = config_of(
+        features={"name": "values"},
+        metrics={"frechet_distance": {}},
+        evaluation={"num_real": 100, "num_shown": 0},
+    )
+    experiment = build(config)
+    found = measure(experiment, config, experiment.dataset.test.values)
+    (line,) = (t for t in table(found.metrics).splitlines() if "WARNING" in t)
+    assert line.startswith("  WARNING of the floor: n = 50 examples are no more than")
+
+
+def test_a_report_says_which_samples_and_which_average_were_measured():
+    config = config_of()
+    arrays = {
+        "success": np.array([True, True, False, True]),
+        "labels": np.array([3, 1, 1, 3]),
+    }
+    found = of_samples(config, {"data": {}}, arrays)
+    assert found == {
+        "number": 3,
+        "failed": 1,
+        "average": {
+            name: config["train"][name]
+            for name in ("ema_halflife_steps", "ema_rampup_ratio")
+        },
+        "labels": {"1": 1, "3": 2},
+    }
+    of_width = {"average": {"relative_width": 0.05, "step": 10}}
+    found = of_samples(config, of_width, {"success": arrays["success"]})
+    assert found["average"] == of_width["average"]
+    assert "labels" not in found
+    assert of_samples(config, {}, arrays)["average"].startswith("unknown origin")
 
 
 def written_reference(folder, **sections):
@@ -303,48 +420,7 @@ def test_the_picture_has_a_panel_for_neighbours_and_one_for_numbers(tmp_path):
     assert picture_of(tmp_path / "none.png", None, None) is None
 
 
-# Comparing two runs
-
-
-def a_side(folder, *, features, against="train", value=1.0, options=()):
-    folder.mkdir()
-    number = {"value": value, "low": 0.5, "high": 1.5}
-    report = {
-        "made_by": {
-            "config": {"metrics.frechet_distance.level": 0.95, **dict(options)}
-        },
-        "features": features,
-        "reference": {"split": against},
-        "against": f"the {against} split",
-        "metrics": {"frechet_distance": {"samples": {"value": number}}},
-    }
-    (folder / "evaluation.json").write_text(json.dumps(report))
-    (folder / "config.json").write_text("{}")
-    return folder
-
-
-def test_compare_refuses_other_features_and_references(tmp_path):
-    known = {"name": "n", "weights": "ab" * 32, "resize": "tf1", "dtype": "float32"}
-    first = a_side(tmp_path / "a", features=known)
-    same = a_side(tmp_path / "same", features=known, value=2.0)
-    assert "frechet_distance: 1 [0.5, 1.5] | 2 [0.5, 1.5]" in comparison(first, same)
-    for key in ("name", "weights", "resize", "dtype"):
-        other = a_side(tmp_path / key, features=known | {key: "other"})
-        (line,) = (
-            t for t in comparison(first, other).splitlines() if "be compared" in t
-        )
-        assert f"{first} has features with {key}" in line
-        assert f"{other} has features with {key} 'other'" in line
-        assert "frechet_distance: 1" not in comparison(first, other)
-    test = a_side(tmp_path / "t", features=known, against="test")
-    text = comparison(first, test)
-    assert f"{first} was measured against the train split; {test} was" in text
-    changed = a_side(
-        tmp_path / "o", features=known, options={"metrics.frechet_distance.level": 0.5}
-    )
-    assert "frechet_distance can't be compared: {'level': 0.95}" in comparison(
-        first, changed
-    )
+# In training, and by numbers of steps
 
 
 def test_metrics_of_too_few_samples_end_training_before_it_begins(cache, tmp_path):

@@ -235,6 +235,101 @@ def test_distance_by_number_falls_to_its_limit_at_the_known_rate():
     assert np.mean(slopes) == pytest.approx(dims + dims * (dims + 1) / 4, abs=4 * error)
 
 
+def statistics_of(x, **changes):
+    origin = {**ORIGIN, "features": {**ORIGIN["features"], **changes}}
+    moments = moments_of(x)
+    return evaluation.Statistics(
+        moments.number, moments.mean, moments.covariance, origin, where="some.npz"
+    )
+
+
+def test_either_side_of_a_distance_may_be_moments(features):
+    real, fake = features
+    whole = frechet_distance(real, fake)
+    for make in (moments_of, statistics_of):
+        here, there = (
+            frechet_distance(make(real), fake),
+            frechet_distance(fake, make(real)),
+        )
+        assert here.method == there.method
+        for name in ("value", "low", "high"):
+            assert getattr(here, name) == pytest.approx(getattr(there, name), rel=1e-9)
+        assert here.value == pytest.approx(whole.value, rel=1e-9)
+        assert (there.counts["num_real"], there.counts["num_fake"]) == (200, 300)
+        for distance in (frechet_distance, evaluation.frechet_distance_of_moments):
+            alone = distance(make(real), statistics_of(fake))
+            assert alone.value == pytest.approx(whole.value, rel=1e-9)
+            assert np.isnan(alone.low)
+            assert alone.counts == whole.counts
+            assert distance(make(real), make(real)).value == 0
+
+
+@pytest.mark.parametrize("key", ["name", "resize", "weights", "dtype"])
+def test_statistics_of_other_features_are_refused_by_the_distance(key, features):
+    real, fake = features
+    sides = statistics_of(real), statistics_of(fake, **{key: "another"})
+    for distance in (frechet_distance, evaluation.frechet_distance_of_moments):
+        with pytest.raises(ValueError, match=f"can't be compared: .* with {key}"):
+            distance(*sides)
+
+
+DISTANCES = {
+    "frechet_distance": frechet_distance,
+    "fd_infinity": evaluation.fd_infinity,
+    "frechet_by_number": evaluation.frechet_by_number,
+}
+
+
+@pytest.mark.parametrize("name", [*DISTANCES, "frechet_distance_of_moments"])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m: m._replace(mean=m.mean * np.nan), "NaN or inf"),
+        (lambda m: m._replace(scatter=m.scatter * np.nan), "NaN or inf"),
+        (lambda m: m._replace(scatter=m.scatter + np.inf), "NaN or inf"),
+        (lambda m: m._replace(number=1), "1 examples, not 2 or more"),
+        (lambda m: m._replace(scatter=m.scatter[:4]), r"scatter of \(4, 5\)"),
+        (lambda m: m._replace(mean=m.mean[:4]), r"a mean of \(4,\)"),
+        (lambda m: m._replace(scatter=-m.scatter), "variance below 0"),
+        (lambda m: m._replace(scatter=np.triu(1 + m.scatter)), "not symmetric"),
+    ],
+)
+def test_moments_that_are_none_are_refused_by_every_distance(
+    name, change, words, features
+):
+    real, fake = features
+    bad = change(moments_of(real))
+    other = moments_of(fake) if name not in DISTANCES else fake
+    distance = DISTANCES.get(name, evaluation.frechet_distance_of_moments)
+    with pytest.raises(ValueError, match=words):
+        distance(bad, other)
+    if name not in ("fd_infinity", "frechet_by_number"):
+        with pytest.raises(ValueError, match=words):
+            distance(other, bad)
+
+
+def test_what_takes_subsets_or_moments_says_so(features):
+    real, fake = features
+    for name in ("fd_infinity", "frechet_by_number"):
+        with pytest.raises(ValueError, match="fake is Moments; it must be features"):
+            DISTANCES[name](real, moments_of(fake))
+    with pytest.raises(ValueError, match="second is ndarray; it must be Moments or"):
+        evaluation.frechet_distance_of_moments(moments_of(real), fake)
+
+
+def test_parts_of_no_more_examples_than_features_are_warned_of(features):
+    real, fake = (np.tile(f, (1, 8)) + np.arange(40) for f in features)
+    rng = np.random.default_rng(5)
+    real, fake = (f + rng.standard_normal(f.shape) for f in (real, fake))
+    found = evaluation.fd_infinity(real, fake, sizes=(40, 80, 160), seed=None)
+    assert "n = 40 examples are no more than the 40" in found.warnings[0]
+    assert not evaluation.fd_infinity(real, fake, sizes=(41, 80, 160)).warnings
+    curve = evaluation.frechet_by_number(real, fake)
+    assert curve["number"].tolist() == [40, 72, 104, 136, 168, 200]
+    assert curve["few"] == 1
+    assert evaluation.frechet_by_number(real[:40], fake)["few"] == 6
+
+
 def test_a_reference_of_other_features_is_refused_by_the_distance(features):
     real, fake = features
     with pytest.raises(ValueError, match="other has 4 features; it must have 5"):

@@ -29,6 +29,15 @@ LARGEST = np.float64(1e50)
 Level = Rule("> 0 and < 1", lambda v: 0 < v < 1)
 
 
+class TooFewExamplesError(ValueError):
+    """A set has fewer examples than a metric needs."""
+
+    def __init__(self, text: str, number: int):
+        super().__init__(text)
+        self.number = number
+        """How many it has."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Estimate:
     """A number, its interval, and what both were made of.
@@ -223,9 +232,10 @@ def feature_array(
             f"{name} has shape {array.shape}; it must be [examples, features]."
         )
     if len(array) < at_least:
-        raise ValueError(
+        text = (
             f"{name} has {len(array)} examples; it must have {at_least} or more{why}."
         )
+        raise TooFewExamplesError(text, len(array))
     for rows in blocks(*array.shape):
         good = np.abs(array[rows]) < LARGEST  # NaN is not
         if not good.all():

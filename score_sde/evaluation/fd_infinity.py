@@ -19,13 +19,13 @@ from score_sde.evaluation.estimate import (
 )
 from score_sde.evaluation.frechet import (
     Root,
-    comparable_sides,
     distance_of,
     frechet_spread,
     root_of,
     transport_of,
 )
 from score_sde.evaluation.reading import reads
+from score_sde.evaluation.sides import comparable_sides, few_examples
 from score_sde.rules import NonNegative, at_least, each
 
 SMALLEST = 5000
@@ -53,10 +53,11 @@ def fd_infinity(
         num_sizes: how many sizes there are where `sizes` is None.
         seed: that of the random subsets; None for the first images in their order.
         level: that of the interval; None for none.
-    Returns: the estimate. `parts` has the line's slope, and FD at the largest size.
+    Returns: the estimate. `parts` has the line's slope, and FD at the largest size;
+        `warnings` says so where a size, or the real set, is no more than the features.
     Raises: ValueError for what is not comparable, or sizes beyond the images.
     """
-    first, second, counts = comparable_sides(("real", "fake"), real, fake)
+    first, second, counts = _sides(real, fake)
     chosen = _sizes(len(second), sizes, num_sizes)
     root = root_of(real if first is None else first)
     rng = None if seed is None else np.random.default_rng(seed)
@@ -93,6 +94,7 @@ def fd_infinity(
             "standard_error": error,
             "bias": bias,
         },
+        few_examples({**counts, "num_fake": min(chosen)}),
     )
 
 
@@ -109,23 +111,42 @@ def frechet_by_number(
 
     Returns:
         "number" of samples, "distance", and the line through these in 1 / number:
-        "limit", its value at infinitely many, and "slope".
+        "limit", its value at infinitely many, and "slope"; "few", how many of these
+        distances are of no more examples than features, and mostly bias.
 
     Raises:
         ValueError: for what is not comparable.
     """
-    first, second, _ = comparable_sides(("real", "fake"), real, fake)
+    first, second, counts = _sides(real, fake)
     sizes = np.unique(np.linspace(len(second) / 5, len(second), num_sizes).astype(int))
     root = root_of(real if first is None else first)
     order = np.random.default_rng(seed).permutation(len(second))
     distances = [distance_of(root, root_of(second[order[:n]])) for n in sizes]
     slope, limit = np.polyfit(1 / sizes, distances, 1)
+    fewer = np.minimum(sizes, counts.get("num_real", np.inf))
     return {
         "number": sizes,
         "distance": np.array(distances),
         "limit": np.asarray(limit),
         "slope": np.asarray(slope),
+        "few": np.asarray(np.sum(fewer <= counts["dims"])),
     }
+
+
+def _sides(
+    real: Any, fake: Any
+) -> tuple[np.ndarray | None, np.ndarray, dict[str, int]]:
+    """Both sides, checked, of which the second must have its examples.
+
+    Raises: ValueError for moments in their place, and for what is not comparable.
+    """
+    first, second, counts = comparable_sides(("real", "fake"), real, fake)
+    if second is None:
+        raise ValueError(
+            f"fake is {type(fake).__name__}; it must be features [examples, dims], of "
+            "which subsets are taken."
+        )
+    return first, second, counts
 
 
 def _error_and_bias(

@@ -18,14 +18,12 @@ from score_sde.evaluation.estimate import (
     Estimate,
     Level,
     checks_options,
-    feature_array,
-    feature_arrays,
     interval,
-    set_counts,
 )
 from score_sde.evaluation.frechet_spread import Spread, spread_of
 from score_sde.evaluation.moments import Moments, moments_of
 from score_sde.evaluation.reading import reads
+from score_sde.evaluation.sides import comparable_sides, few_examples, is_moments
 from score_sde.evaluation.statistics import Statistics
 
 QR_WORK = 2e10
@@ -37,6 +35,15 @@ time of singular values."""
 FURTHER_BIAS = 1.0
 """A bound of the bias beyond second order, in units of bias * rank / n: it was 0.5 to
 0.6 for Gaussians of 64 features and 128 to 500 examples."""
+BOTH_SETS = (
+    "infinitesimal jackknife over images of both sets, bias removed; for the distance "
+    "of the laws"
+)
+ONE_SET = (
+    "infinitesimal jackknife over images of one set, bias removed; for the distance of "
+    "its law to the fixed reference"
+)
+EPS = float(np.finfo(np.float64).eps)
 ROUNDING = 1e-12
 """Distances below this share of the variances are rounding, and are 0."""
 
@@ -80,17 +87,23 @@ def frechet_distance(
         features: [examples, dims], floats; or `Moments`, or `Statistics` of a file.
             Then the interval is one for the distance of the law of `other` to exactly
             these.
-        other: the other set, with the same dims.
+        other: the other set, with the same dims, or moments in the same way. Moments on
+            both sides have no interval.
         level: that of the interval; None for no interval, which takes less time.
     Returns: the estimate. `parts` has `standard_error` and `bias`; `warnings` says so
         where a set has no more examples than features.
     Raises: ValueError for what is not comparable.
     """
     first, second, counts = comparable_sides(("features", "other"), features, other)
-    warnings = _few_examples(counts)
-    if first is not None and np.array_equal(first, second):
+    warnings = few_examples(counts)
+    if first is None and second is None:
+        return _without_interval(features, other, counts)
+    if first is not None and second is not None and np.array_equal(first, second):
         return Estimate(0.0, 0.0, 0.0, level, "the two sets are the same", counts)
-    roots = root_of(features if first is None else first), root_of(second)
+    roots = (
+        root_of(features if first is None else first),
+        root_of(other if second is None else second),
+    )
     value = distance_of(*roots)
     if level is None:
         none = "no interval was asked for"
@@ -100,7 +113,7 @@ def frechet_distance(
     low, high = interval(
         value, spread.standard_error, level, bias=spread.bias, lowest=0.0
     )
-    few = len(second) if first is None else min(len(first), len(second))
+    few = min(len(side) for side in (first, second) if side is not None)
     rank = len(transport.singular)
     further = spread.bias * rank / few if few > counts["dims"] else np.inf
     low = max(0.0, low - FURTHER_BIAS * further)
@@ -109,87 +122,53 @@ def frechet_distance(
         low,
         high,
         level,
-        "infinitesimal jackknife over images of both sets, bias removed; for the "
-        "distance of the laws"
-        if first is not None
-        else "infinitesimal jackknife over images of samples, bias removed; for the "
-        "distance of their law to the fixed reference",
+        ONE_SET if first is None or second is None else BOTH_SETS,
         counts,
         parts={"standard_error": spread.standard_error, "bias": spread.bias},
         warnings=warnings,
     )
 
 
-def comparable_sides(
-    names: tuple[str, str], reference: Any, other: Any
-) -> tuple[np.ndarray | None, np.ndarray, dict[str, int]]:
-    """The features of both sides, checked, and their counts.
-
-    Args:
-        names: what errors call the arguments.
-        reference: features [examples, dims], or moments of some.
-        other: features.
-    Returns: (features of the reference, None where it is moments; features; counts).
-    Raises: ValueError for what is not comparable.
-    """
-    if not isinstance(reference, (Moments, Statistics)):
-        first, second = feature_arrays(names, reference, other)
-        return first, second, set_counts(first, second)
-    second = feature_array(names[1], other)
-    if second.shape[1] != len(reference.mean):
-        raise ValueError(
-            f"{names[1]} has {second.shape[1]} features; it must have "
-            f"{len(reference.mean)}, like {names[0]}: features of two extractors are "
-            "not comparable."
-        )
-    counts = {"num_fake": len(second), "dims": second.shape[1]}
-    known = {} if reference.number is None else {"num_real": reference.number}
-    return None, second, known | counts
-
-
-def frechet_distance_of_moments(first: Moments, second: Moments) -> Estimate:
+def frechet_distance_of_moments(
+    first: Moments | Statistics, second: Moments | Statistics
+) -> Estimate:
     """The Frechet distance from stored moments, by symmetric eigenvalues.
 
     Moments don't say how sure they are: the estimate has no interval.
 
-    Raises: ValueError for moments that are not comparable or not finite.
+    Raises: ValueError for what are no moments, not comparable or not finite.
     """
-    for name, moments in (("first", first), ("second", second)):
-        dims = len(moments.mean)
-        if moments.scatter.shape != (dims, dims) or dims != len(first.mean):
+    for name, side in (("first", first), ("second", second)):
+        if not is_moments(side):
             raise ValueError(
-                f"{name} has a mean of {moments.mean.shape} and a scatter of "
-                f"{moments.scatter.shape}; it must have ({len(first.mean)},) and "
-                f"({len(first.mean)}, {len(first.mean)})."
+                f"{name} is {type(side).__name__}; it must be Moments or Statistics."
             )
-        if moments.number < 2:
-            raise ValueError(f"{name} is of {moments.number} examples, not 2 or more.")
-        if not (np.isfinite(moments.mean).all() and np.isfinite(moments.scatter).all()):
-            raise ValueError(f"{name} holds NaN or inf; it must be finite.")
-    counts = {
-        "num_real": first.number,
-        "num_fake": second.number,
-        "dims": len(first.mean),
-    }
-    same = first.number == second.number and all(
-        np.array_equal(a, b) for a, b in zip(first[1:], second[1:], strict=True)
+    sides = comparable_sides(("first", "second"), first, second)
+    return _without_interval(first, second, sides.counts)
+
+
+def _without_interval(
+    first: Moments | Statistics, second: Moments | Statistics, counts: dict[str, int]
+) -> Estimate:
+    """The distance of two checked moments."""
+    same = np.array_equal(first.mean, second.mean) and np.array_equal(
+        first.covariance, second.covariance
     )
-    roots = (_root_of_moments(m) for m in (first, second))
-    value = 0.0 if same else distance_of(*roots)
+    value = 0.0 if same else distance_of(root_of(first), root_of(second))
     none = "none: moments alone carry no spread"
-    return Estimate(value, NAN, NAN, None, none, counts, warnings=_few_examples(counts))
+    return Estimate(value, NAN, NAN, None, none, counts, warnings=few_examples(counts))
 
 
 def frechet_spread(
     first: np.ndarray | None,
-    second: np.ndarray,
+    second: np.ndarray | None,
     first_root: Root,
     second_root: Root,
     transport: Transport,
 ) -> Spread:
     """Bias and standard error of the distance of two sets of features.
 
-    The first is None where its moments are taken as they are.
+    One is None where its moments are taken as they are.
     """
     s, onto_second = transport.singular, transport.directions
     onto_first = second_root.matrix.T @ (second_root.matrix @ onto_second) / s
@@ -209,7 +188,11 @@ def root_of(features: np.ndarray | Moments | Statistics) -> Root:
         return _root_of_moments(moments_of(features))
     features = features.astype(np.float64)
     mean = features.mean(0)
-    factor = np.linalg.qr(features - mean, mode="r")
+    centred = features - mean
+    # One row less, of the same scatter: centred rows sum to 0, and a reflection that
+    # gathers their sum in the first one leaves nothing there but rounding errors.
+    rows = centred[1:] + centred[0] / (np.sqrt(number) - 1)
+    factor = np.linalg.qr(rows, mode="r") if number > dims else rows
     return Root(mean, factor / np.sqrt(number - 1))
 
 
@@ -219,16 +202,17 @@ def _root_of_moments(moments: Moments | Statistics) -> Root:
         return Root(moments.mean, np.linalg.cholesky(covariance).T)
     except np.linalg.LinAlgError:
         values, vectors = np.linalg.eigh(covariance)
-        root = np.sqrt(np.maximum(values, 0))[:, None] * vectors.T
+        # What lies below is rounding, of either sign.
+        kept = values > len(values) * EPS * values.max()
+        root = np.sqrt(values[kept])[:, None] * vectors.T[kept]
         return Root(moments.mean, root)
 
 
 def transport_of(first: Root, second: Root) -> Transport:
     """The map between two Gaussians from the roots of their covariances."""
-    product = first.matrix @ second.matrix.T
+    product = _product(first, second)
     if product.size > SVD_SIZE:
-        values, left = np.linalg.eigh(product @ product.T)
-        singular = np.sqrt(np.maximum(values, 0))
+        singular, left = _by_eigenvectors(product)
         cut = 1e-7
     else:
         left, singular, _ = np.linalg.svd(product, full_matrices=False)
@@ -243,9 +227,9 @@ def distance_of(first: Root, second: Root) -> float:
 
     It takes no singular vectors: they would double the time.
     """
-    product = first.matrix @ second.matrix.T
+    product = _product(first, second)
     if product.size > SVD_SIZE:
-        values = np.linalg.eigvalsh(product @ product.T)
+        values = np.linalg.eigvalsh(_smaller_gram(product))
         singular = np.sqrt(np.maximum(values, 0))
     else:
         singular = np.linalg.svd(product, compute_uv=False)
@@ -255,11 +239,29 @@ def distance_of(first: Root, second: Root) -> float:
     return 0.0 if value < ROUNDING * (variances + step) else value
 
 
-def _few_examples(counts: dict[str, int]) -> tuple[str, ...]:
-    few = min(counts.get("num_real", counts["num_fake"]), counts["num_fake"])
-    if few > counts["dims"]:
-        return ()
-    return (
-        f"n = {few} examples are no more than the {counts['dims']} features: this "
-        "Frechet distance is mostly bias.",
-    )
+def _product(first: Root, second: Root) -> np.ndarray:
+    """R1 R2^T, whose singular values are those of the map between the two."""
+    return np.asarray(first.matrix @ second.matrix.T)
+
+
+def _smaller_gram(product: np.ndarray) -> np.ndarray:
+    """P P^T or P^T P, whichever is smaller.
+
+    The larger one has the same eigenvalues and zeros beside them, whose rounding errors
+    are square roots of 1e-16 once they are singular values.
+    """
+    wide = product if len(product) <= product.shape[1] else product.T
+    return np.asarray(wide @ wide.T)
+
+
+def _by_eigenvectors(product: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Singular values of P and its left singular vectors, from the smaller product.
+
+    Vectors of singular values that are 0 are 0 where the other side's were found.
+    """
+    values, vectors = np.linalg.eigh(_smaller_gram(product))
+    singular = np.sqrt(np.maximum(values, 0))
+    if len(product) > product.shape[1]:  # P v = s u
+        inverse = np.divide(1, singular, out=np.zeros_like(values), where=singular > 0)
+        vectors = product @ vectors * inverse
+    return singular, vectors

@@ -24,6 +24,9 @@ from score_sde.evaluation.estimate import (
 )
 from score_sde.rules import NonNegative, Positive, Share
 
+METHOD = "infinitesimal jackknife over images, bias removed; for the score of the law"
+ALONE = "none: a part of a single example has no spread"
+
 
 @checks_options
 def inception_score(
@@ -46,8 +49,15 @@ def inception_score(
             takes 2020); None for the order of the examples.
         level: that of the interval; None for none.
     Returns: the mean over splits. `parts["std"]` is the deviation that papers print.
-    Raises: ValueError for what are no logits, or fewer examples than splits.
+        There is no interval where a part has a single example.
+    Raises: ValueError for what are no logits, fewer examples than splits, or splits
+        beside a block size.
     """
+    if splits != 1 and block_size is not None:
+        raise ValueError(
+            f"inception_score: splits is {splits} and block_size is {block_size}; give "
+            "one of them."
+        )
     array = feature_array("logits", logits, at_least=splits, why=" for as many splits")
     number = len(array)
     order = np.arange(number)
@@ -74,9 +84,9 @@ def inception_score(
         low,
         high,
         level,
-        "infinitesimal jackknife over images, bias removed; for the score of the law",
+        ALONE if math.isnan(error) else METHOD,
         {"num_fake": number, "num_classes": array.shape[1]},
-        {"splits": splits, "block_size": block_size, "seed": seed},
+        {"splits": len(parts), "block_size": block_size, "seed": seed},
         {"std": float(scores.std()), "standard_error": error, "bias": bias},
     )
 

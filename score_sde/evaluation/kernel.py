@@ -30,6 +30,7 @@ Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """k of every row of the first array [n, dims] with every row of the second: [n, m]."""
 
 METHOD = "normal, variance of the two-sample U-statistic of second order; over images"
+SAME = "the two sets are the same: the interval is one for independent sets."
 ESTIMATORS: Rule = one_of(("unbiased", "biased", "paired"))
 
 
@@ -170,6 +171,7 @@ def kernel_distance_of_subsets(
         set_counts(x, y),
         {"num_subsets": num_subsets, "subset_size": subset_size, "seed": seed},
         {"std": std, "standard_error": error},
+        _warnings(x, y),
     )
 
 
@@ -206,13 +208,22 @@ def _estimate(
         set_counts(x, y),
         {"estimator": estimator, **(settings or {})},
         {"standard_error": scale * error, "bias": scale * bias},
+        _warnings(x, y),
     )
+
+
+def _warnings(x: np.ndarray, y: np.ndarray) -> tuple[str, ...]:
+    return (SAME,) if _are_same(x, y) else ()
+
+
+def _are_same(x: np.ndarray, y: np.ndarray) -> bool:
+    return x.shape == y.shape and np.array_equal(x, y)
 
 
 def _sums_of(x: np.ndarray, y: np.ndarray, kernel: Kernel) -> tuple[_Sums, ...]:
     """Sums within the first set, within the second, and across."""
     within = _sums(x, x, kernel)
-    if x.shape == y.shape and np.array_equal(x, y):
+    if _are_same(x, y):
         return within, within, within
     return within, _sums(y, y, kernel), _sums(x, y, kernel)
 

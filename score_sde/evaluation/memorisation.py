@@ -20,9 +20,11 @@ from score_sde.evaluation.estimate import (
     share_interval,
 )
 from score_sde.evaluation.neighbours import nearest
+from score_sde.evaluation.reading import reads
 from score_sde.rules import Positive
 
 
+@reads("features", "training")
 @checks_options
 def authenticity(
     real: Any, fake: Any, *, level: Annotated[float | None, Level] = 0.95
@@ -47,6 +49,7 @@ def authenticity(
     return Estimate(share, low, high, level, method, set_counts(x, y))
 
 
+@reads("features", "training")
 @checks_options
 def memorisation(
     real: Any,

@@ -92,6 +92,22 @@ def inception_score_of_samples(
     return _counted(found, data, logits)
 
 
+@checks_options
+def vendi_score_of_samples(
+    real: Any, fake: Any, *, level: Annotated[float | None, Level] = 0.95
+) -> Estimate:
+    """The Vendi score of samples; that of half of the data is its floor.
+
+    Args:
+        real: features [examples, dims] of the data.
+        fake: features of samples, no row 0.
+        level: that of the interval; None for none.
+    Raises: ValueError for what is not comparable, or a row that has no direction.
+    """
+    data, samples = feature_arrays(("real", "fake"), real, fake)
+    return _counted(vendi_score(samples, level=level), data, samples)
+
+
 def _counted(found: Estimate, real: np.ndarray, fake: np.ndarray) -> Estimate:
     """The estimate with the counts of both sides."""
     return dataclasses.replace(found, counts={**found.counts, **set_counts(real, fake)})
@@ -109,11 +125,12 @@ METRICS: dict[str, Metric] = {
     "memorisation": memorisation,
     "class_statistics": classes_of_samples,
     "inception_score": inception_score_of_samples,
+    "vendi_score": vendi_score_of_samples,
 }
 """Metrics of features [examples, dims] of the data and of samples: (real, fake).
 
-Some read logits instead, see `reads`. `memorisation` also needs `held_out`, which
-whoever has the data gives."""
+Some read logits instead, and those of copies the training split, see `reads`.
+`memorisation` also needs `held_out`, which whoever has the data gives."""
 
 SAMPLE_METRICS: dict[str, Metric] = {
     "vendi_score": vendi_score,

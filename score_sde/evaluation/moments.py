@@ -13,6 +13,10 @@ import numpy as np
 
 from score_sde.evaluation.estimate import blocks, feature_array
 
+ASYMMETRY = 1e-5
+"""How far a covariance may be from symmetric, in units of its largest entry: sums in
+float32 are."""
+
 
 class Moments(NamedTuple):
     """Number, mean and centred second moment of feature vectors, in float64."""
@@ -73,3 +77,28 @@ def merge_moments(parts: Iterable[Moments]) -> Moments:
     if merged is None:
         raise ValueError("parts is empty; it must have one or more.")
     return merged
+
+
+def moments_problem(mean: Any, matrix: Any, *, kind: str = "covariance") -> str | None:
+    """Say why a mean and a covariance, or a scatter, are none; None if they are some.
+
+    Args:
+        mean: must be [dims].
+        matrix: must be [dims, dims], symmetric, no variance below 0.
+        kind: what the text calls the matrix.
+    """
+    mean, matrix = np.asarray(mean), np.asarray(matrix)
+    if mean.ndim != 1 or not len(mean) or matrix.shape != (len(mean), len(mean)):
+        return (
+            f"has a mean of {mean.shape} and a {kind} of {matrix.shape}; they must be "
+            "[dims] and [dims, dims]."
+        )
+    if not (np.isfinite(mean).all() and np.isfinite(matrix).all()):
+        return "holds NaN or inf; it must be finite."
+    largest, skew = np.abs(matrix).max(), np.abs(matrix - matrix.T).max()
+    if skew > ASYMMETRY * largest or (np.diag(matrix) < 0).any():
+        return (
+            f"has a {kind} that is not symmetric, or with a variance below 0: it is "
+            "damaged."
+        )
+    return None

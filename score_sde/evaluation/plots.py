@@ -13,7 +13,7 @@ from score_sde.data.local import replaced
 
 LATENT_RANGE = 2.0
 """Latents are shown from minus to plus this."""
-NUM_SERIES = 12
+NUM_SERIES, NUM_COLUMNS = 12, 4
 
 
 def save_samples(
@@ -146,6 +146,59 @@ def save_evaluation(
         figure.savefig(partial, format="png", dpi=120)
 
 
+class Ends(NamedTuple):
+    """A number and the ends of its interval, NaN where it has none."""
+
+    value: float
+    low: float
+    high: float
+
+
+def save_comparison(
+    path: Path,
+    *,
+    names: tuple[str, str],
+    losses: tuple[np.ndarray, np.ndarray],
+    numbers: Mapping[str, tuple[Ends, Ends]],
+) -> bool:
+    """Draw two runs side by side: losses by step, and a panel for each number.
+
+    Args:
+        path: of the picture.
+        names: of the runs.
+        losses: steps and losses of either run, [rows, 2]; empty for none.
+        numbers: what is measured -> the number of either run.
+    Returns: whether there was anything to draw.
+    """
+    has_losses = any(map(len, losses))
+    panels = has_losses + len(numbers)
+    if not panels:
+        return False
+    columns = min(panels, NUM_COLUMNS)
+    rows = math.ceil(panels / columns)
+    figure = _figure(max(6.0, 3.2 * columns), 2.8 * rows + 0.5)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for spare in axes[panels:]:
+        spare.set_visible(False)
+    if has_losses:
+        first = axes.pop(0)
+        for color, points in zip(("C0", "C1"), losses, strict=True):
+            first.plot(*points.T, color=color, marker=".", ms=3)
+        first.set(xlabel="step", ylabel="loss", title="training")
+    for numbered, (title, both) in zip(axes, numbers.items(), strict=False):
+        for place, (color, (value, low, high)) in enumerate(
+            zip(("C0", "C1"), both, strict=True)
+        ):
+            bars = [[value - low], [high - value]] if low <= value <= high else None
+            numbered.errorbar([place], [value], bars, fmt="o", color=color, capsize=4)
+        numbered.set(xlim=(-0.7, 1.7), xticks=[], title=title)
+    lines = [figure.axes[0].plot([], [], "o-", color=c)[0] for c in ("C0", "C1")]
+    figure.legend(lines, names, loc="outside upper center", ncols=2, fontsize=9)
+    with replaced(path) as partial:
+        figure.savefig(partial, format="png", dpi=110)
+    return True
+
+
 def _neighbours(
     axes: Any, samples: np.ndarray, neighbours: np.ndarray, num_levels: int | None
 ) -> None:
@@ -185,6 +238,9 @@ def _distance_by_number(
             floor, color="C7", ls="--", label=f"floor, two halves: {floor:.3g}"
         )
     axes.set(xlabel="number of samples", ylabel="Frechet distance")
+    if few := int(curve["few"]):
+        text = f"{few} of {len(number)} are of no more examples than features: bias"
+        axes.set_title(text, fontsize=9)
     axes.set_ylim(bottom=min(0.0, limit) - 0.05 * float(curve["distance"].max()))
     axes.legend(fontsize=8)
 

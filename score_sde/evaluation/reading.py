@@ -1,4 +1,4 @@
-"""Marks of metrics: whether they read features, moments of the data, or logits."""
+"""Marks of metrics: what they read, and of which data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Literal, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
-Kind = Literal["features", "moments", "logits"]
+Kind = Literal["features", "moments", "logits", "training"]
 
 
 def reads(*kinds: Kind) -> Callable[[F], F]:
@@ -16,8 +16,14 @@ def reads(*kinds: Kind) -> Callable[[F], F]:
     Args:
         kinds: "features" [examples, dims] of both sides; "moments" beside them, if
             `real` may be `Statistics` or `Moments` instead; "logits" [examples,
-            classes] of both sides, in place of features.
+            classes] of both sides, in place of features; "training" beside features, if
+            `real` is the training split, whatever else samples are held against, and
+            `held_out` the test split: such a metric asks for copies.
+
+    Raises: ValueError for "training" beside "logits".
     """
+    if {"logits", "training"} <= set(kinds):
+        raise ValueError("reads: 'training' goes with 'features', not with 'logits'.")
 
     def marked(metric: F) -> F:
         metric.__dict__["reads"] = kinds

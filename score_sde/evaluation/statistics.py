@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from score_sde.evaluation.moments import Moments
+from score_sde.evaluation.moments import Moments, moments_problem
 from score_sde.runtime.folder import save_arrays
 from score_sde.types import UserError
 
@@ -151,21 +151,8 @@ def _checked(
 
     Raises: UserError for shapes, numbers or a covariance that can't be.
     """
-    dims = len(mean)
-    if mean.ndim != 1 or covariance.shape != (dims, dims):
-        raise UserError(
-            f"{where} has a mean of {mean.shape} and a covariance of "
-            f"{covariance.shape}; they must be [dims] and [dims, dims]."
-        )
-    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise UserError(f"{where} holds NaN or inf; it must be finite.")
-    largest = float(np.abs(covariance).max())
-    skew = float(np.abs(covariance - covariance.T).max())
-    if skew > 1e-5 * largest or (np.diag(covariance) < 0).any():
-        raise UserError(
-            f"{where} has a covariance that is not symmetric, or with a variance "
-            "below 0: it is damaged."
-        )
+    if problem := moments_problem(mean, covariance):
+        raise UserError(f"{where} {problem}")
     return mean, (covariance + covariance.T) / 2
 
 

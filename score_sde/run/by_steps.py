@@ -13,6 +13,7 @@ from score_sde.evaluation.plots import Costs
 from score_sde.run.build import build
 from score_sde.run.cascade import draw_stages
 from score_sde.run.evaluate import make_measure
+from score_sde.run.extraction import Extraction
 from score_sde.run.open import Run
 from score_sde.runtime.mesh import local_mesh
 from score_sde.types import UserError
@@ -40,12 +41,15 @@ def with_steps(config: Mapping[str, Any], count: int) -> dict[str, Any]:
     return {**config, "grid": grid}
 
 
-def measure_by_steps(run: Run, folder: Path) -> list[dict[str, Any]]:
+def measure_by_steps(
+    run: Run, folder: Path, extraction: Extraction | None = None
+) -> list[dict[str, Any]]:
     """Draw and measure as many samples again at each of `evaluation.step_counts`.
 
     Args:
         run: an opened run; samples of all counts have the same noise.
         folder: for the files of parts, so that a job that was interrupted goes on.
+        extraction: the features of the config, where they are open; None to open them.
 
     Returns:
         A row of each count: `num_steps`, `num_evals`, `gflop` of a sample, `failed`,
@@ -54,7 +58,7 @@ def measure_by_steps(run: Run, folder: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: for a grid that can't have so many steps.
     """
-    measure = make_measure(run.experiment, run.config, folder)
+    measure = make_measure(run.experiment, run.config, folder, extraction)
     rows = []
     for count in run.experiment.evaluation.step_counts:
         config = with_steps(run.config, count)

@@ -18,6 +18,8 @@ from score_sde.run.same_run import inputs_of
 from score_sde.runtime.folder import read_config, read_json
 from score_sde.types import UserError
 
+Row = Mapping[str, Any]
+"""The fields of an `Estimate`, as reports have them."""
 RESULTS = ("likelihood", "evaluation", "samples")
 CHANCE = 1.96
 """Standard errors beyond which a difference is called one."""
@@ -111,8 +113,13 @@ def _likelihoods(a: Side, b: Side) -> Iterator[str]:
             mean = two["bits_per_dim"] - one["bits_per_dim"]
             error = math.hypot(one["standard_error"], two["standard_error"])
             how = "of two sets of examples"
-        sure = "" if abs(mean) > CHANCE * error else ": may be chance"
-        yield f"  difference {mean:+.4f} +- {error:.4f}, {how}{sure}"
+        yield f"  {_difference(mean, error, how)}"
+
+
+def _difference(mean: float, error: float, how: str, *, digits: str = ".4f") -> str:
+    """Text of a difference, and whether it may be chance."""
+    sure = "" if abs(mean) > CHANCE * error else ": may be chance"
+    return f"difference {mean:+{digits}} +- {error:{digits}}, {how}{sure}"
 
 
 def _paired(a: Side, b: Side, split: str) -> np.ndarray | None:
@@ -140,8 +147,12 @@ def _standard_error(values: np.ndarray) -> float:
     return float(values.std(ddof=1) / math.sqrt(len(values)))
 
 
-def _metrics(a: Side, b: Side) -> Iterator[str]:
-    """Each metric with its interval, if both are of the same features and reference."""
+def same_metrics(a: Side, b: Side) -> tuple[dict[str, list[Row]], list[str]]:
+    """Numbers that both evaluations have, and why others can't be compared.
+
+    Returns:
+        (name of a number -> its fields on either side; lines of what is refused).
+    """
     reports = [side.results["evaluation"] for side in (a, b)]
     names = (str(a.folder), str(b.folder))
     features, references = (
@@ -149,24 +160,47 @@ def _metrics(a: Side, b: Side) -> Iterator[str]:
     )
     text = difference(features[0], features[1], names=names)
     if text is not None:
-        yield f"metrics {text}"
-        return
+        return {}, [f"metrics {text}"]
     if references[0] != references[1]:
         against = [
             f"{name} was measured against {report.get('against')}"
             for name, report in zip(names, reports, strict=True)
         ]
-        yield f"metrics can't be compared: {'; '.join(against)}."
-        return
+        return {}, [f"metrics can't be compared: {'; '.join(against)}."]
+    found, refused = {}, []
     one, two = (report["metrics"] for report in reports)
-    for name in one.keys() & two.keys():
+    for name in (n for n in one if n in two):
         settings = [_options(report, name) for report in reports]
         if settings[0] != settings[1]:
-            yield f"{name} can't be compared: {settings[0]} | {settings[1]}"
+            refused.append(f"{name} can't be compared: {settings[0]} | {settings[1]}")
             continue
-        for part in one[name]["samples"]:
-            texts = [_between(m[name]["samples"][part]) for m in (one, two)]
-            yield f"{name}{'' if part == 'value' else '.' + part}: {' | '.join(texts)}"
+        rows = [metrics[name]["samples"] for metrics in (one, two)]
+        for part in (p for p in rows[0] if p in rows[1]):
+            label = name if part == "value" else f"{name}.{part}"
+            found[label] = [row[part] for row in rows]
+    return found, refused
+
+
+def _metrics(a: Side, b: Side) -> Iterator[str]:
+    """Each metric with its interval, if both are of the same features and reference."""
+    found, refused = same_metrics(a, b)
+    yield from refused
+    for label, rows in found.items():
+        yield f"{label}: {' | '.join(_between(row) for row in rows)}"
+        yield from _difference_of_metrics(rows)
+
+
+def _difference_of_metrics(rows: list[Row]) -> Iterator[str]:
+    """How far a metric of two runs is apart, and what it does not say."""
+    parts = [row.get("parts", {}) for row in rows]
+    if all(math.isfinite(p.get("standard_error", math.nan)) for p in parts):
+        mean = rows[1]["value"] - rows[0]["value"]
+        error = math.hypot(*(p["standard_error"] for p in parts))
+        yield "  " + _difference(mean, error, "of two sets of samples", digits=".4g")
+    counts = [row.get("counts", {}).get("num_fake") for row in rows]
+    if None not in counts and counts[0] != counts[1]:
+        bias = ", whose bias depends on their number" if "bias" in parts[0] else ""
+        yield f"  of {counts[0]:,} | {counts[1]:,} samples{bias}"
 
 
 def _options(report: Mapping[str, Any], metric: str) -> dict[str, Any]:

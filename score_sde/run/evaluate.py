@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from score_sde.evaluation import estimates_of, nearest_neighbours
+from score_sde.evaluation.estimate import TooFewExamplesError
 from score_sde.evaluation.fd_infinity import frechet_by_number
 from score_sde.evaluation.metrics import split_half_floor
 from score_sde.evaluation.reading import reads_of
+from score_sde.evaluation.statistics import Statistics
 from score_sde.run.experiment import Experiment
 from score_sde.run.extraction import (
     Extraction,
@@ -25,6 +26,7 @@ from score_sde.run.extraction import (
     open_features,
     values_of,
 )
+from score_sde.run.measured import Measured, fields, lists
 from score_sde.run.reference import Reference, open_reference
 from score_sde.runtime.folder import Arrays
 from score_sde.types import UserError
@@ -35,46 +37,12 @@ SMALLEST_CURVE = 50
 """Fewest samples of which the distance is drawn against their number."""
 
 
-class Measured(NamedTuple):
-    """The measurements of samples, and what they were measured of."""
-
-    metrics: dict[str, dict[str, Any]]
-    """Metric -> {"samples", "floor"} -> name of a number -> fields of its `Estimate`;
-    and "arrays" -> {"samples", "floor"} -> name -> list, where a metric returns some.
-    The floor is what it says of two halves of the data."""
-    skipped: dict[str, str]
-    """Metric -> why it could not be measured."""
-    features: dict[str, Any]
-    """What the features depend on."""
-    reference: dict[str, Any]
-    """What the samples were held against."""
-    text: str
-    """That in a few words."""
-    neighbours: np.ndarray | None
-    """Numbers of the training examples that are nearest to the first samples."""
-    curve: dict[str, np.ndarray] | None
-    """The Frechet distance by the number of samples; see `frechet_by_number`."""
-
-    def report(self) -> dict[str, Any]:
-        """Make the content of evaluation.json."""
-        report = {
-            "features": self.features,
-            "reference": self.reference,
-            "against": self.text,
-            "metrics": self.metrics,
-        }
-        if self.skipped:
-            report["skipped"] = self.skipped
-        if self.curve is not None:
-            report["curve"] = {k: v.tolist() for k, v in self.curve.items()}
-        return report
-
-
 def measure(
     experiment: Experiment,
     config: Mapping[str, Any],
     samples: np.ndarray,
     folder: Path | None = None,
+    extraction: Extraction | None = None,
 ) -> Measured:
     """Measure samples by every metric of the config.
 
@@ -85,14 +53,17 @@ def measure(
             no column outweighs another by its unit.
         folder: for the features of parts, so that a job that was interrupted goes on;
             None to keep none.
+        extraction: the features of the config, where they are open; None to open them.
 
     Raises:
         UserError: for what a metric refuses, with its name; for a reference of other
-            features.
+            features; for no samples.
     """
-    extraction = open_features(experiment, config)
+    extraction = extraction or open_features(experiment, config)
     logits = _reads_logits(experiment)
     stored = experiment.shown.from_units(samples)
+    if not len(stored):
+        raise UserError("there is no sample to measure: all of them failed.")
     fake = in_parts(
         folder and folder / "samples",
         len(stored),
@@ -114,7 +85,7 @@ def measure(
         try:
             rows = _rows(metric, reference, fake, other)
         except ValueError as error:
-            raise UserError(f"metrics.{name}: {error}") from None
+            raise _refusal(name, error, len(stored)) from None
         if isinstance(rows, str):
             skipped[name] = rows
         else:
@@ -129,6 +100,17 @@ def measure(
         _neighbours(shown, other("train")) if len(shown) else None,
         _curve(reference, fake["features"]),
     )
+
+
+def _refusal(name: str, error: ValueError, number: int) -> UserError:
+    """The error of a metric, which says what to change if samples are too few."""
+    text = f"metrics.{name}: {error}"
+    if isinstance(error, TooFewExamplesError) and error.number == number:
+        text += (
+            f" There are {number} samples to measure: sampling.num_samples, and in "
+            "training evaluation.in_training, says how many are drawn."
+        )
+    return UserError(text)
 
 
 def _neighbours(features: np.ndarray, train: np.ndarray) -> np.ndarray:
@@ -154,7 +136,10 @@ def _split_features(
 
 
 def make_measure(
-    experiment: Experiment, config: Mapping[str, Any], folder: Path | None = None
+    experiment: Experiment,
+    config: Mapping[str, Any],
+    folder: Path | None = None,
+    extraction: Extraction | None = None,
 ) -> Callable[[np.ndarray], dict[str, float]]:
     """Make the function that measures samples again and again, as training does.
 
@@ -167,11 +152,12 @@ def make_measure(
         config: the complete config.
         folder: where `measure` keeps features of the data, which are read there; None
             to compute them.
+        extraction: the features of the config, where they are open; None to open them.
 
     Raises:
         UserError: for features and references that can't be had.
     """
-    extraction = open_features(experiment, config)
+    extraction = extraction or open_features(experiment, config)
     logits = _reads_logits(experiment)
     one = experiment.shown.test[np.arange(1)]["values"]
     reference = open_reference(
@@ -197,7 +183,7 @@ def make_measure(
             try:
                 result = _bound(metric, reference, other)(fake[_kind(metric)])
             except ValueError as error:
-                raise UserError(f"metrics.{name}: {error}") from None
+                raise _refusal(name, error, len(stored)) from None
             for part, estimate in estimates_of(result).items():
                 label = f"{name}.{part}" if part else name
                 found[label] = estimate.value
@@ -216,7 +202,7 @@ def _reads_logits(experiment: Experiment) -> bool:
 
 def _cannot(metric: Callable[..., Any], reference: Reference) -> str:
     """Why a metric can't be had against the reference; "" if it can."""
-    if not reference.arrays and "moments" not in reads_of(metric):
+    if not reference.arrays and {"moments", "training"}.isdisjoint(reads_of(metric)):
         return f"it needs the examples; {reference.record['file']} has moments alone"
     return ""
 
@@ -226,16 +212,22 @@ def _kind(metric: Callable[..., Any]) -> str:
     return "logits" if "logits" in reads_of(metric) else "features"
 
 
-def _with_held_out(
+def _takes_held_out(metric: Callable[..., Any]) -> bool:
+    return "held_out" in inspect.signature(metric).parameters
+
+
+def _real(
     metric: Callable[..., Any],
     reference: Reference,
     other: Callable[[str], np.ndarray],
-) -> Callable[..., Any]:
-    """The metric with the other split of the data, if it takes that."""
-    if "held_out" not in inspect.signature(metric).parameters:
-        return metric
-    against = reference.record.get("split", "train")
-    return partial(metric, held_out=other({"train": "test", "test": "train"}[against]))
+) -> Any:
+    """What a metric holds samples against: one about copies, the training split."""
+    kinds = reads_of(metric)
+    if "training" in kinds:
+        return other("train")
+    if reference.statistics is not None and "moments" in kinds:
+        return reference.statistics
+    return reference.arrays[_kind(metric)]
 
 
 def _bound(
@@ -243,10 +235,15 @@ def _bound(
     reference: Reference,
     other: Callable[[str], np.ndarray],
 ) -> Callable[[np.ndarray], Any]:
-    """The metric as a function of what samples have, held against the reference."""
-    use_moments = reference.statistics is not None and "moments" in reads_of(metric)
-    real = reference.statistics if use_moments else reference.arrays[_kind(metric)]
-    return partial(_with_held_out(metric, reference, other), real)
+    """The metric as a function of what samples have, held against the data."""
+    real = _real(metric, reference, other)
+    if not _takes_held_out(metric):
+        return partial(metric, real)
+    against = reference.record.get("split", "train")
+    if "training" in reads_of(metric):
+        against = "train"
+    split = {"train": "test", "test": "train"}[against]
+    return partial(metric, real, held_out=other(split))
 
 
 def _rows(
@@ -269,32 +266,20 @@ def _rows(
     if why := _cannot(metric, reference):
         return why
     result = _bound(metric, reference, other)(fake[_kind(metric)])
-    rows: dict[str, Any] = {"samples": _fields(result)}
-    arrays = {"samples": _lists(result)}
-    if reference.arrays:
-        whole = _with_held_out(metric, reference, other)
-        halves = split_half_floor(whole, reference.arrays[_kind(metric)])
-        rows["floor"], arrays["floor"] = _fields(halves), _lists(halves)
+    rows: dict[str, Any] = {"samples": fields(result)}
+    arrays = {"samples": lists(result)}
+    # Halves beside all that is held out say nothing of the whole beside it.
+    real = None if _takes_held_out(metric) else _real(metric, reference, other)
+    if isinstance(real, Statistics):
+        real = reference.arrays.get("features")
+    if real is not None:
+        halves = split_half_floor(metric, real)
+        rows["floor"], arrays["floor"] = fields(halves), lists(halves)
+    if "training" in reads_of(metric):
+        rows["split"] = "train"
     if arrays["samples"]:
         rows["arrays"] = arrays
     return rows
-
-
-def _fields(result: Any) -> dict[str, dict[str, Any]]:
-    """The numbers of a metric's result, as JSON holds them."""
-    return {
-        name or "value": {
-            key: dict(item) if isinstance(item, Mapping) else item
-            for key, item in dataclasses.asdict(estimate).items()
-        }
-        for name, estimate in estimates_of(result).items()
-    }
-
-
-def _lists(result: Any) -> dict[str, list[Any]]:
-    """The arrays in a metric's result, such as counts by class, as lists."""
-    named = result._asdict() if hasattr(result, "_asdict") else {}
-    return {k: v.tolist() for k, v in named.items() if isinstance(v, np.ndarray)}
 
 
 def _curve(reference: Reference, fake: np.ndarray) -> dict[str, np.ndarray] | None:
@@ -304,30 +289,3 @@ def _curve(reference: Reference, fake: np.ndarray) -> dict[str, np.ndarray] | No
     statistics = reference.statistics
     real = reference.arrays["features"] if statistics is None else statistics
     return frechet_by_number(real, fake)
-
-
-def table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """A line for each number: its value, its interval, and the floor.
-
-    Args:
-        found: the `metrics` of a report.
-    """
-    lines = []
-    for name, rows in found.items():
-        for part, row in rows["samples"].items():
-            label = name if part == "value" else f"{name}.{part}"
-            between = f"[{row['low']:.4g}, {row['high']:.4g}]"
-            line = f"{label:<28} {row['value']:>10.4g}  {between:<22}"
-            if "floor" in rows:
-                line += f" floor {rows['floor'][part]['value']:.4g}"
-            lines += [line.rstrip(), *(f"  WARNING: {w}" for w in row["warnings"])]
-        for part, values in rows.get("arrays", {}).get("samples", {}).items():
-            lines.append(f"{f'{name}.{part}':<28} {_counts(values)}")
-    return "\n".join(lines)
-
-
-def _counts(values: list[Any]) -> str:
-    """The numbers of a list, or, of a long one, the range of them."""
-    if len(values) <= 20:
-        return " ".join(map(str, values))
-    return f"{len(values)} numbers from {min(values)} to {max(values)}"

@@ -31,6 +31,8 @@ class Extraction(NamedTuple):
     """
     identity: dict[str, Any]
     """Name, output, weights, resize, dtype: what numbers must share to be compared."""
+    of_images: Callable[[Any], np.ndarray]
+    """The features themselves, of images from 0 to 255 or of points as they are."""
 
 
 def open_features(
@@ -73,7 +75,9 @@ def open_features(
         return features
 
     logits = getattr(extract, "logits", None)
-    return Extraction(of_values(extract), logits and of_values(logits), identity)
+    return Extraction(
+        of_values(extract), logits and of_values(logits), identity, extract
+    )
 
 
 def in_parts(

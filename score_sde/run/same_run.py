@@ -83,6 +83,7 @@ def check_same(
 def inputs_of(workdir: Path) -> dict[str, Any]:
     """The identity of the data and companions that a run was trained with.
 
+    Where its parameters are an average made by `reconstruct-ema`, `average` says which.
     It is empty where nobody knows, as of weights that another program trained.
     """
     file = workdir / DESCRIPTION

@@ -77,9 +77,8 @@ def read_status(workdir: Path) -> Status:
     if not config.is_file():
         raise UserError(f"--workdir: no run in {workdir}: there is no {config}.")
     metrics = workdir / "metrics.jsonl"
-    rows, age = [], 0.0
+    rows, age = read_rows(metrics), 0.0
     if metrics.exists():
-        rows = _rows(metrics)
         age = time.time() - metrics.stat().st_mtime
     folder = workdir / "checkpoints"
     names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
@@ -94,8 +93,15 @@ def read_status(workdir: Path) -> Status:
     )
 
 
-def _rows(path: Path) -> list[Row]:
-    rows = []
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a metrics.jsonl that may be written right now; none without a file.
+
+    Args:
+        path: of the file.
+    """
+    rows: list[Row] = []
+    if not path.exists():
+        return rows
     for line in path.read_text().splitlines():
         try:
             rows.append(json.loads(line))

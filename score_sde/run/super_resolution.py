@@ -13,7 +13,6 @@ and the same of what needs no model: the small picture made bigger.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,8 +26,9 @@ from score_sde.evaluation.classifier import full_range
 from score_sde.evaluation.features import LPIPS
 from score_sde.resizing import resized
 from score_sde.run import pairs
-from score_sde.run.evaluate import measure
+from score_sde.run.evaluate import make_measure
 from score_sde.run.experiment import Experiment
+from score_sde.run.extraction import Extraction, open_features
 
 WAYS = ("nearest", "bilinear", "bicubic")
 """How the small picture is made bigger, to be measured beside samples."""
@@ -49,7 +49,10 @@ def told_small(experiment: Experiment) -> SmallPicture | None:
 
 
 def beside_truth(
-    experiment: Experiment, config: Mapping[str, Any], samples: np.ndarray
+    experiment: Experiment,
+    config: Mapping[str, Any],
+    samples: np.ndarray,
+    extraction: Extraction | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Measure samples, and bigger small pictures, beside the held-out images.
 
@@ -57,6 +60,8 @@ def beside_truth(
         experiment: whose samples were told small pictures of held-out images in turn.
         config: the complete config.
         samples: all that were drawn, in levels, in their order.
+        extraction: the features of the config, where they are open; None to open them
+            if a number is made of them.
 
     Returns:
         "samples" and each of `WAYS` -> name of a number -> its value, low and high.
@@ -66,16 +71,22 @@ def beside_truth(
     test = experiment.dataset.test
     rows = test[np.arange(len(samples)) % len(test)]
     y = np.asarray(small.of_rows(rows))
-    # Other features may be costly to make, and are made where they are measured.
     is_lpips = config["features"]["name"] in LPIPS
-    embed = experiment.features() if is_lpips else None
+    known = {n: m for n, m in experiment.metrics.items() if n == "frechet_distance"}
+    if extraction is None and (is_lpips or known):  # they may be costly to open
+        extraction = open_features(experiment, config)
+    embed = extraction.of_images if extraction is not None and is_lpips else None
 
     def numbers(made: np.ndarray) -> dict[str, Any]:
         return _row(experiment, small, y, rows["values"], made, embed)
 
-    found = {"samples": numbers(samples)}
-    for how, bigger in made_bigger(experiment, y).items():
-        found[how] = numbers(bigger) | _frechet(experiment, config, bigger)
+    found, bigger = {"samples": numbers(samples)}, made_bigger(experiment, y)
+    found |= {how: numbers(images) for how, images in bigger.items()}
+    if known:
+        alone = experiment._replace(metrics=known)
+        measure = make_measure(alone, config, extraction=extraction)
+        for how, images in bigger.items():
+            found[how]["frechet_distance"] = _distance(measure(images))
     return found
 
 
@@ -113,23 +124,11 @@ def _row(
     return found
 
 
-def _frechet(
-    experiment: Experiment, config: Mapping[str, Any], made: np.ndarray
-) -> dict[str, Any]:
-    """The Frechet distance of images, if the config measures that of samples."""
-    known = {
-        name: metric
-        for name, metric in experiment.metrics.items()
-        if name == "frechet_distance"
-    }
-    if not known:
-        return {}
-    shown = dataclasses.replace(experiment.evaluation, num_shown=0)
-    measured = measure(
-        experiment._replace(metrics=known, evaluation=shown), config, made
-    )
-    rows = measured.metrics["frechet_distance"]["samples"]["value"]
-    return {"frechet_distance": {n: rows[n] for n in ("value", "low", "high")}}
+def _distance(found: Mapping[str, float]) -> dict[str, float]:
+    """The Frechet distance among the numbers of `make_measure`, as reports have it."""
+    none, name = float("nan"), "frechet_distance"
+    ends = {end: found.get(f"{name}.{end}", none) for end in ("low", "high")}
+    return {"value": found[name], **ends}
 
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:

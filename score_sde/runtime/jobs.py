@@ -78,9 +78,9 @@ def parts_folder(folder: Path, made_by: dict[str, Any]) -> Path:
 
     Args:
         folder: of this kind of job.
-        made_by: all that the result depends on.
+        made_by: all that the result depends on, as JSON holds it or can.
     """
-    label = folder / "made_by.json"
+    label, made_by = folder / "made_by.json", json.loads(json.dumps(made_by))
     if is_main_host() and not (
         label.exists() and json.loads(label.read_text()) == made_by
     ):
