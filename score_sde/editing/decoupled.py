@@ -183,11 +183,12 @@ class REDDiff(Restoring):
         *,
         return_path: bool,
     ) -> SampleResult:
-        """Start from what y says of x, or else from a start of little spread."""
-        start = x / sigmas[0]
+        """Start from the origin moved to y, or else from it with noise of unit size."""
+        begun = self.begun(x)
         if self.measurement.is_linear:
-            y = self.measurement.project(jnp.asarray(self.y, x.dtype))
-            start = jnp.broadcast_to(self.measurement.pseudo_inverse(y), x.shape)
+            start = begun + self.measurement.pseudo_inverse(self.gap(begun))
+        else:
+            start = begun + (x - begun) / sigmas[0]
         return super().run(denoise, start, sigmas, draw, return_path=return_path)
 
     def step(

@@ -1,7 +1,8 @@
 """Methods of restoration that a config can name, with all their options.
 
 Each is a function (denoise, measurement, y, *, noise_std, ...) -> `Restorer`. What the
-run knows is given: `noise_std`, `sigma_data`, and `grid`, the noise levels.
+run knows is given: `noise_std`, `sigma_data`, `grid`, the noise levels, and `origin`,
+the clean data around which the start is noised.
 """
 
 from __future__ import annotations
@@ -158,7 +159,7 @@ def restore_by(
         denoise: the denoiser.
         measurement: A.
         y: what was measured.
-        offers: `noise_std` and `grid`, of which it takes what it wants.
+        offers: `noise_std`, `grid` and `origin`, of which it takes what it wants.
     """
     wanted = fields_of(method, skip=3).keys() & offers.keys()
     return method(denoise, measurement, y, **{name: offers[name] for name in wanted})

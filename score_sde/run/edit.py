@@ -206,6 +206,7 @@ def draw_edits(
             *(restorer.denoise, given.measurement, given.y),
             noise_std=settings.noise_std,
             grid=sigmas,
+            origin=origin,
         )
     sampler = restorer.sampler or drawing.sampler
     result = sample(
