@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 
+from score_sde.checks import known_values
 from score_sde.editing.guided import require_linear
 from score_sde.editing.stepwise import Restoring
 from score_sde.fields import pytree
@@ -72,9 +73,10 @@ class DAPS(Restoring):
     def __post_init__(self) -> None:
         if not isinstance(self.measurement, Measurement):
             return
+        noise_std = known_values(self.noise_std)
         if not self.langevin_steps:
             require_linear("daps", self.measurement, spectrum=True)
-        elif isinstance(self.noise_std, (int, float)) and self.noise_std == 0:
+        elif noise_std is not None and (noise_std == 0).any():
             raise ValueError(
                 f"daps has langevin_steps {self.langevin_steps}, whose likelihood "
                 "needs a noise_std above 0."

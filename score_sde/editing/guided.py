@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_sde.arrays import expand_like, sum_over_data
+from score_sde.checks import check_grid
 from score_sde.fields import checks_rules
 from score_sde.guidance import Guided, network_evals
 from score_sde.measurements import Measurement, conjugate_gradients, require_real
@@ -160,9 +161,10 @@ def dps(
         sigmas: the grid that is sampled on, [num_steps + 1].
         step: the length of a step, in the unit of x.
 
-    Raises: ValueError for a step that is not > 0; when called, for y of another shape
-        than A x has.
+    Raises: ValueError for a step that is not > 0 and a grid that does not decrease;
+        when called, for y of another shape than A x has.
     """
+    check_grid(sigmas)
 
     def lifted(gap: Array, at: _Predicted) -> Array:
         sigma = jnp.asarray(at.sigma, gap.dtype)

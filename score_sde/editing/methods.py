@@ -13,6 +13,7 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
+from score_sde.checks import known_values
 from score_sde.editing import guided
 from score_sde.editing.decoupled import DAPS, REDDiff
 from score_sde.editing.stepwise import DDRM, DiffPIR, FlowDPS, Restoring
@@ -167,7 +168,8 @@ def restore_by(
 
 def _without_noise(method: str, noise_std: float) -> None:
     """Raise ValueError if a method that knows no noise is given some."""
-    if isinstance(noise_std, (int, float)) and noise_std > 0:
+    known = known_values(noise_std)
+    if known is not None and (known > 0).any():
         raise ValueError(
             f"{method} takes what was measured as free of noise, and noise_std is "
             f"{noise_std}: choose another method, or 0."

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from score_sde.arrays import as_labels, example_keys, expand_like, where_example
+from score_sde.checks import check_grid
 from score_sde.fields import checks_rules
 from score_sde.guidance.guided import (
     Branches,
@@ -175,9 +176,10 @@ def plus_plus(
         negative: as in `classifier_free`.
         one_call: as in `classifier_free`.
 
-    Raises: ValueError for a weight that is not finite; when called, without a
-        condition.
+    Raises: ValueError for a weight that is not finite and a grid that does not
+        decrease; when called, without a condition.
     """
+    check_grid(grid)
 
     def schedule(sigma: Array) -> Array:
         return weight / share_of_step(grid, sigma)
