@@ -84,7 +84,7 @@ def test_tempered_laws_have_their_moments_and_normaliser(power):
 @pytest.mark.slow
 def test_a_sharp_law_needs_more_noise_and_smaller_steps():
     """At power 4 weights vary too much without fresh noise, which bends the path."""
-    power, steps = 4.0, (200, 800)
+    power, steps = 4.0, (100, 400)
     exact = moments_of(lambda x: np.exp(power * log_prob(LINE, x)))
     few, many = (
         run(
@@ -94,10 +94,9 @@ def test_a_sharp_law_needs_more_noise_and_smaller_steps():
         )
         for n in steps
     )
-    # A hundredth of the normaliser is one error, where without noise it is 12.
+    # One error is 0.9 % of the normaliser, where without more noise it is 12 %.
     assert_has_moments(many, *exact, spread=0.02)
-    # By second order: four times the steps have a sixteenth of the bias.
-    assert np.exp(few.log_normaliser - exact[0]).mean() > 1.05
+    assert np.exp(few.log_normaliser - exact[0]).mean() > 1.3
 
 
 @pytest.mark.slow
