@@ -152,7 +152,8 @@ def dps(
     This is their algorithm 1 with its normalised step, in x = xt / alpha, for any
     measurement with a derivative, linear or not. The denoiser
     moves by step / (1 - sigma_next / sigma), of which an Euler step from sigma to
-    sigma_next, or ddim's, takes that share. Samplers with noise take somewhat more.
+    sigma_next, or ddim's, takes that share. Samplers with noise take somewhat more, and
+    those of higher order a mean over some steps of the grid.
 
     Args:
         denoise: the denoiser.

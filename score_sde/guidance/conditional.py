@@ -167,7 +167,8 @@ def plus_plus(
     D_g = D_n + w (D_c - D_n) and eps_n = (x - D_n) / sigma, alg. 2. That is the step of
     `classifier_free` with the weight w / (1 - sigma_next / sigma), which is how it is
     computed: exact for Euler's and DDIM's steps on the grid. In the step to 0 the
-    weight is w; before, it is the larger, the finer the grid.
+    weight is w, so that w = 1 is the conditional DDIM there alone; before, it is the
+    larger, the finer the grid.
 
     Args:
         denoise: a model that was trained with and without its condition.

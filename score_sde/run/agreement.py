@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from score_sde import guidance
 from score_sde.editing import restore_by
 from score_sde.measurements import Mask
 from score_sde.run.experiment import Experiment
+from score_sde.samplers import sample
+from score_sde.samplers.memory import Memory
+from score_sde.types import Array
 
 
 def _unsuited_drawing(experiment: Experiment, names: Mapping[str, str]) -> list[str]:
@@ -105,6 +111,36 @@ def _unsuited_restoration(experiment: Experiment) -> list[str]:
     return []
 
 
+def _unsuited_guidance(experiment: Experiment, names: Mapping[str, str]) -> list[str]:
+    """Why the sampler's steps are not those that guidance is made for, a text each."""
+    guide, sampler = experiment.drawing.guidance, experiment.drawing.sampler
+    about = f"sampler.name is {names['sampler']!r}; guidance {names['guidance']!r}"
+    if guidance.needs_euler_steps(guide) and not sampler.is_euler:
+        return [
+            f"{about} is exact for Euler's steps alone: use 'euler', or 'ddim' with "
+            "eta 0"
+        ]
+    try:
+        made = guidance.tried(guide)
+    except ValueError:  # its own options are wrong, which has been said
+        return []
+    if getattr(made, "memory", None) is None or sampler.jumps:
+        return []
+    learned = Memory(jnp.zeros_like, lambda known, x, sigma, cond: (x, known))
+    model = guidance.Guided(lambda x, sigma, cond=None: x, jnp.ones_like, learned)
+    ready = sampler.bind(variance=lambda x, sigma: x)
+
+    def drawn() -> Array:  # traced, so that nothing is computed
+        x, sigmas = jnp.ones((1, 2, 2, 1)), jnp.asarray([2.0, 1.0, 0.0])
+        return sample(ready, model, x, sigmas, key=jax.random.key(0)).x
+
+    try:
+        jax.eval_shape(drawn)
+    except ValueError as error:
+        return [f"{about} remembers the step before: {str(error).rstrip('.')}"]
+    return []
+
+
 def disagreements(experiment: Experiment, names: Mapping[str, str]) -> list[str]:
     """Rules between parts: each says what it needs of the others."""
     model, drawing, train = experiment.model, experiment.drawing, experiment.train
@@ -125,6 +161,7 @@ def disagreements(experiment: Experiment, names: Mapping[str, str]) -> list[str]
         )
     problems += [f"editing.{text}" for text in experiment.editing.problems(model.shape)]
     problems += _unsuited_restoration(experiment)
+    problems += _unsuited_guidance(experiment, names)
     problems += [
         f"likelihood.{text}" for text in experiment.likelihood.problems(model.points)
     ]
