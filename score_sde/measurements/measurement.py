@@ -27,6 +27,8 @@ class Measurement:
     """Whether A is linear, so that it has a transpose and can be solved."""
     has_spectrum: ClassVar[bool] = True
     """Whether `filter` is there: its singular values are known."""
+    has_inverse: ClassVar[bool] = True
+    """Whether `pseudo_inverse` and `nearest` are there."""
 
     def __call__(self, x: Array) -> Array:
         """Measure: A x, [batch, ...]."""

@@ -10,8 +10,8 @@ import numpy as np
 
 from score_sde import guidance
 from score_sde.editing import restore_by
-from score_sde.measurements import Mask
 from score_sde.run.experiment import Experiment
+from score_sde.run.tasks import TASKS
 from score_sde.samplers import sample
 from score_sde.samplers.memory import Memory
 from score_sde.types import Array
@@ -94,16 +94,20 @@ def _unsuited_dropout(experiment: Experiment) -> list[str]:
 
 
 def _unsuited_restoration(experiment: Experiment) -> list[str]:
-    """Why the method can't restore a picture of this noise: it is made once."""
-    shape, noise_std = experiment.model.shape, experiment.editing.noise_std
-    if experiment.editing.task == "image_to_image":
+    """Why the method can't restore by this task, or of this noise: it is made once."""
+    settings, shape = experiment.editing, experiment.shown.shape
+    task = TASKS[settings.task]
+    if task.measurement is None or len(shape) != 3:
         return []
-    known, y = Mask(np.ones(shape)), np.zeros((1, *shape), np.float32)
+    try:
+        known = task.measurement(settings, shape, None)
+    except ValueError as error:
+        return [str(error).rstrip(".")]
     try:
         restore_by(
             experiment.restoration,
-            *(lambda x, sigma, cond=None: x, known, y),
-            noise_std=noise_std,
+            *(lambda x, sigma, cond=None: x, known, np.zeros((1, *shape), np.float32)),
+            noise_std=settings.noise_std,
             grid=np.asarray([1.0, 0.0]),
         )
     except ValueError as error:
