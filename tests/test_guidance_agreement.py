@@ -7,8 +7,11 @@ import pytest
 
 import score_sde as ss
 from configs import digits
+from score_sde.networks import Network
+from score_sde.networks.perturbed import perturbed
 from score_sde.run.build import ConfigError, build
 from score_sde.run.sections import complete
+from score_sde.types import UserError
 
 
 def made(**sections):
@@ -77,3 +80,10 @@ def test_samplers_that_say_so_take_eulers_steps(sampler):
     np.testing.assert_allclose(
         found, ss.sample("euler", denoise, x, grid).x, rtol=1e-9, atol=1e-12
     )
+
+
+def test_networks_without_linen_modules_can_t_be_perturbed():
+    plain = Network(lambda key: {}, lambda params, x, noise, cond=None: x)
+    blind = perturbed(plain, attention=["*"])
+    with pytest.raises(UserError, match="this network has none .one of NNX"):
+        blind.apply({}, jnp.ones((1, 4)), jnp.ones(1))

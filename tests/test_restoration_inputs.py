@@ -191,3 +191,28 @@ def test_operators_that_give_complex_numbers_are_refused():
         measurements.adjoint_error(known, KEY, (4,))
     with pytest.raises(ValueError, match="A x of Operator is complex"):
         editing.keep_measured(jnp.ones((1, 4)), known, np.ones((1, 4)))
+
+
+# Translation.
+
+
+def test_a_translation_between_conditions_has_its_own_cost_and_verdict():
+    """Of N(m, 1), m by the condition: the flow moves the mean and nothing else."""
+    sde = ss.EDM(t_min=1e-3, t_max=1e3)
+
+    def score(xt, t, cond):
+        return (cond[:, None] - xt) / (1 + sde.sigma(t) ** 2)
+
+    x0 = jr.normal(KEY, (3, 4))
+    first, second = jnp.zeros(3), jnp.asarray([2.0, 2.0, jnp.nan])
+    found = jax.jit(
+        lambda x0: editing.translated(
+            score, sde, x0, cond_from=first, cond_to=second, rtol=1e-6, atol=1e-6
+        )
+    )(x0)
+    assert found.success.tolist() == [True, True, False]
+    # t_max moves a mean by 2 / t_max.
+    np.testing.assert_allclose(found.x[:2], x0[:2] + 2.0, atol=5e-3)
+    assert np.isnan(found.x[2]).all()
+    # Under its own condition the third comes back too.
+    assert (np.asarray(found.returned) < 1e-3).all()
