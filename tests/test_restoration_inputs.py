@@ -216,3 +216,17 @@ def test_a_translation_between_conditions_has_its_own_cost_and_verdict():
     assert np.isnan(found.x[2]).all()
     # Under its own condition the third comes back too.
     assert (np.asarray(found.returned) < 1e-3).all()
+
+
+# Numbers of other types.
+
+
+@pytest.mark.parametrize("kind", [float, np.float32, np.asarray, jnp.asarray])
+def test_the_noise_of_a_measurement_is_known_whatever_its_type(kind):
+    known, y = Matrix(jnp.asarray(TALL)), np.ones((1, 12))
+    for name in ("replace", "repaint"):
+        with pytest.raises(ValueError, match=f"{name} takes what was measured as free"):
+            editing.METHODS[name](smooth, known, y, noise_std=kind(0.1))
+        editing.METHODS[name](smooth, known, y, noise_std=kind(0.0))
+    with pytest.raises(ValueError, match="needs a noise_std above 0"):
+        editing.DAPS(known, y, noise_std=kind(0.0), langevin_steps=5)
