@@ -24,12 +24,12 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import scipy.stats
 
 from benchmarks import record
 from benchmarks.laws import errors, moments
 from score_sde import editing, steering
 from score_sde.editing import METHODS
+from score_sde.evaluation import posterior_ranks
 from score_sde.measurements import Matrix
 from score_sde.oracles import GaussianMixture
 from score_sde.samplers import grids, sample
@@ -125,14 +125,8 @@ def calibration(run: Any, prior: GaussianMixture, noise: float) -> float:
     y = x0 @ jnp.asarray(MEASURED).T + noise * n
     start = jr.normal(jr.key(7), (PICTURES * DRAWS, 4))
     found = np.asarray(run(prior, noise, jnp.repeat(y, DRAWS, axis=0), start))
-    return p_uniform(np.asarray(x0), found.reshape(PICTURES, DRAWS, 4))
-
-
-def p_uniform(x0: np.ndarray, found: np.ndarray) -> float:
-    """The least p of a coordinate's ranks, times the number of coordinates."""
-    ranks = (found < x0[:, None]).sum(1) * BINS // (DRAWS + 1)
-    counts = [np.bincount(r, minlength=BINS) for r in ranks.T]
-    return min(1.0, 4 * min(scipy.stats.chisquare(c).pvalue for c in counts))
+    found = found.reshape(PICTURES, DRAWS, 4)
+    return posterior_ranks(x0, found, num_bins=BINS).p_value
 
 
 def exact_calibration(prior: GaussianMixture, noise: float) -> float:
@@ -142,7 +136,8 @@ def exact_calibration(prior: GaussianMixture, noise: float) -> float:
     laws = [posterior(prior, noise, y) for y in x0 @ MEASURED.T + noise * n]
     stacked = jax.tree.map(lambda *a: jnp.stack(a), *laws)
     draw = jax.jit(jax.vmap(lambda law, key: law.sample(key, DRAWS)))
-    return p_uniform(x0, np.asarray(draw(stacked, jr.split(jr.key(8), PICTURES))))
+    found = draw(stacked, jr.split(jr.key(8), PICTURES))
+    return posterior_ranks(x0, found, num_bins=BINS).p_value
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import math
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from score_sde.fields import MISSING, Field, kinds_of, kinds_text  # noqa: E402
 from score_sde.run import sections  # noqa: E402
 from score_sde.run.making import ENDS_OF_GRID  # noqa: E402
+from score_sde.run.tasks import TASKS  # noqa: E402
 
 PAGE = Path(__file__).parent / "config.md"
 MARK = "<!-- Below: written by docs/make_config_page.py. -->\n"
@@ -182,6 +183,15 @@ def _alternatives(
     return list(found.values())
 
 
+def _own(choices: Collection[str]) -> list[str]:
+    """Choices in order, without tasks that a user has registered."""
+    if choices is not TASKS:
+        return sorted(choices)
+    makers = {name: task.measurement for name, task in TASKS.items()}
+    ours = "score_sde.run.tasks"
+    return sorted(n for n, f in makers.items() if f is None or f.__module__ == ours)
+
+
 def _table(section: str, constructor: Callable[..., Any]) -> str:
     said = descriptions(constructor)
     rows = [
@@ -202,7 +212,7 @@ def _common(section: str, name: str) -> str:
 
 
 def _kind(field: Field) -> str:
-    choices = [c for rule in field.rules for c in sorted(rule.choices)]
+    choices = [c for rule in field.rules for c in _own(rule.choices)]
     if choices:
         return _cell(", ".join(f"`{c}`" for c in choices))
     kinds = kinds_of(field.kind)

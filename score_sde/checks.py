@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -52,6 +55,24 @@ def check_time(t: Level, t_max: Scalar) -> None:
         )
 
 
+def check_grid(sigmas: Grid) -> None:
+    """Refuse levels that are no grid: one that turns or rises has no steps down.
+
+    Raises: ValueError for what is no row of two levels or more and, unless they are
+        traced, for levels that don't decrease, are negative or not finite.
+    """
+    shape = sigmas.shape if is_traced(sigmas) else np.shape(sigmas)
+    if len(shape) != 1 or shape[0] < 2:
+        raise ValueError(f"sigmas must be one row of at least two, got shape {shape}.")
+    if is_traced(sigmas):
+        return
+    values = _known(sigmas)
+    if not (np.isfinite(values).all() and (np.diff(values) < 0).all()):
+        raise ValueError(f"sigmas must be finite and decrease, got {values}.")
+    if values[-1] < 0:
+        raise ValueError(f"sigmas must not be negative, got {values[-1]}.")
+
+
 def warn_without_noise(x: Array | np.ndarray, level: Scalar | Grid) -> None:
     """Warn of an x that lacks the noise it should hold, such as draws from N(0, 1).
 
@@ -72,8 +93,32 @@ def warn_without_noise(x: Array | np.ndarray, level: Scalar | Grid) -> None:
             f"x has a root mean square of {size:.3g} at noise level {wanted:.4g}: it "
             "should hold noise of that standard deviation, so many times a draw from "
             "N(0, 1), as `prior_sample` makes it.",
-            stacklevel=3,
+            stacklevel=_levels_to_caller(),
         )
+
+
+def known_values(values: Any) -> np.ndarray | None:
+    """Numbers of any type as NumPy's; None where they are traced, or are no numbers.
+
+    An option may be a float, one of NumPy's or an array: 0 is 0 in all of them. While
+    JAX rearranges a pytree, its fields hold other things.
+    """
+    is_number = isinstance(values, (int, float, np.number, np.ndarray, jax.Array))
+    if not is_number or is_traced(values):
+        return None
+    return np.asarray(values, np.float64)
+
+
+def _levels_to_caller() -> int:
+    """Count the frames from whoever warns to the first that is not of this package.
+
+    A function of the package may be called through decorators, or by another one; what
+    is to be mended is where the user calls.
+    """
+    frame, levels = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):
+        frame, levels = frame.f_back, levels + 1
+    return levels
 
 
 def _known(values: Any) -> np.ndarray:
@@ -85,5 +130,7 @@ def _known(values: Any) -> np.ndarray:
         return np.asarray(as_float(values), np.float64)
 
 
+PACKAGE = f"{Path(__file__).parent}{os.sep}"
+"""Where the files of this package are."""
 ENOUGH = 64
 """Numbers whose root mean square is that of their law within a quarter or so."""

@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from score_sde.arrays import as_float, matmul, sum_over_data, tensordot
+from score_sde.checks import check_grid, known_values
 from score_sde.fields import checks_rules
 from score_sde.guidance import null_condition
 from score_sde.rules import Finite, NonNegative, Positive, Share
@@ -37,7 +38,7 @@ from score_sde.samplers.steps import Draw
 from score_sde.types import Array, Denoise, Grid, Key, Points, Scalar
 
 Reward = Callable[[Array], Array]
-"""Clean data, [batch, *dims] -> log weights, [batch]."""
+"""Clean data, [batch, *dims] -> log weights, [batch]; -inf for what may not be."""
 
 
 class Expert(NamedTuple):
@@ -53,10 +54,10 @@ class Steered(NamedTuple):
     x: Array
     """[particles, *dims], at the last noise level."""
     log_weights: Array
-    """[particles], whose exponentials sum to one."""
+    """[particles], whose exponentials sum to one; NaN if the reward of all is -inf."""
     log_normaliser: Array
     """log of the integral of prod_i p_i^b_i exp(r), a scalar; its exponential has no
-    bias but that of the steps."""
+    bias but that of the steps. -inf if no particle is left."""
     ess: Array
     """Effective sample size after each step, before resampling, [num_steps]."""
     resampled: Array
@@ -113,7 +114,8 @@ def steer(
             the target's width there.
         sigmas: strictly decreasing, [num_steps + 1]; the last may be 0.
         cond: the condition of all denoisers, or None.
-        reward: r; the first expert's prediction stands for clean data on the way.
+        reward: r; the first expert's prediction stands for clean data on the way,
+            where -inf counts as 0: a particle may still come to what is allowed.
         pull: how much of the gradient of r(D(x)) is added to S, which the weights take
             back: fewer particles are lost, at the cost of a backward pass.
         noise: the variance of fresh noise, in that of the reverse SDE; S is multiplied
@@ -124,9 +126,11 @@ def steer(
             this share of them; 0 for never, 1 for always.
         floor: below this noise level they are not drawn anew.
 
-    Raises: ValueError for powers that sum to 0 or less, and options that break a rule.
+    Raises: ValueError for powers that sum to 0 or less, a grid that does not decrease,
+        and options that break a rule.
     """
     x = as_float(x)
+    check_grid(sigmas)
     _check_powers(experts)
     draw_key, choice_key = jr.split(key)
     powers = jnp.asarray([e.power for e in experts], x.dtype)
@@ -151,12 +155,12 @@ def _followed(process: _Process, resampling: _Resampling, x: Array) -> Steered:
 
     def body(carry: tuple[Array, Array, _Seen, Array, Array], k: Array) -> Any:
         x, log_w, seen, old, log_z = carry
-        moved, less = process.move(x, seen, old, k)
-        now, more = process.look_after(moved, seen, k)
-        log_w = log_w + less + more
-        ess, below = effective_size(log_w), process.sigmas[k + 1]
         # Only where there is a level below: the last weights are the result's.
         is_last = k >= len(process.sigmas) - 2
+        moved, less = process.move(x, seen, old, k)
+        now, more = process.look_after(moved, seen, k, is_last)
+        log_w = log_w + less + more
+        ess, below = effective_size(log_w), process.sigmas[k + 1]
         again = (ess < resampling.threshold * num) & (below >= resampling.floor)
         again &= ~is_last
         chosen = systematic(jr.fold_in(resampling.key, k), log_w)
@@ -168,7 +172,7 @@ def _followed(process: _Process, resampling: _Resampling, x: Array) -> Steered:
         return (moved, jnp.where(again, 0.0, log_w), now, old, log_z), (ess, again)
 
     start = x / jnp.sqrt(process.powers.sum())
-    seen = process.look(start, process.sigmas[0])
+    seen = _hopeful(process.look(start, process.sigmas[0]))
     log_z = process.log_normaliser(math.prod(x.shape[1:]))
     carry = (start, seen.paid, seen, seen.denoised, log_z)
     steps = jnp.arange(len(process.sigmas) - 1)
@@ -265,7 +269,9 @@ class _Process(NamedTuple):
         less = -sum_over_data(shift * fresh) - 0.5 * sum_over_data(shift**2)
         return mean + shift + fresh, jnp.where(last, 0.0, less / safe**2)
 
-    def look_after(self, moved: Array, seen: _Seen, k: Array) -> tuple[_Seen, Array]:
+    def look_after(
+        self, moved: Array, seen: _Seen, k: Array, is_last: Array
+    ) -> tuple[_Seen, Array]:
         """Look at the particles after step k, and add to their log weights."""
         sigma, below, safe_below = self.levels(k)
         last = below == 0
@@ -274,6 +280,7 @@ class _Process(NamedTuple):
             lambda: seen._replace(paid=_paid(self.reward, moved)),
             lambda: self.look(moved, safe_below),
         )
+        now = now._replace(paid=jnp.where(is_last, now.paid, _hopeful(now).paid))
         # By the trapezium in log v, in which the rate times v is smooth.
         both = 0.5 * (seen.growth * sigma**2 + now.growth * safe_below**2)
         passed = 2 * jnp.log(sigma / safe_below)
@@ -299,18 +306,25 @@ def _paid(reward: Reward | None, x: Array) -> Array:
     return jnp.zeros(len(x), x.dtype) if reward is None else reward(x)
 
 
+def _hopeful(seen: _Seen) -> _Seen:
+    """Pay 0 for a guess of -inf: only at the end it is known that nothing is left."""
+    return seen._replace(paid=jnp.where(seen.paid == -jnp.inf, 0.0, seen.paid))
+
+
 def _check_powers(experts: Sequence[Expert]) -> None:
-    powers = [e.power for e in experts]
-    if all(isinstance(p, (int, float)) for p in powers):
-        total = sum(float(p) for p in powers)
-        if not (math.isfinite(total) and total > 0):
-            raise ValueError(f"powers must sum to more than 0, got {powers}.")
+    known = [known_values(e.power) for e in experts]
+    powers = [p for p in known if p is not None]
+    total = float(sum(p.sum() for p in powers))
+    if len(powers) == len(known) and not (math.isfinite(total) and total > 0):
+        numbers = [p.tolist() for p in powers]
+        raise ValueError(f"powers must sum to more than 0, got {numbers}.")
 
 
 def effective_size(log_weights: Array) -> Array:
     """(sum w)^2 / sum w^2: how many particles of equal weight say as much."""
-    twice = 2 * jax.nn.logsumexp(log_weights)
-    return jnp.exp(twice - jax.nn.logsumexp(2 * log_weights))
+    total = jax.nn.logsumexp(log_weights)
+    size = jnp.exp(2 * total - jax.nn.logsumexp(2 * log_weights))
+    return jnp.where(total == -jnp.inf, 0.0, size)
 
 
 def systematic(key: Key, log_weights: Array) -> Array:
@@ -321,9 +335,14 @@ def systematic(key: Key, log_weights: Array) -> Array:
     num = len(log_weights)
     edges = jnp.cumsum(jax.nn.softmax(log_weights))
     comb = (jnp.arange(num, dtype=edges.dtype) + jr.uniform(key, (), edges.dtype)) / num
+    comb = comb.clip(jnp.finfo(comb.dtype).tiny)  # 0 would find a weight of 0
     return jnp.searchsorted(edges / edges[-1], comb).clip(0, num - 1)
 
 
 def resample(key: Key, steered: Steered) -> Array:
-    """Particles of equal weight, [particles, *dims], drawn from weighted ones."""
-    return steered.x[systematic(key, steered.log_weights)]
+    """Particles of equal weight, [particles, *dims], drawn from weighted ones.
+
+    They are NaN where no particle has any weight.
+    """
+    chosen = steered.x[systematic(key, steered.log_weights)]
+    return jnp.where(jnp.isnan(steered.log_weights).any(), jnp.nan, chosen)

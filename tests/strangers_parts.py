@@ -15,11 +15,13 @@ from score_sde.evaluation import FEATURES, METRICS, Estimate
 from score_sde.fields import checks_rules
 from score_sde.guidance import GUIDANCES, needs_condition
 from score_sde.losses import WEIGHTS
+from score_sde.measurements import Magnitude, Operator
 from score_sde.networks import NETWORKS, Network
 from score_sde.noise_levels import NOISE_LEVELS, NoiseLevels
 from score_sde.precondition import PRECONDITIONERS, Preconditioner
 from score_sde.rules import Positive
 from score_sde.run.objectives import OBJECTIVES
+from score_sde.run.tasks import TASKS, Task
 from score_sde.samplers import SAMPLERS
 from score_sde.samplers.grids import GRIDS
 from score_sde.samplers.steps import Sampler, Step
@@ -239,6 +241,15 @@ def doubled(*, factor: Annotated[float, Positive] = 2.0):
     return lambda values: np.float32(factor * values.reshape(len(values), -1))
 
 
+def every_other_row(settings, shape, drawn) -> Operator:
+    """A measurement that is known by what it does."""
+    del settings, shape, drawn
+    return Operator(
+        lambda x: x[:, ::2],
+        lambda y: jnp.stack([y, 0 * y], axis=2).reshape(len(y), -1, *y.shape[2:]),
+    )
+
+
 SDES["quadratic_time"] = QuadraticTime
 WEIGHTS["capped"] = huge_noise_capped
 SAMPLERS["half_steps"] = HalfSteps
@@ -257,3 +268,5 @@ CONDITIONS["side"] = side
 METRICS["mean_shift"] = mean_shift
 FEATURES["doubled"] = doubled
 OBJECTIVES["absolute_error"] = absolute_error
+TASKS["every_other_row"] = Task(every_other_row)
+TASKS["phase"] = Task(lambda settings, shape, drawn: Magnitude())

@@ -162,7 +162,11 @@ CLAUSES = {
     },
     **{
         ("guidance", name): {"conditions": {"label": {}}}
-        for name in ("plus_plus", "zero_star", "tangential", "frequency")
+        for name in ("zero_star", "tangential", "frequency")
+    },
+    ("guidance", "plus_plus"): {
+        "conditions": {"label": {}},
+        "sampler": {"name": "euler"},
     },
 }
 

@@ -4,6 +4,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 from cases import MIXTURE, unless
+from scipy import stats
 from sklearn.calibration import calibration_curve
 
 import score_sde as ss
@@ -90,3 +91,59 @@ def test_labels_that_are_none_are_refused(labels, words):
 def test_one_class_is_always_right():
     found = evaluation.calibration_error(np.zeros((3, 1)), [0, 0, 0])
     assert (found.value, found.low, found.high) == (0, 0, 0)
+
+
+def gaussian_posterior(number, num_draws, *, spread=1.0, seed=0):
+    """Truths of N(0, 1) on the plane, and draws given x0 + 0.5 n: N(0.8 y, 0.2)."""
+    rng = np.random.default_rng(seed)
+    x0 = rng.standard_normal((number, 2))
+    y = x0 + 0.5 * rng.standard_normal(x0.shape)
+    z = rng.standard_normal((number, num_draws, 2))
+    return x0, 0.8 * y[:, None] + spread * np.sqrt(0.2) * z
+
+
+def test_ranks_are_uniform_for_draws_of_the_posterior_alone():
+    right = evaluation.posterior_ranks(*gaussian_posterior(400, 31))
+    narrow = evaluation.posterior_ranks(*gaussian_posterior(400, 31, spread=0.5))
+    assert right.p_value > 0.01
+    assert narrow.p_value < 0.01
+    assert (narrow.counts[:, [0, -1]] > 400 / 8).all()  # the truth is at the ends
+    x0, draws = gaussian_posterior(400, 31)
+    assert evaluation.posterior_ranks(x0, draws + 0.3).p_value < 0.01
+    np.testing.assert_array_equal(right.ranks, (draws < x0[:, None]).sum(1))
+    assert right.counts.sum() == 800
+    pictures = evaluation.posterior_ranks(
+        x0.reshape(400, 1, 2), draws.reshape(400, 31, 1, 2)
+    )
+    assert pictures.p_value == right.p_value
+
+
+def test_the_p_value_of_ranks_is_itself_uniform():
+    """By Kolmogorov and Smirnov, of 200 repetitions of 2 coordinates each."""
+    p = [
+        evaluation.posterior_ranks(*gaussian_posterior(200, 15, seed=seed)).p_values
+        for seed in range(200)
+    ]
+    assert stats.kstest(np.concatenate(p), "uniform").pvalue > 0.01
+
+
+def test_draws_that_equal_the_truth_have_every_rank():
+    x0 = np.zeros((800, 1))
+    found = evaluation.posterior_ranks(x0, np.zeros((800, 7, 1)))
+    assert found.p_value > 0.01
+
+
+@pytest.mark.parametrize(
+    ("truths", "draws", "options", "message"),
+    [
+        (np.ones((4, 2)), np.ones((4, 7, 3)), {}, r"draws have shape \(4, 7, 3\)"),
+        (np.ones((4, 2)), np.ones((4, 2)), {}, "must be .examples, draws, .dims"),
+        (np.ones((0, 2)), np.ones((0, 7, 2)), {}, r"draws have shape \(0, 7, 2\)"),
+        (np.ones((4, 2)), np.ones((4, 8, 2)), {}, "num_bins is 8; .* the 9 ranks"),
+        (np.ones((4, 2)), np.ones((4, 7, 2)), {"num_bins": 1}, "num_bins is 1"),
+        (np.ones((4, 2)), np.full((4, 7, 2), np.nan), {}, "must be finite"),
+    ],
+)
+def test_ranks_of_what_does_not_fit_are_refused(truths, draws, options, message):
+    with pytest.raises(ValueError, match=message):
+        evaluation.posterior_ranks(truths, draws, **options)

@@ -500,6 +500,7 @@ def test_a_config_guides_away_from_its_own_network_and_by_its_own_grid():
     found, expected = both(x)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
     config["guidance"] = {"name": "plus_plus", "weight": 0.5}
+    config["sampler"] = {"name": "euler"}
     made = build(config)
     assert made.drawing.own == ("grid",)
     grid = made.drawing.grid()

@@ -69,17 +69,34 @@ def assert_has_moments(found, log_total, mean, variance, *, spread=0.1):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("power", [0.5, 2.0, 4.0])
+@pytest.mark.parametrize("power", [0.5, 2.0])
 def test_tempered_laws_have_their_moments_and_normaliser(power):
     found = run(tempered(LINE.denoise, power))
     exact = moments_of(lambda x: np.exp(power * log_prob(LINE, x)))
-    # The normaliser is a mean of products of weights, which vary with the power.
-    assert_has_moments(found, *exact, spread=0.1 if power < 4 else 0.15)
+    assert_has_moments(found, *exact)
     # Scaled scores alone, without weights, sample from another law.
     if power == 2.0:
         groups = np.asarray(run(tempered(LINE.denoise, power), threshold=0.0).x).mean(1)
         error = groups.std(ddof=1) / np.sqrt(len(groups))
         assert abs(groups.mean() - exact[1]) > 10 * error
+
+
+@pytest.mark.slow
+def test_a_sharp_law_needs_more_noise_and_smaller_steps():
+    """At power 4 weights vary too much without fresh noise, which bends the path."""
+    power, steps = 4.0, (100, 400)
+    exact = moments_of(lambda x: np.exp(power * log_prob(LINE, x)))
+    few, many = (
+        run(
+            tempered(LINE.denoise, power),
+            sigmas=ss.grids.karras(n, sigma_min=0.02, sigma_max=20.0),
+            noise=3.0,
+        )
+        for n in steps
+    )
+    # One error is 0.9 % of the normaliser, where without more noise it is 12 %.
+    assert_has_moments(many, *exact, spread=0.02)
+    assert np.exp(few.log_normaliser - exact[0]).mean() > 1.3
 
 
 @pytest.mark.slow
@@ -159,3 +176,38 @@ def test_mistakes_are_named():
             steer(jr.key(0), experts, x, GRID)
     with pytest.raises(ValueError, match="threshold is 2.0; it must be from 0 to 1"):
         steer(jr.key(0), tempered(LINE.denoise, 2.0), x, GRID, threshold=2.0)
+
+
+def test_a_hard_constraint_leaves_the_law_inside_of_it():
+    """A reward of -inf where x <= 0, also where every guess on the way is there."""
+    reward = lambda x: jnp.where(x[:, 0] > 0, 0.0, -jnp.inf)  # noqa: E731
+    sigmas = ss.grids.karras(40, sigma_min=0.02, sigma_max=20.0)
+    found = run(tempered(LINE.denoise, 1.0), sigmas=sigmas, num=1_000, reward=reward)
+    exact = moments_of(lambda x: np.exp(log_prob(LINE, x)) * (x > 0))
+    assert_has_moments(found, *exact)
+    assert (np.asarray(found.x)[np.isfinite(found.log_weights)] > 0).all()
+    # One that is paid on the way too, so that particles are drawn anew.
+    sharp = lambda x: jnp.where(x[:, 0] > 0, 3.0 * x[:, 0], -jnp.inf)  # noqa: E731
+    found = run(tempered(LINE.denoise, 1.0), sigmas=sigmas, num=1_000, reward=sharp)
+    assert found.resampled.any()
+    exact = moments_of(lambda x: np.exp(log_prob(LINE, x) + 3.0 * x) * (x > 0))
+    assert_has_moments(found, *exact)
+
+
+def test_particles_of_which_none_is_allowed_say_so():
+    nowhere = lambda x: jnp.full(len(x), -jnp.inf)  # noqa: E731
+    sigmas = ss.grids.karras(5, sigma_min=0.02, sigma_max=20.0)
+    x = sigmas[0] * jr.normal(jr.key(1), (8, 1))
+    found = steer(jr.key(0), tempered(LINE.denoise, 1.0), x, sigmas, reward=nowhere)
+    assert float(found.log_normaliser) == -np.inf
+    assert float(found.ess[-1]) == 0.0
+    assert np.isnan(found.mean(found.x)).all()
+    assert np.isnan(steering.resample(jr.key(2), found)).all()
+    assert np.isfinite(found.x).all()
+
+
+def test_a_particle_without_weight_is_never_drawn():
+    log_w = jnp.asarray([-jnp.inf, 0.0, -jnp.inf, 0.0, -jnp.inf])
+    assert float(effective_size(log_w)) == pytest.approx(2)
+    for k in range(50):
+        assert set(systematic(jr.key(k), log_w).tolist()) == {1, 3}

@@ -404,6 +404,14 @@ def test_all_that_does_not_fit_is_listed_at_once():
         assert part in str(error.value)
 
 
+def test_running_means_of_a_batch_norm_are_named_and_refused():
+    arrays = arrays_of("dit")
+    for name, dtype in {"running_mean": "f4", "num_batches_tracked": "i8"}.items():
+        arrays[f"blocks.0.norm1.{name}"] = np.ones((), dtype)
+    with pytest.raises(UserError, match=r"1 unused: blocks.0.norm1.running_mean"):
+        fitted("dit", weights.StateDict(arrays, []))
+
+
 def test_the_weights_of_another_network_are_refused():
     with pytest.raises(UserError, match=r"63 missing: .*\n  32 unused: .* and 24 more"):
         fitted("edm2", weights.StateDict(arrays_of("dit"), []))

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 
+from score_sde.checks import known_values
 from score_sde.editing.guided import require_linear
 from score_sde.editing.stepwise import Restoring
 from score_sde.fields import pytree
@@ -72,9 +73,10 @@ class DAPS(Restoring):
     def __post_init__(self) -> None:
         if not isinstance(self.measurement, Measurement):
             return
+        noise_std = known_values(self.noise_std)
         if not self.langevin_steps:
             require_linear("daps", self.measurement, spectrum=True)
-        elif isinstance(self.noise_std, (int, float)) and self.noise_std == 0:
+        elif noise_std is not None and (noise_std == 0).any():
             raise ValueError(
                 f"daps has langevin_steps {self.langevin_steps}, whose likelihood "
                 "needs a noise_std above 0."
@@ -183,11 +185,12 @@ class REDDiff(Restoring):
         *,
         return_path: bool,
     ) -> SampleResult:
-        """Start from what y says of x, or else from a start of little spread."""
-        start = x / sigmas[0]
+        """Start from the origin moved to y, or else from it with noise of unit size."""
+        begun = self.begun(x)
         if self.measurement.is_linear:
-            y = self.measurement.project(jnp.asarray(self.y, x.dtype))
-            start = jnp.broadcast_to(self.measurement.pseudo_inverse(y), x.shape)
+            start = begun + self.measurement.pseudo_inverse(self.gap(begun))
+        else:
+            start = begun + (x - begun) / sigmas[0]
         return super().run(denoise, start, sigmas, draw, return_path=return_path)
 
     def step(

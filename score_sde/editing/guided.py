@@ -15,16 +15,17 @@ forwards, which a loop on a CPU compiles well.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from score_sde.arrays import expand_like, sum_over_data
+from score_sde.checks import check_grid
 from score_sde.fields import checks_rules
 from score_sde.guidance import Guided, network_evals
-from score_sde.measurements import Measurement, conjugate_gradients
+from score_sde.measurements import Measurement, conjugate_gradients, require_real
 from score_sde.rules import NonNegative, Positive, at_least
 from score_sde.samplers import grids
 from score_sde.types import Array, Denoise, Scalar
@@ -57,7 +58,7 @@ def replace(
 def keep_measured(x: Array, measurement: Measurement, y: Array | np.ndarray) -> Array:
     """Move x to the nearest point with A x = y: known pixels are as given."""
     residual(x, measurement, y)  # refuses y of another shape
-    return measurement.nearest(x, jnp.asarray(y, x.dtype))
+    return measurement.nearest(x, observed(y, x.dtype))
 
 
 @checks_rules
@@ -86,13 +87,12 @@ def pseudo_inverse(
     """
     require_linear("pseudo_inverse", measurement)
 
-    def solve(gap: Array, sigma: Scalar, jacobian: Linear) -> Array:
-        del jacobian
-        variance = jnp.asarray(sigma, gap.dtype) ** 2
+    def lifted(gap: Array, at: _Predicted) -> Array:
+        variance = jnp.asarray(at.sigma, gap.dtype) ** 2
         spread = variance * sigma_data**2 / (variance + sigma_data**2)
-        return measurement.solve(gap, spread, noise_std**2)
+        return measurement.lift(gap, spread, noise_std**2)
 
-    return _guided(denoise, measurement, y, solve, tangents=1)
+    return _guided(denoise, measurement, y, lifted, tangents=1)
 
 
 @checks_rules
@@ -123,15 +123,19 @@ def moment_matching(
     """
     require_linear("moment_matching", measurement)
 
-    def solve(gap: Array, sigma: Scalar, jacobian: Linear) -> Array:
+    def lifted(gap: Array, at: _Predicted) -> Array:
         def covariance(v: Array) -> Array:
-            spread = expand_like(sigma, v) ** 2
-            within = measurement(jacobian(measurement.transpose(v)))
+            spread = expand_like(at.sigma, v) ** 2
+            within = measurement(at.jacobian(measurement.transpose(v)))
             return noise_std**2 * v + spread * within
 
-        return conjugate_gradients(covariance, gap, num_iterations)
+        if not measurement.has_spectrum:
+            # What A never gives is lost to A' in the end, and V is singular there.
+            gap = measurement.project(gap)
+        solved = conjugate_gradients(covariance, gap, num_iterations)
+        return measurement.transpose(solved)
 
-    return _guided(denoise, measurement, y, solve, tangents=1 + num_iterations)
+    return _guided(denoise, measurement, y, lifted, tangents=1 + num_iterations)
 
 
 @checks_rules
@@ -148,7 +152,8 @@ def dps(
     This is their algorithm 1 with its normalised step, in x = xt / alpha, for any
     measurement with a derivative, linear or not. The denoiser
     moves by step / (1 - sigma_next / sigma), of which an Euler step from sigma to
-    sigma_next, or ddim's, takes that share. Samplers with noise take somewhat more.
+    sigma_next, or ddim's, takes that share. Samplers with noise take somewhat more, and
+    those of higher order a mean over some steps of the grid.
 
     Args:
         denoise: the denoiser.
@@ -157,55 +162,76 @@ def dps(
         sigmas: the grid that is sampled on, [num_steps + 1].
         step: the length of a step, in the unit of x.
 
-    Raises: ValueError for a step that is not > 0; when called, for y of another shape
-        than A x has.
+    Raises: ValueError for a step that is not > 0 and a grid that does not decrease;
+        when called, for y of another shape than A x has.
     """
+    check_grid(sigmas)
 
-    def solve(gap: Array, sigma: Scalar, jacobian: Linear) -> Array:
-        del jacobian
-        sigma = jnp.asarray(sigma, gap.dtype)
+    def lifted(gap: Array, at: _Predicted) -> Array:
+        sigma = jnp.asarray(at.sigma, gap.dtype)
         share = grids.share_of_step(sigmas, sigma)
         length = jnp.sqrt(sum_over_data(gap**2))
         unit = gap / expand_like(jnp.where(length > 0, length, 1.0), gap)
-        return unit * expand_like(step / (share * sigma**2), gap)
+        weighed = unit * expand_like(step / (share * sigma**2), gap)
+        return measurement.pull(at.x0, weighed)
 
-    return _guided(denoise, measurement, y, solve, tangents=1)
+    return _guided(denoise, measurement, y, lifted, tangents=1)
 
 
-Linear = Callable[[Array], Array]
-"""A linear map of a batch, example by example."""
+class _Predicted(NamedTuple):
+    """A prediction, and how it changes with x."""
+
+    x0: Array
+    """D(x, sigma)."""
+    sigma: Scalar
+    jacobian: Callable[[Array], Array]
+    """Tangent of x -> that of D."""
 
 
 def _guided(
     denoise: Denoise,
     measurement: Measurement,
     y: Array | np.ndarray,
-    solve: Callable[[Array, Scalar, Linear], Array],
+    lifted: Callable[[Array, _Predicted], Array],
     *,
     tangents: int,
 ) -> Guided:
-    """D + sigma^2 J A' solve(y - A D). A tangent counts as an evaluation."""
+    """D + sigma^2 J A' V^-1 (y - A D). A tangent counts as an evaluation.
+
+    Args:
+        denoise: the denoiser.
+        measurement: A.
+        y: what was measured.
+        lifted: (gap, prediction) -> A' V^-1 gap, shaped like x.
+        tangents: how many there are.
+    """
 
     def guided(x: Array, sigma: Scalar, cond: Any = None) -> Array:
         x0, jacobian = jax.linearize(lambda x: denoise(x, sigma, cond), x)
-        weighed = solve(residual(x0, measurement, y), sigma, jacobian)
-        pull = jacobian(measurement.pull(x0, weighed))
+        at = _Predicted(x0, sigma, jacobian)
+        pull = jacobian(lifted(residual(x0, measurement, y), at))
         return x0 + expand_like(sigma, x) ** 2 * pull
 
     return Guided(guided, lambda sigma: (1 + tangents) * network_evals(denoise, sigma))
 
 
 def residual(x0: Array, measurement: Measurement, y: Array | np.ndarray) -> Array:
-    """y - A x0, an error if their shapes differ."""
+    """y - A x0; an error if their shapes differ, or one is complex."""
     predicted = measurement(x0)
-    y = jnp.asarray(y, x0.dtype)
+    require_real(predicted, f"A x of {type(measurement).__name__}")
+    y = observed(y, x0.dtype)
     if y.shape[1:] != predicted.shape[1:] or y.shape[0] not in (1, len(x0)):
         raise ValueError(
             f"y has shape {y.shape}; data of shape {x0.shape} are measured as shape "
             f"{predicted.shape}."
         )
-    # What A never gives, such as values under a mask, was not measured.
-    return measurement.project(y) - predicted
+    return measurement.without_unmeasured(y) - predicted
+
+
+def observed(y: Array | np.ndarray, dtype: Any) -> Array:
+    """Make what was measured an array of this type, and refuse complex numbers."""
+    require_real(y, "y")
+    return jnp.asarray(y, dtype)
 
 
 def require_linear(

@@ -1,7 +1,8 @@
 """Methods of restoration that a config can name, with all their options.
 
 Each is a function (denoise, measurement, y, *, noise_std, ...) -> `Restorer`. What the
-run knows is given: `noise_std`, `sigma_data`, and `grid`, the noise levels.
+run knows is given: `noise_std`, `sigma_data`, `grid`, the noise levels, and `origin`,
+the clean data around which the start is noised.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
+from score_sde.checks import known_values
 from score_sde.editing import guided
 from score_sde.editing.decoupled import DAPS, REDDiff
 from score_sde.editing.stepwise import DDRM, DiffPIR, FlowDPS, Restoring
@@ -158,7 +160,7 @@ def restore_by(
         denoise: the denoiser.
         measurement: A.
         y: what was measured.
-        offers: `noise_std` and `grid`, of which it takes what it wants.
+        offers: `noise_std`, `grid` and `origin`, of which it takes what it wants.
     """
     wanted = fields_of(method, skip=3).keys() & offers.keys()
     return method(denoise, measurement, y, **{name: offers[name] for name in wanted})
@@ -166,7 +168,8 @@ def restore_by(
 
 def _without_noise(method: str, noise_std: float) -> None:
     """Raise ValueError if a method that knows no noise is given some."""
-    if isinstance(noise_std, (int, float)) and noise_std > 0:
+    known = known_values(noise_std)
+    if known is not None and (known > 0).any():
         raise ValueError(
             f"{method} takes what was measured as free of noise, and noise_std is "
             f"{noise_std}: choose another method, or 0."

@@ -15,6 +15,7 @@ from score_sde.arrays import (
     mean_over_data,
     per_example,
 )
+from score_sde.checks import check_grid
 from score_sde.fields import checks_rules
 from score_sde.rules import up_to, within
 from score_sde.samplers import Solution, solve_ode
@@ -26,8 +27,9 @@ from score_sde.types import Array, Denoise, Grid, Key, Level, Score
 def tail(sigmas: Array, strength: Annotated[float, up_to(1)]) -> Array:
     """Cut a grid to its last levels, a share `strength` of its steps (Meng 2022).
 
-    Raises: ValueError unless 0 < strength <= 1.
+    Raises: ValueError unless 0 < strength <= 1, and for a grid that does not decrease.
     """
+    check_grid(sigmas)
     num_steps = len(sigmas) - 1
     return sigmas[num_steps - max(1, round(strength * num_steps)) :]
 
@@ -81,7 +83,10 @@ def invert(
 
     Returns:
         x at level sigmas[0].
+
+    Raises: ValueError for a grid that does not decrease, and an order that is none.
     """
+    check_grid(sigmas)
     up = jnp.asarray(sigmas, x0.dtype)[::-1]
 
     def slope(x: Array, sigma: Array) -> Array:

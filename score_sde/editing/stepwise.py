@@ -37,11 +37,15 @@ class Restoring(Sampler):
         measurement: A.
         y: what was measured, [batch, ...], or [1, ...] for all examples.
         noise_std: s, the standard deviation of the noise in y; 0 for none.
+        origin: clean data around which the start is noised, shaped like x, or
+            [1, *dims] for all examples, as `noised(key, origin, sigma)` makes it; None
+            for 0, where the start is noise alone.
     """
 
     measurement: Measurement
     y: Array | np.ndarray
     noise_std: Annotated[float, NonNegative] = dataclasses.field(kw_only=True)
+    origin: Array | np.ndarray | None = dataclasses.field(default=None, kw_only=True)
 
     @property
     def num_draws(self) -> int:
@@ -50,6 +54,12 @@ class Restoring(Sampler):
     def gap(self, x0: Array) -> Array:
         """y - A x0; an error if their shapes differ."""
         return residual(x0, self.measurement, self.y)
+
+    def begun(self, x: Array) -> Array:
+        """The origin of the start, shaped like x."""
+        if self.origin is None:
+            return jnp.zeros_like(x)
+        return jnp.broadcast_to(jnp.asarray(self.origin, x.dtype), x.shape)
 
 
 def renoised(
@@ -100,14 +110,19 @@ class DDRM(Restoring):
         *,
         return_path: bool,
     ) -> SampleResult:
-        """Put ybar into the start, as eq. 7 does, and go over the grid."""
+        """Put ybar into the start, as eq. 7 does, and go over the grid.
+
+        The noise around the origin is damped where y has noise of its own.
+        """
 
         def rest(gram: Array) -> Array:
             left = 1 - _ratio(self.noise_std**2, gram) / sigmas[0] ** 2
             return _ratio(jnp.sqrt(left.clip(0)), gram)
 
-        y = self.measurement.project(jnp.asarray(self.y, x.dtype))
-        start = self._hidden(x) + self._seen(x, rest) + self._lifted(y, x)
+        begun = self.begun(x)
+        noise = x - begun
+        pull = self.measurement.pseudo_inverse(self.gap(begun))
+        start = begun + self._hidden(noise) + self._seen(noise, rest) + pull
         return super().run(denoise, start, sigmas, draw, return_path=return_path)
 
     def step(
@@ -148,9 +163,6 @@ class DDRM(Restoring):
         """What of x is not measured."""
         return x - self._seen(x, lambda gram: _ratio(jnp.ones_like(gram), gram))
 
-    def _lifted(self, y: Array, x: Array) -> Array:
-        return jnp.broadcast_to(self.measurement.pseudo_inverse(y), x.shape)
-
 
 def _ratio(a: Scalar, gram: Array) -> Array:
     """a / gram, 0 in directions that are not measured."""
@@ -188,8 +200,7 @@ class DiffPIR(Restoring):
     ) -> Step:
         denoised = denoise(x, at.sigma)
         shift = self.strength * (self.noise_std / at.sigma) ** 2
-        solved = self.measurement.solve(self.gap(denoised), 1.0, shift)
-        nearer = denoised + self.measurement.transpose(solved)
+        nearer = denoised + self.measurement.lift(self.gap(denoised), 1.0, shift)
         eps, z = slope(x, nearer, at.sigma), draw(0, at.sigma, at.sigma_next)
         moved = renoised(nearer, eps, z, at.sigma_next, jnp.asarray(self.zeta, x.dtype))
         return Step(moved, denoised, state)

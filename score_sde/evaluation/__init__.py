@@ -1,6 +1,8 @@
 """Evaluation of a model's samples: metrics with intervals, reports and pictures."""
 
+from score_sde.evaluation.calibration import PosteriorRanks as PosteriorRanks
 from score_sde.evaluation.calibration import calibration_error as calibration_error
+from score_sde.evaluation.calibration import posterior_ranks as posterior_ranks
 from score_sde.evaluation.estimate import Estimate as Estimate
 from score_sde.evaluation.estimate import estimates_of as estimates_of
 from score_sde.evaluation.extractor import Extractor as Extractor

@@ -1,18 +1,24 @@
-"""Calibration of a classifier: how often it is right, beside how sure it was.
+"""Calibration of a classifier, and of draws from a posterior.
+
+A classifier: how often it is right, beside how sure it was.
 
     ECE = sum_b n_b / n | share of b that is right - mean confidence in b |
 
 over bins b of the confidence, the probability of the likeliest class (Naeini et al.
 2015; Guo et al. 2017, eq. 3). A generative model is such a classifier: its logits are
 log p(x given class), see `Run.class_log_probs`.
+
+Draws, such as restorations of a measurement: among them, what was measured has a rank,
+which is uniform if they are draws of the posterior (Talts et al. 2018, 'SBC').
 """
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+from scipy.stats import chisquare
 
 from score_sde.evaluation.estimate import (
     Estimate,
@@ -22,7 +28,7 @@ from score_sde.evaluation.estimate import (
     normal_quantile,
 )
 from score_sde.evaluation.inception_score import log_softmax
-from score_sde.rules import Positive
+from score_sde.rules import Positive, at_least
 
 
 @checks_options
@@ -85,6 +91,64 @@ def calibration_error(
             "confidence": float(confidence.mean()),
         },
     )
+
+
+class PosteriorRanks(NamedTuple):
+    """Ranks of truths among draws of their posteriors, and whether they are uniform."""
+
+    ranks: np.ndarray
+    """How many draws are below the truth, 0 to draws, [examples, dims]."""
+    counts: np.ndarray
+    """Examples by bin of the rank, [dims, bins]; high ends are of too narrow draws."""
+    p_values: np.ndarray
+    """Probability of counts as uneven, if ranks are uniform, by chi-squared, [dims]."""
+    p_value: float
+    """The least of them times their number: of all coordinates together."""
+
+
+@checks_options
+def posterior_ranks(
+    truths: Any, draws: Any, *, num_bins: Annotated[int, at_least(2)] = 8
+) -> PosteriorRanks:
+    """Rank truths among draws of their posteriors: simulation-based calibration.
+
+    Draw x0 from the prior, measure it, and draw as many times from what is believed to
+    be the posterior: where it is, every rank of x0 is as likely. Uniform ranks are
+    necessary, not enough: draws of the prior have them too.
+
+    Args:
+        truths: x0, [examples, *dims].
+        draws: [examples, draws, *dims], independent of each other. A draw that equals
+            the truth counts as below it or not by chance.
+        num_bins: into which ranks are put; it divides draws + 1. Some five examples to
+            a bin, or more, make the p-value what it says.
+    Raises: ValueError for shapes that differ, numbers that are not finite, and bins
+        that ranks can't fill evenly.
+    """
+    truths, draws = np.asarray(truths, np.float64), np.asarray(draws, np.float64)
+    fits = truths.ndim > 0 and draws.ndim == truths.ndim + 1 and len(truths)
+    if not fits or draws.shape != (len(truths), draws.shape[1], *truths.shape[1:]):
+        raise ValueError(
+            f"draws have shape {draws.shape}; for truths of shape {truths.shape} they "
+            "must be [examples, draws, *dims]."
+        )
+    if not (np.isfinite(truths).all() and np.isfinite(draws).all()):
+        raise ValueError("truths and draws must be finite, and some are not.")
+    places = draws.shape[1] + 1
+    if places % num_bins:
+        raise ValueError(
+            f"num_bins is {num_bins}; it must divide the {places} ranks that "
+            f"{places - 1} draws have."
+        )
+    x0 = truths.reshape(len(truths), 1, -1)
+    drawn = draws.reshape(len(draws), places - 1, -1)
+    equal = (drawn == x0).sum(1)
+    ranks = (drawn < x0).sum(1) + np.random.default_rng(0).integers(0, equal + 1)
+    bins = ranks * num_bins // places
+    counts = np.stack([np.bincount(column, minlength=num_bins) for column in bins.T])
+    p_values = chisquare(counts, axis=1).pvalue
+    p_value = min(1.0, len(p_values) * float(p_values.min()))
+    return PosteriorRanks(ranks, counts, p_values, p_value)
 
 
 def _labels(labels: Any, number: int, num_classes: int) -> np.ndarray:

@@ -39,9 +39,12 @@ from score_sde.guidance.guided import interval as interval
 from score_sde.guidance.guided import network_evals as network_evals
 from score_sde.guidance.needs import bind as bind
 from score_sde.guidance.needs import condition_needed as condition_needed
+from score_sde.guidance.needs import for_euler_steps as for_euler_steps
 from score_sde.guidance.needs import is_model as is_model
 from score_sde.guidance.needs import models_needed as models_needed
 from score_sde.guidance.needs import needs_condition as needs_condition
+from score_sde.guidance.needs import needs_euler_steps as needs_euler_steps
+from score_sde.guidance.needs import tried as tried
 from score_sde.guidance.needs import values_stated as values_stated
 from score_sde.guidance.projected import adaptive_projected as adaptive_projected
 from score_sde.guidance.variants import Perturb as Perturb

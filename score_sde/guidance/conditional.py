@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from score_sde.arrays import as_labels, example_keys, expand_like, where_example
+from score_sde.checks import check_grid
 from score_sde.fields import checks_rules
 from score_sde.guidance.guided import (
     Branches,
@@ -166,7 +167,8 @@ def plus_plus(
     D_g = D_n + w (D_c - D_n) and eps_n = (x - D_n) / sigma, alg. 2. That is the step of
     `classifier_free` with the weight w / (1 - sigma_next / sigma), which is how it is
     computed: exact for Euler's and DDIM's steps on the grid. In the step to 0 the
-    weight is w; before, it is the larger, the finer the grid.
+    weight is w, so that w = 1 is the conditional DDIM there alone; before, it is the
+    larger, the finer the grid.
 
     Args:
         denoise: a model that was trained with and without its condition.
@@ -175,9 +177,10 @@ def plus_plus(
         negative: as in `classifier_free`.
         one_call: as in `classifier_free`.
 
-    Raises: ValueError for a weight that is not finite; when called, without a
-        condition.
+    Raises: ValueError for a weight that is not finite and a grid that does not
+        decrease; when called, without a condition.
     """
+    check_grid(grid)
 
     def schedule(sigma: Array) -> Array:
         return weight / share_of_step(grid, sigma)

@@ -6,6 +6,7 @@
   are sampled on, and `perturbed`, the model with parts of its network left out.
 - A condition is stated by the decorator `needs_condition`. A function without the
   decorator needs none.
+- Steps of Euler's alone are stated by the decorator `for_euler_steps`.
 - Every other parameter is an option, a literal that a config may set.
 
 `models_needed`, `condition_needed` and `bind` read this from any function, registered
@@ -48,6 +49,17 @@ def needs_condition(*entries: str, **by_option: str) -> Callable[[Guide], Guide]
         return guide
 
     return decorate
+
+
+def for_euler_steps(guide: Guide) -> Guide:
+    """Decorate a guidance function that is exact for Euler's steps alone."""
+    guide.for_euler_steps = True  # type: ignore[attr-defined]
+    return guide
+
+
+def needs_euler_steps(guide: Callable[..., Any]) -> bool:
+    """Return whether a guidance function is for Euler's steps alone."""
+    return getattr(_unbound(guide)[0], "for_euler_steps", False)
 
 
 def condition_needed(guide: Callable[..., Any]) -> tuple[str, ...] | None:
@@ -114,9 +126,17 @@ def bind(guide: Callable[..., Denoise], **options: Any) -> Callable[..., Denoise
     Raises: ValueError for options that the function refuses.
     """
     bound = partial(guide, **options)
-    needed = models_needed(bound)
-    bound(_stand_in, **{name: _STAND_INS.get(name, _stand_in) for name in needed})
+    tried(bound)
     return bound
+
+
+def tried(guide: Callable[..., Any]) -> Any:
+    """Guide a stand-in, which is not evaluated: what the guided denoiser looks like.
+
+    Raises: ValueError for options that the function refuses.
+    """
+    needed = models_needed(guide)
+    return guide(_stand_in, **{n: _STAND_INS.get(n, _stand_in) for n in needed})
 
 
 def _stand_in(x: Array, sigma: Scalar, cond: Any = None) -> Array:

@@ -10,7 +10,7 @@ from score_sde.fields import checks_rules
 from score_sde.guidance.branches import frequency_decoupled
 from score_sde.guidance.conditional import plus_plus
 from score_sde.guidance.guided import Guided, autoguidance, network_evals
-from score_sde.guidance.needs import needs_condition
+from score_sde.guidance.needs import for_euler_steps, needs_condition
 from score_sde.guidance.options import (
     High,
     Label,
@@ -27,6 +27,7 @@ Perturb = Callable[[Sequence[str], Sequence[str]], Denoise]
 -> the denoiser of the network without them."""
 
 
+@for_euler_steps
 @needs_condition(negative_label="label", negative_caption="words")
 @checks_rules
 def with_the_others_noise(

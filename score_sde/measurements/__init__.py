@@ -16,6 +16,7 @@ from score_sde.measurements.measurement import Measurement as Measurement
 from score_sde.measurements.measurement import (
     conjugate_gradients as conjugate_gradients,
 )
+from score_sde.measurements.measurement import require_real as require_real
 from score_sde.measurements.nonlinear import JPEG as JPEG
 from score_sde.measurements.nonlinear import Magnitude as Magnitude
 from score_sde.measurements.nonlinear import NonLinear as NonLinear

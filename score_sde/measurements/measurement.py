@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,8 @@ class Measurement:
     """Whether A is linear, so that it has a transpose and can be solved."""
     has_spectrum: ClassVar[bool] = True
     """Whether `filter` is there: its singular values are known."""
+    has_inverse: ClassVar[bool] = True
+    """Whether `pseudo_inverse` and `nearest` are there."""
 
     def __call__(self, x: Array) -> Array:
         """Measure: A x, [batch, ...]."""
@@ -68,17 +70,43 @@ class Measurement:
 
         return self.filter(y, inverse)
 
+    def lift(self, y: Array, scale: Scalar, shift: Scalar) -> Array:
+        """Apply A' (scale A A' + shift I)^-1 to y; shaped like x.
+
+        Args:
+            y: a measurement, [batch, ...], which need not be in the range of A.
+            scale: a scalar or [batch], not negative.
+            shift: a scalar or [batch], not negative; 0 for the pseudo-inverse.
+        """
+        return self.transpose(self.solve(y, scale, shift))
+
     def pseudo_inverse(self, y: Array) -> Array:
-        """Find the smallest x with A x = y."""
-        return self.transpose(self.solve(y, 1.0, 0.0))
+        """Find the smallest x whose A x is nearest to y."""
+        return self.lift(y, 1.0, 0.0)
 
     def project(self, y: Array) -> Array:
         """Keep of y what A x can be: 0 under a mask, whatever y says there."""
         return self(self.pseudo_inverse(y))
 
+    def without_unmeasured(self, y: Array) -> Array:
+        """Set to 0 what y says where nothing is measured, as under a mask."""
+        return self.project(y)
+
     def nearest(self, x: Array, y: Array) -> Array:
-        """Move x to the nearest point with A x = y, for y without noise."""
-        return x + self.pseudo_inverse(self.project(y) - self(x))
+        """Move x to the nearest point whose A x is nearest to y."""
+        return x + self.pseudo_inverse(self.without_unmeasured(y) - self(x))
+
+
+def require_real(values: Any, name: str) -> None:
+    """Refuse complex numbers, whose imaginary parts would be cut off.
+
+    Raises: ValueError.
+    """
+    if jnp.iscomplexobj(values):
+        raise ValueError(
+            f"{name} is complex; stack real and imaginary parts as channels, in y and "
+            "in what apply gives, as measurements.fourier does."
+        )
 
 
 def measured(gram: Array) -> Array:

@@ -21,6 +21,7 @@ class NonLinear(Measurement):
 
     is_linear: ClassVar[bool] = False
     has_spectrum: ClassVar[bool] = False
+    has_inverse: ClassVar[bool] = False
 
     def pull(self, x: Array, y: Array) -> Array:
         return jax.vjp(self, x)[1](y)[0]
@@ -98,6 +99,8 @@ class JPEG(NonLinear):
     """
 
     quality: Annotated[int, within(1, 100)] = static(default=50)
+
+    has_inverse: ClassVar[bool] = True
 
     def __call__(self, x: Array) -> Array:
         steps = self._steps(x)

@@ -15,6 +15,7 @@ from score_sde.measurements.measurement import (
     Linear,
     Measurement,
     conjugate_gradients,
+    require_real,
 )
 from score_sde.rules import at_least
 from score_sde.types import Array, Key, Scalar
@@ -52,7 +53,9 @@ class Operator(Measurement):
             )
 
     def __call__(self, x: Array) -> Array:
-        return self.apply(x)
+        image = self.apply(x)
+        require_real(image, "A x of Operator")
+        return image
 
     def transpose(self, y: Array) -> Array:
         if self.adjoint is not None:
@@ -66,10 +69,25 @@ class Operator(Measurement):
             image = self(self.transpose(v))
             return expand_like(scale, v) * image + expand_like(shift, v) * v
 
+        # Without a shift, what A never gives has no solution to converge to.
+        y = jnp.where(expand_like(shift, y) > 0, y, self.project(y))
         return conjugate_gradients(matrix, y, self.num_iterations)
 
-    def project(self, y: Array) -> Array:
-        """Return y itself: what such a map can give is not known without solving."""
+    def lift(self, y: Array, scale: Scalar, shift: Scalar) -> Array:
+        """Solve in the space of x, where A' y has a solution whatever y is.
+
+        A' (scale A A' + shift I)^-1 y is (scale A' A + shift I)^-1 A' y, and there are
+        the same distinct eigenvalues but for 0.
+        """
+
+        def matrix(v: Array) -> Array:
+            image = self.transpose(self(v))
+            return expand_like(scale, v) * image + expand_like(shift, v) * v
+
+        return conjugate_gradients(matrix, self.transpose(y), self.num_iterations)
+
+    def without_unmeasured(self, y: Array) -> Array:
+        """Return y itself: all of it was measured, be it what only noise can give."""
         return y
 
 

@@ -36,8 +36,9 @@ def perturbed(
         attention: modules in which each position attends to itself alone, so that
             self-attention returns the values; "*" for all.
 
-    Raises: UserError, when it is applied, for a name that no module has, a module that
-        can't be skipped, and attention where there is none.
+    Raises: UserError, when it is applied, for a network without Linen modules, a name
+        that no module has, a module that can't be skipped, and attention where there
+        is none.
     """
 
     def apply(params: Any, *args: Any, **options: Any) -> Array:
@@ -92,6 +93,12 @@ class _Found:
 
     def check(self) -> None:
         """Raise UserError for patterns that met nothing."""
+        if not self.names:
+            raise UserError(
+                "parts of a network are left out by the names of its Linen modules, "
+                "and this network has none (one of NNX, or of functions): choose "
+                "guidance other than 'perturbed'."
+            )
         for pattern in (*self.skip, *self.attention):
             if pattern not in self.used:
                 known = sorted({n for n in self.names if n})

@@ -209,7 +209,9 @@ class Learned(NoiseLevels):
         A bin is as likely as the root of its mean squared loss, which is where the
         gradient of `surrogate` leads too: the resampler by second moments of Nichol and
         Dhariwal 2021 (sec. 3.3), on bins of log sigma. Uniform as long as any bin has
-        seen too little.
+        seen too little. No config does this: it is for a training loop of one's own,
+        whose next noise levels are those of the result; a config learns the schedule by
+        gradients.
 
         Args:
             sigma: noise levels, [examples].

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from score_sde import guidance
 from score_sde.editing import restore_by
-from score_sde.measurements import Mask
 from score_sde.run.experiment import Experiment
+from score_sde.run.tasks import TASKS
+from score_sde.samplers import sample
+from score_sde.samplers.memory import Memory
+from score_sde.types import Array
 
 
 def _unsuited_drawing(experiment: Experiment, names: Mapping[str, str]) -> list[str]:
@@ -94,20 +100,54 @@ def _unsuited_dropout(experiment: Experiment) -> list[str]:
 
 
 def _unsuited_restoration(experiment: Experiment) -> list[str]:
-    """Why the method can't restore a picture of this noise: it is made once."""
-    shape, noise_std = experiment.model.shape, experiment.editing.noise_std
-    if experiment.editing.task == "image_to_image":
+    """Why the method can't restore by this task, or of this noise: it is made once."""
+    settings, shape = experiment.editing, experiment.shown.shape
+    task = TASKS[settings.task]
+    if task.measurement is None or len(shape) != 3:
         return []
-    known, y = Mask(np.ones(shape)), np.zeros((1, *shape), np.float32)
+    try:
+        known = task.measurement(settings, shape, None)
+    except ValueError as error:
+        return [str(error).rstrip(".")]
     try:
         restore_by(
             experiment.restoration,
-            *(lambda x, sigma, cond=None: x, known, y),
-            noise_std=noise_std,
+            *(lambda x, sigma, cond=None: x, known, np.zeros((1, *shape), np.float32)),
+            noise_std=settings.noise_std,
             grid=np.asarray([1.0, 0.0]),
         )
     except ValueError as error:
         return [f"restoration: {str(error).rstrip('.')}"]
+    return []
+
+
+def _unsuited_guidance(experiment: Experiment, names: Mapping[str, str]) -> list[str]:
+    """Why the sampler's steps are not those that guidance is made for, a text each."""
+    guide, sampler = experiment.drawing.guidance, experiment.drawing.sampler
+    about = f"sampler.name is {names['sampler']!r}; guidance {names['guidance']!r}"
+    if guidance.needs_euler_steps(guide) and not sampler.is_euler:
+        return [
+            f"{about} is exact for Euler's steps alone: use 'euler', or 'ddim' with "
+            "eta 0"
+        ]
+    try:
+        made = guidance.tried(guide)
+    except ValueError:  # its own options are wrong, which has been said
+        return []
+    if getattr(made, "memory", None) is None or sampler.jumps:
+        return []
+    learned = Memory(jnp.zeros_like, lambda known, x, sigma, cond: (x, known))
+    model = guidance.Guided(lambda x, sigma, cond=None: x, jnp.ones_like, learned)
+    ready = sampler.bind(variance=lambda x, sigma: x)
+
+    def drawn() -> Array:  # traced, so that nothing is computed
+        x, sigmas = jnp.ones((1, 2, 2, 1)), jnp.asarray([2.0, 1.0, 0.0])
+        return sample(ready, model, x, sigmas, key=jax.random.key(0)).x
+
+    try:
+        jax.eval_shape(drawn)
+    except ValueError as error:
+        return [f"{about} remembers the step before: {str(error).rstrip('.')}"]
     return []
 
 
@@ -131,6 +171,7 @@ def disagreements(experiment: Experiment, names: Mapping[str, str]) -> list[str]
         )
     problems += [f"editing.{text}" for text in experiment.editing.problems(model.shape)]
     problems += _unsuited_restoration(experiment)
+    problems += _unsuited_guidance(experiment, names)
     problems += [
         f"likelihood.{text}" for text in experiment.likelihood.problems(model.points)
     ]

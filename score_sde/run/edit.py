@@ -1,4 +1,4 @@
-"""Editing a picture with a trained model: each task, and the methods that do it."""
+"""Editing a picture with a trained model: the user's files, and drawing from them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,7 @@ from jax.sharding import Mesh
 from score_sde import conditions, data, editing
 from score_sde.data.picture_file import read_picture
 from score_sde.guidance import null_condition
-from score_sde.measurements import (
-    JPEG,
-    Blur,
-    Downsample,
-    Grey,
-    Mask,
-    Measurement,
-    gaussian_kernel,
-)
+from score_sde.measurements import Measurement
 from score_sde.run.experiment import Experiment
 from score_sde.run.model import Model
 from score_sde.run.sample import (
@@ -34,6 +26,7 @@ from score_sde.run.sample import (
     sample_keys,
 )
 from score_sde.run.settings import Editing
+from score_sde.run.tasks import TASKS, Task
 from score_sde.runtime.folder import Arrays
 from score_sde.runtime.jobs import BY_EXAMPLE, EVERYWHERE, map_examples
 from score_sde.runtime.mesh import divisible
@@ -87,69 +80,57 @@ def read(experiment: Experiment) -> Given:
             "this run draws latents, which image_to_image alone can start from."
         )
     model = experiment.model._replace(shape=images.shape, num_levels=images.num_levels)
-    return TASKS[settings.task](settings, model)
+    return _given(TASKS[settings.task], settings, model)
 
 
-def _image_to_image(settings: Editing, model: Model) -> Given:
-    y = _given_picture(settings, model, model.shape)
-    return Given(y, None, lambda: jnp.asarray(y), origin=y)
+def _given(task: Task, settings: Editing, model: Model) -> Given:
+    """Read what a task needs."""
+    drawn = _drawn(settings, model) if task.needs_mask else None
+    if task.measurement is None:
+        y = _given_picture(settings, model, model.shape)
+        return Given(y, None, lambda: jnp.asarray(y), origin=y)
+    try:
+        measurement = task.measurement(settings, model.shape, drawn)
+        blank = jax.ShapeDtypeStruct((1, *model.shape), jnp.float32)
+        measured = jax.eval_shape(measurement, blank)  # nothing is computed
+    except ValueError as error:
+        raise UserError(f"editing.task is {settings.task!r}: {error}") from None
+    y = _given_measurement(settings, model, measured.shape[1:])
+    origin = y if task.starts_from_picture else None
+    shown = partial(task.show, measurement, y, model.shape)
+    return Given(y, measurement, shown, origin=origin)
 
 
-def _stroke(settings: Editing, model: Model) -> Given:
-    """The masked part starts from what is painted there (Meng et al. 2022)."""
-    given = _inpaint(settings, model)
-    return given._replace(shown=lambda: jnp.asarray(given.y), origin=given.y)
-
-
-def _jpeg(settings: Editing, model: Model) -> Given:
-    y = _given_picture(settings, model, model.shape)
-    return Given(y, JPEG(settings.quality), lambda: jnp.asarray(y))
-
-
-def _inpaint(settings: Editing, model: Model) -> Given:
+def _drawn(settings: Editing, model: Model) -> np.ndarray:
+    """Where the mask is white, [height, width, 1]."""
     drawn = _picture("mask", settings.mask, (*model.shape[:2], 1)) >= 0.5
     if not drawn.any():
         raise UserError(
             f"editing.mask: {settings.mask} has nothing white: nothing to draw."
         )
-    y, mask = _given_picture(settings, model, model.shape), Mask(~drawn)
-    return Given(y, mask, lambda: mask(y))
+    return drawn
 
 
-def _colourise(settings: Editing, model: Model) -> Given:
-    y = _given_picture(settings, model, (*model.shape[:2], 1))
-    return Given(y, Grey(), lambda: Grey().pseudo_inverse(y))
-
-
-def _super_resolve(settings: Editing, model: Model) -> Given:
-    height, width, channels = model.shape
-    if height % settings.factor or width % settings.factor:
+def _given_measurement(settings: Editing, model: Model, shape: Shape) -> Any:
+    """What was measured, of this shape: numbers as they are, or a picture."""
+    file = settings.image
+    if not file.endswith(".npy"):
+        if file and (len(shape) != 3 or shape[-1] not in (1, 3)):
+            raise UserError(
+                f"editing.image: {file} is a picture, and editing.task "
+                f"{settings.task!r} measures shape {shape}: give a .npy file."
+            )
+        return _given_picture(settings, model, shape)
+    try:
+        y = np.load(file, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"editing.image: {error}") from None
+    if y.shape != shape or y.dtype.kind != "f":
         raise UserError(
-            f"editing.factor is {settings.factor}; it must divide the sides of the "
-            f"model's images, {(height, width)}."
+            f"editing.image: {file} has {y.dtype} of shape {y.shape}; it must have "
+            f"floats of shape {shape}."
         )
-    small = (height // settings.factor, width // settings.factor, channels)
-    y, measurement = _given_picture(settings, model, small), Downsample(settings.factor)
-    return Given(y, measurement, lambda: measurement.pseudo_inverse(y))
-
-
-def _deblur(settings: Editing, model: Model) -> Given:
-    y = _given_picture(settings, model, model.shape)
-    size = min(*model.shape[:2], 2 * int(np.ceil(3 * settings.blur_std)) + 1)
-    blur = Blur(gaussian_kernel(size, settings.blur_std))
-    return Given(y, blur, lambda: jnp.asarray(y))
-
-
-TASKS: dict[str, Callable[[Editing, Model], Given]] = {
-    "image_to_image": _image_to_image,
-    "inpaint": _inpaint,
-    "colourise": _colourise,
-    "super_resolve": _super_resolve,
-    "deblur": _deblur,
-    "stroke": _stroke,
-    "jpeg": _jpeg,
-}
-"""What `editing.task` may be -> how its files are read."""
+    return y[None].astype(np.float32)
 
 
 def _given_picture(settings: Editing, model: Model, shape: Shape) -> Any:
@@ -206,6 +187,7 @@ def draw_edits(
             *(restorer.denoise, given.measurement, given.y),
             noise_std=settings.noise_std,
             grid=sigmas,
+            origin=origin,
         )
     sampler = restorer.sampler or drawing.sampler
     result = sample(
@@ -219,7 +201,7 @@ def draw_edits(
     x = result.x
     if given.measurement is None:
         x = model.render(params, x, cond)
-    elif not settings.noise_std:
+    elif not settings.noise_std and given.measurement.has_inverse:
         x = editing.keep_measured(x, given.measurement, given.y)
     return Edits(x, jnp.broadcast_to(result.num_evals, len(keys)))
 

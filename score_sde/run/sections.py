@@ -127,9 +127,12 @@ NOT_OPTIONS = ("name", "parent")
 """Arguments that Flax adds to every module."""
 OBJECTS = ("dataset", "sde", "noise_levels", "weight", "rngs")
 """Arguments that other sections give, which no literal can be."""
-GIVEN_LATER = {"metrics": ("held_out",), "restoration": ("noise_std", "grid")}
+GIVEN_LATER = {
+    "metrics": ("held_out",),
+    "restoration": ("noise_std", "grid", "origin"),
+}
 """Arguments of parts that whoever calls them has: a metric's features of other data,
-the noise of a picture and the levels that are sampled on."""
+the noise of a picture, the levels that are sampled on, and what is noised to start."""
 
 
 def constructor_of(section: str, content: Any) -> Callable[..., Any] | None:

@@ -24,6 +24,7 @@ from score_sde.rules import (
     up_to,
     within,
 )
+from score_sde.run.tasks import TASKS
 from score_sde.schedules import BETA_SCHEDULES, chain_levels
 
 POINTS = ("uniform", "centres", "variational")
@@ -147,19 +148,15 @@ class Sampling:
     decode_tile: Annotated[int, NonNegative] = 0
 
 
-TASKS = (
-    *("image_to_image", "inpaint", "stroke", "colourise"),
-    *("super_resolve", "deblur", "jpeg"),
-)
-
-
 @settings
 class Editing:
     """Settings of what is done to a picture; section `restoration` says how.
 
     Attributes:
+        task: how the picture came about; more may be registered in `run.tasks.TASKS`.
         image: a picture file; of super_resolve the small one, of deblur the blurred, of
-            stroke the one with strokes painted over it.
+            stroke the one with strokes painted over it. Or a .npy file of what was
+            measured, floats in units of the data, which is taken as it is.
         mask: of inpaint and stroke, a picture file that is white where the image is
             drawn anew.
         strength: of image_to_image and stroke, the share of the grid's steps that are

@@ -67,6 +67,10 @@ class Noised(Sampler):
 class EulerAncestral(Noised):
     """Euler's step to sigma_down, then noise sigma_up, but none in the step to 0."""
 
+    @property
+    def is_euler(self) -> bool:
+        return not self.stochastic
+
     def step(
         self, denoise: Model, x: Array, at: Interval, draw: Draw, state: Any
     ) -> Step:

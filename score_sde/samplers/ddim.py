@@ -34,6 +34,10 @@ class DDIM(Sampler):
     def stochastic(self) -> bool:
         return is_on(self.eta)
 
+    @property
+    def is_euler(self) -> bool:
+        return not self.stochastic
+
     def step(
         self, denoise: Model, x: Array, at: Interval, draw: Draw, state: Any
     ) -> Step:

@@ -161,6 +161,10 @@ class DPMSolver1(DPMSolver):
 
     order: ClassVar[int] = 1
 
+    @property
+    def is_euler(self) -> bool:
+        return not self.stochastic
+
 
 @pytree
 class DPMSolver2(DPMSolver):

@@ -74,6 +74,10 @@ class Churn(Sampler):
 class Euler(Churn):
     """Euler's method, one evaluation a step: DDIM at eta = 0 (Song et al. 2020)."""
 
+    @property
+    def is_euler(self) -> bool:
+        return not self.stochastic
+
     def step(
         self, denoise: Model, x: Array, at: Interval, draw: Draw, state: Any
     ) -> Step:

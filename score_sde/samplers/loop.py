@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Num
 
 from score_sde.arrays import as_float, check_alike, is_traced, wide
-from score_sde.checks import warn_without_noise
+from score_sde.checks import check_grid, warn_without_noise
 from score_sde.flow_map import as_denoiser, as_jump
 from score_sde.samplers.adams_bashforth import AdamsBashforth
 from score_sde.samplers.adaptive_sde import AdaptiveSDE
@@ -121,7 +121,7 @@ def sample(
         0.0 5
     """
     sampler, given = _named(sampler), as_float(x)
-    _check_grid(sigmas)
+    check_grid(sigmas)
     warn_without_noise(x, sigmas)
     # Levels and states of half precision would lose what steps add.
     x = given.astype(wide(given.dtype))
@@ -197,19 +197,6 @@ def _draws(
 
 
 # The checks read what is given: inside of `jit` whatever JAX computes is traced.
-
-
-def _check_grid(sigmas: Grid) -> None:
-    shape = sigmas.shape if is_traced(sigmas) else np.shape(sigmas)
-    if len(shape) != 1 or shape[0] < 2:
-        raise ValueError(f"sigmas must be one row of at least two, got shape {shape}.")
-    if is_traced(sigmas):
-        return
-    values = np.asarray(sigmas, np.float64)
-    if not (np.isfinite(values).all() and (np.diff(values) < 0).all()):
-        raise ValueError(f"sigmas must be finite and decrease, got {values}.")
-    if values[-1] < 0:
-        raise ValueError(f"sigmas must not be negative, got {values[-1]}.")
 
 
 def _check_noise(sampler: Sampler, key: Key | None, noise: Any, sigmas: Grid) -> None:

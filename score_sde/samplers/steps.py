@@ -155,6 +155,14 @@ class Sampler:
         """
         return True
 
+    @property
+    def is_euler(self) -> bool:
+        """True if each step is x + (sigma_next / sigma - 1) (x - D(x, sigma)).
+
+        Guidance that is exact for such steps alone asks for it.
+        """
+        return False
+
     def draws_needed(self, num_steps: int, *, to_zero: bool) -> int | None:
         """Count the draws of a run, or None where the run itself decides it.
 
