@@ -31,6 +31,11 @@ from score_sde.rules import NonNegative, at_least, each
 SMALLEST = 5000
 """The least subset, where there are more than ten times as many images (dgm-eval)."""
 
+METHOD = (
+    "infinitesimal jackknife over images of both sets, and the scatter about the line; "
+    "the bias of the real set removed"
+)
+
 
 @reads("features", "moments")
 @checks_options
@@ -84,8 +89,7 @@ def fd_infinity(
         low,
         high,
         level,
-        "infinitesimal jackknife over images of both sets, and the scatter about the "
-        "line; the bias of the real set removed",
+        METHOD,
         counts,
         {"sizes": tuple(chosen), "seed": seed},
         {

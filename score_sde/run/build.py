@@ -156,11 +156,16 @@ def _joined(
         **{name: made[name] for name in AS_THEY_ARE},
     )
     problems += found + disagreements(experiment, names)
-    if not problems and EARLIER in experiment.companions:
-        from score_sde.run.companions import earlier_stage_problems
+    return experiment, problems or _unsuited_earlier(experiment)
 
-        problems += earlier_stage_problems(experiment)
-    return experiment, problems
+
+def _unsuited_earlier(experiment: Experiment) -> list[str]:
+    """Why the run before this stage of a cascade is none, a text each."""
+    if EARLIER not in experiment.companions:
+        return []
+    from score_sde.run.companions import earlier_stage_problems
+
+    return earlier_stage_problems(experiment)
 
 
 def _joined_part(part: Part, params: Any, x: Array, cond: Any) -> Array:

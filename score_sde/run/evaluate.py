@@ -64,20 +64,13 @@ def measure(
     stored = experiment.shown.from_units(samples)
     if not len(stored):
         raise UserError("there is no sample to measure: all of them failed.")
+    parts = folder and folder / "samples"
     fake = in_parts(
-        folder and folder / "samples",
-        len(stored),
-        lambda index: stored[index],
-        extraction,
-        logits=logits,
+        parts, len(stored), lambda index: stored[index], extraction, logits=logits
     )
+    dims = fake["features"].shape[1]
     reference = open_reference(
-        experiment,
-        config,
-        extraction,
-        dims=fake["features"].shape[1],
-        logits=logits,
-        folder=folder,
+        experiment, config, extraction, dims=dims, logits=logits, folder=folder
     )
     other = partial(_split_features, experiment, extraction, reference, folder)
     found, skipped = {}, {}

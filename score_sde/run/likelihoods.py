@@ -224,20 +224,15 @@ def bound_examples(
             that the network predicts.
         flow: whose denoiser is taken; None for the model's own.
     """
-    sde, levels = model.sde, model.num_levels
-    decode: elbo.Decoder = elbo.gaussian_decoder
-    points = scoring_points(
-        model, params, keys_data, values, dequantisation=settings.dequantisation
-    )
-    told_of = None
+    sde = model.sde
     if of_chain or decodes_levels(model, settings):
-        decode = decoder(model)
-        x0 = data.centres(values, num_levels=levels)
-        points = Dequantised(x0, jnp.zeros_like(points.log_density))
-        if model.part is not None:
-            told_of, left = _noised_images(model, keys_data, x0)
-            points, decode = Dequantised(x0, left), elbo.no_decoder
-    points, cond = part_of_points(model, points, cond, told_of=told_of)
+        points, cond, decode = _centres(model, keys_data, values, cond)
+    else:
+        points = scoring_points(
+            model, params, keys_data, values, dequantisation=settings.dequantisation
+        )
+        points, cond = part_of_points(model, points, cond)
+        decode = elbo.gaussian_decoder
     if of_chain:
         return elbo.chain_bound(
             keys_noise,
@@ -260,14 +255,22 @@ def bound_examples(
     return bound._replace(decoder=bound.decoder + points.log_density)
 
 
-def _noised_images(model: Model, keys: Key, x0: Array) -> tuple[Array, Array]:
-    """Images with the noise that all stages over their parts end at, from centres.
+def _centres(
+    model: Model, keys: Key, values: Array, cond: Any
+) -> tuple[Dequantised, Any, elbo.Decoder]:
+    """(the centres of the levels, what is told of them, the decoder of levels).
 
-    Returns:
-        The images, and -log of the probability that they have these levels, [batch].
+    Of a part of images, told is what the coarse image has at the noise that all stages
+    end at, and its share of the whole image's decoder stands in place of a density.
     """
+    levels = model.num_levels
+    x0 = data.centres(values, num_levels=levels)
+    points, decode = Dequantised(x0, jnp.zeros(len(x0), x0.dtype)), decoder(model)
+    if model.part is None:
+        return *part_of_points(model, points, cond), decode
+    assert levels is not None  # parts are of images of levels
     sigma = jnp.asarray(noise_of_rows(model), x0.dtype)
     z = x0 + sigma * per_example(jr.normal, example_keys(keys, len(x0)), x0)
-    levels = model.num_levels
-    assert levels is not None  # parts are of images of levels
-    return z, -sum_over_data(elbo.level_log_prob(x0, z, sigma, num_levels=levels))
+    given_z = elbo.level_log_prob(x0, z, sigma, num_levels=levels)
+    points = Dequantised(x0, -sum_over_data(given_z))
+    return *part_of_points(model, points, cond, told_of=z), elbo.no_decoder
