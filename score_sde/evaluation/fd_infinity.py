@@ -74,8 +74,7 @@ def fd_infinity(
             rows = rng.choice(len(second), size, replace=False)
         distances.append(distance_of(root, root_of(second[rows])))
         shares[rows] += weight / size
-    fd = np.array(distances)
-    value = float(weights @ fd)
+    value = float(weights @ (fd := np.array(distances)))
     slope, _ = np.polyfit(1 / np.asarray(chosen), fd, 1)
     error, bias = math.nan, math.nan
     if level is not None:
