@@ -73,6 +73,19 @@ def check_grid(sigmas: Grid) -> None:
         raise ValueError(f"sigmas must not be negative, got {values[-1]}.")
 
 
+def check_rising(sigmas: Any, name: str = "sigmas") -> None:
+    """Refuse levels that are no chain, or no two ends: from above 0, each higher.
+
+    Raises: ValueError for known levels that are not positive, finite and rising.
+    """
+    if is_traced(sigmas):
+        return
+    values = _known(sigmas)
+    is_rising = values.ndim == 1 and values.size and (np.diff(values) > 0).all()
+    if not (is_rising and values[0] > 0 and np.isfinite(values).all()):
+        raise ValueError(f"{name} must be finite, above 0 and rise, got {values}.")
+
+
 def warn_without_noise(x: Array | np.ndarray, level: Scalar | Grid) -> None:
     """Warn of an x that lacks the noise it should hold, such as draws from N(0, 1).
 

@@ -3,6 +3,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import jaxtyping
 import numpy as np
 import pytest
 from cases import GAUSSIAN, MIXTURE, close, golden, problems, unless
@@ -359,6 +360,39 @@ def test_a_chain_without_randomness_is_refused():
             None,
             elbo.with_fixed_variance(GAUSSIAN.denoise),
             jnp.ones((1, 4)),
-            sigmas=jnp.ones(2),
+            sigmas=jnp.asarray([1.0, 2.0]),
             decoder=elbo.gaussian_decoder,
+        )
+
+
+@pytest.mark.parametrize(
+    "sigmas", [[3.0, 0.1], [0.1, 0.1], [0.0, 1.0], [-2.0, 1.0], [0.1, np.nan], []]
+)
+def test_levels_that_do_not_rise_are_refused(sigmas):
+    x0, key = jnp.zeros((2, 3)), jr.key(0)
+    reverse = elbo.with_fixed_variance(lambda x, sigma, cond: x, elbo.fixed_small)
+    given = {"sigmas": np.asarray(sigmas), "decoder": elbo.gaussian_decoder}
+    with pytest.raises(ValueError, match="sigmas must be finite, above 0 and rise"):
+        elbo.chain_bound(key, reverse, x0, **given)
+    with pytest.raises(ValueError, match="sigmas must be finite, above 0 and rise"):
+        elbo.hybrid_loss(key, reverse, x0, **given)
+    if len(sigmas) == 2:
+        low, high = sigmas
+        with pytest.raises(ValueError, match="sigma_min and sigma_max must be finite"):
+            elbo.continuous_bound(
+                key, lambda x, sigma, cond: x, x0, sigma_min=low, sigma_max=high
+            )
+
+
+def test_noise_of_other_levels_is_refused():
+    reverse = elbo.with_fixed_variance(lambda x, sigma, cond: x, elbo.fixed_small)
+    # The types say so where they are checked, as they are here, and the values else.
+    with pytest.raises((ValueError, jaxtyping.TypeCheckError), match="noise"):
+        elbo.chain_bound(
+            None,
+            reverse,
+            jnp.zeros((1, 3)),
+            sigmas=jnp.asarray([0.1, 1.0, 2.0]),
+            decoder=elbo.gaussian_decoder,
+            noise=jnp.zeros((2, 1, 3)),
         )

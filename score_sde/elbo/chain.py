@@ -32,6 +32,7 @@ from score_sde.arrays import (
     per_example,
     sum_over_data,
 )
+from score_sde.checks import check_rising
 from score_sde.elbo.terms import Bound, Decoder, noise_at, prior_term
 from score_sde.fields import checks_rules
 from score_sde.rules import Positive
@@ -197,10 +198,15 @@ def chain_bound(
         noise: given noise, [levels, *x0.shape], instead of the key.
         cond: the condition of the network, or None.
 
-    Raises: ValueError if there is neither a key nor noise.
+    Raises: ValueError for levels that don't rise, if there is neither a key nor noise,
+        and for noise of another shape.
     """
     x0 = as_data(x0, "x0")
+    check_rising(sigmas)
     sigmas = jnp.asarray(sigmas, x0.dtype)
+    wanted = (len(sigmas), *x0.shape)
+    if noise is not None and noise.shape != wanted:
+        raise ValueError(f"noise has the shape {noise.shape}; it must be {wanted}.")
 
     def drawn(index: Array) -> Array:
         if noise is not None:
@@ -252,8 +258,9 @@ def hybrid_loss(
     Returns:
         The loss, [batch].
 
-    Raises: ValueError for a bound_weight that is not > 0.
+    Raises: ValueError for a bound_weight that is not > 0, and levels that don't rise.
     """
+    check_rising(sigmas)
     key_index, key_eps = jr.split(key)
     x0 = as_data(x0, "x0")
     keys = example_keys(key_index, x0.shape[0])

@@ -14,9 +14,11 @@ from score_sde.arrays import (
     example_keys,
     expand_like,
     in_full_precision,
+    is_traced,
     mean_over_data,
     typed_key,
 )
+from score_sde.checks import check_rising
 from score_sde.elbo.terms import (
     Bound,
     Decoder,
@@ -63,9 +65,12 @@ def continuous_bound(
         num_draws: draws of log sigma for each example.
         cond: the condition of the denoiser, or None.
 
-    Raises: ValueError for num_draws below 1.
+    Raises: ValueError for num_draws below 1, and ends that are not two levels, the
+        lower one first.
     """
     x0, key = as_data(x0, "x0"), typed_key(key)
+    if not is_traced((sigma_min, sigma_max)):
+        check_rising((sigma_min, sigma_max), "sigma_min and sigma_max")
     low = jnp.log(jnp.asarray(sigma_min, x0.dtype))
     high = jnp.log(jnp.asarray(sigma_max, x0.dtype))
     step = (high - low) / num_draws
