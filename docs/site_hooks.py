@@ -140,7 +140,7 @@ def notebook(path: Path) -> tuple[str, dict[str, bytes]]:
     for cell in json.loads(path.read_text())["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            lines += [source, ""]
+            lines += [re.sub(r"\]\((\w+)\.ipynb\)", r"](\1.md)", source), ""]
             continue
         fenced = f"```python\n{source}\n```"
         lines += ['??? code "Code"', "", *(f"    {n}" for n in fenced.split("\n")), ""]

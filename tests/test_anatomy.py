@@ -1,7 +1,12 @@
 """Every picture of the anatomy: quadrature, other ways to the same, known numbers."""
 
 import math
+import os
+import re
+import subprocess
+import sys
 from decimal import Decimal
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -438,6 +443,25 @@ def test_blocks_are_called_as_the_table_says(name, options):
         assert table.sees_time[row] == (block in told), block
         assert table.attends[row] == (block in attends), block
     assert told <= set(table.name)
+
+
+# All pictures at once.
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_one_command_draws_every_figure_in_a_minute(tmp_path):
+    script = Path(__file__).parents[1] / "docs/make_figures.py"
+    done = subprocess.run(
+        [sys.executable, script, tmp_path], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    count, seconds = map(int, re.findall(r"\d+", done.stdout.splitlines()[-1]))
+    # Figures 18.1 to 18.12, the table of steps, the likelihood and the consistency.
+    assert len(list(tmp_path.glob("*.png"))) == count == 15
+    # The minute is that of two idle cores; here others may use them.
+    busy = max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))
+    assert seconds < 60 * busy
 
 
 # 18.10: families with the same marginals.

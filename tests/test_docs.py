@@ -280,7 +280,10 @@ def run_snippets(some, folder):
 
 @pytest.mark.slow
 def test_a_loop_of_ones_own_trains(as_a_user):
-    names = run_snippets(snippets("python.md")[-2:], None)
+    loop, plain, nnx = snippets("python.md")[-3:]
+    names = run_snippets([loop, plain], None)
+    assert names["state"].params.keys() == {"inside", "outside"}
+    names = run_snippets([loop, nnx], None)
     assert int(names["state"].step) == 1
     assert jax.tree.leaves(names["state"].params)[0].shape[-1] in (2, 64)
 
