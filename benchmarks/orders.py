@@ -5,7 +5,7 @@
 Data are one Gaussian, whose flow is known. Order of the flow: noise switched off,
 Karras levels from 80 to 0.002, 160 and 320 steps, largest error. Strong order: levels
 from 5 to 0.05, 24 and 48 steps along one Brownian path per example, mean distance to
-Euler's samples at 512. The order is log2 of the ratio of the two errors.
+Euler's samples at 512, over 256 of them. The order is log2 of the ratio of two errors.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def along_one_path(sampler: Sampler, num_steps: int) -> jax.Array:
     """Samples, each of a Brownian path and a start of its own."""
     path = BrownianPath(jr.key(1), sigma_max=5.0)
     sigmas = ss.grids.karras(num_steps + 1, sigma_min=0.05, sigma_max=5.0)[:-1]
-    x = sigmas[0] * jr.normal(jr.key(0), (24, 3))
+    # Of as few as 24 the mean gap is off by half an order.
+    x = sigmas[0] * jr.normal(jr.key(0), (256, 3))
     return jax.jit(
         lambda x: ss.sample(sampler, GAUSSIAN.denoise, x, sigmas, noise=path).x
     )(x)

@@ -437,7 +437,7 @@ def _score_sde(config: ConfigDict) -> None:
     config.grid = {"name": "uniform_time", "num_steps": 100}
 
 
-# Few steps: score-sde distil --from=runs/digits --config=digits_direct --workdir=...
+# Few steps: score-sde distil --from=runs/digits --config=digits:direct --workdir=...
 # Published laws of the noise level have their mass below sigma = 10, and millions of
 # examples to reach 80 all the same. One step begins there: in 1,500 steps a student
 # must see it often.

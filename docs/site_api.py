@@ -14,9 +14,14 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "score_sde"
 BESIDES = (
     *("few_step_likelihood", "fields", "integrate", "multistep_flow", "rules"),
+    *("latents", "losses.flow_maps", "losses.jump_divergences", "losses.pairs"),
     *("run.objectives", "run.open", "samplers.grids", "step_sizes"),
+    "weights.published",
 )
 """Modules that the package does not export, whose names users meet all the same."""
+REGISTERED = {"samplers": ("loop.py", "SAMPLERS")}
+"""Package -> the file and the registry of classes that are known by a name, and that
+the package does not export."""
 
 
 def modules() -> list[str]:
@@ -61,7 +66,36 @@ def _page(module: str) -> str:
         file = f"{name}." if (here / f"{name}.py").exists() else ""
         entries.append(f"::: score_sde.{module}.{file}{name}")
     head = f"# score_sde.{module}\n\n{_docstring(module)}"
+    named = registered(module)
+    if named:
+        lines = ["## By name", "| name | class |\n|---|---|"]
+        lines[1] += "".join(
+            f"\n| `{name}` | [`{home.rpartition('.')[2]}`][{home}] |"
+            for name, home in named.items()
+        )
+        entries += [*lines, *(f"::: {home}" for home in dict.fromkeys(named.values()))]
     return "\n\n".join([head, *entries]) + "\n"
+
+
+def registered(package: str) -> dict[str, str]:
+    """Name -> full name of the class, of the registry that a package has."""
+    if package not in REGISTERED:
+        return {}
+    file, registry = REGISTERED[package]
+    path = PACKAGE / package / file
+    homes = {
+        alias.name: f"{node.module}.{alias.name}"
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    content = _assigned(path, registry)
+    assert isinstance(content, ast.Dict)
+    return {
+        ast.literal_eval(name): homes[ast.unparse(value)]
+        for name, value in zip(content.keys, content.values, strict=True)
+        if name is not None
+    }
 
 
 def _index() -> str:
@@ -128,5 +162,9 @@ def _assigned(file: Path, name: str) -> ast.expr:
     for node in ast.parse(file.read_text()).body:
         match node:
             case ast.Assign(targets=[ast.Name(id=found)], value=value) if found == name:
+                return value
+            case ast.AnnAssign(target=ast.Name(id=found), value=value) if (
+                found == name and value is not None
+            ):
                 return value
     raise LookupError(f"{file} assigns no {name}")

@@ -72,12 +72,15 @@ def samplers() -> str:
 
 
 def _measured_orders() -> dict[str, tuple[str, str]]:
-    """Name -> (order of the flow, strong order), as docs/samplers.md records them."""
-    text = (ROOT / "docs/samplers.md").read_text().partition("## Measured: orders")[2]
-    found = re.findall(
-        r"^\| (\w+) \| ([\d.]+) \| [\de.-]+ \| *([\d.]*) *\|$", text, re.MULTILINE
-    )
-    return {name: (flow, strong) for name, flow, strong in found}
+    """Name -> (order of the flow, strong order); "" for one that was not measured."""
+    return {
+        row["sampler"]: (_order(row.get("flow")), _order(row.get("strong")))
+        for row in _record("orders")["rows"]
+    }
+
+
+def _order(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def sdes() -> str:
@@ -218,6 +221,22 @@ def records() -> str:
     return table(["record", "what", "machine", "date", "versions"], rows)
 
 
+def citation() -> str:
+    """The entry of CITATION.cff, for BibTeX."""
+    import yaml  # here alone: it comes with mkdocs and with Flax
+
+    entry = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    authors = " and ".join(f"{{{a['name']}}}" for a in entry["authors"])
+    fields = {
+        "title": f"{{{entry['title']}}}",
+        "author": authors,
+        "version": entry["version"],
+        "license": entry["license"],
+    }
+    lines = [f"  {name} = {{{value}}}," for name, value in fields.items()]
+    return "\n".join(["```bibtex", "@software{score_sde,", *lines, "}", "```"])
+
+
 def first_line(path: Path) -> str:
     """The first line of a module's docstring, without the command that runs it."""
     text = ast.get_docstring(ast.parse(path.read_text())) or ""
@@ -226,6 +245,7 @@ def first_line(path: Path) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "budgets": budgets,
+    "citation": citation,
     "configs": configs,
     "preconditioners": preconditioners,
     "programs": programs,

@@ -16,6 +16,7 @@ Every example of any data set is read and checked once.
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from . import launch
 
@@ -96,13 +97,14 @@ def main(command: launch.Command) -> None:
     import numpy as np
 
     from score_sde.data import Format
-    from score_sde.data.prepare import prepare, survey
+    from score_sde.data.prepare import BLOCK, prepare, survey
     from score_sde.data.sources import is_prepared_by_tfds
     from score_sde.evaluation.plots import save_samples
     from score_sde.run.build import build
     from score_sde.run.describe import print_dry_run
     from score_sde.runtime.folder import write_json
     from score_sde.runtime.preemption import stop_if_requested
+    from score_sde.runtime.progress import Progress
 
     experiment = build(command.config)
     if command.dry_run:
@@ -112,10 +114,16 @@ def main(command: launch.Command) -> None:
     if is_prepared_by_tfds(source["name"]):
         prepare(source["name"], source["folder"])
 
-    def progress(read: int) -> None:
-        stop_if_requested(f"stopped after {read:,} examples; nothing is written.")
+    def surveyed(split: str) -> dict[str, Any]:
+        bar = Progress(f"reading {split}", -(-len(dataset.split(split)) // BLOCK))
 
-    found = {s: survey(dataset, s, progress=progress) for s in ("train", "test")}
+        def progress(read: int) -> None:
+            stop_if_requested(f"stopped after {read:,} examples; nothing is written.")
+            bar.part_done(-(-read // BLOCK))
+
+        return survey(dataset, split, progress=progress)
+
+    found = {split: surveyed(split) for split in ("train", "test")}
     write_json(
         command.workdir / "data.json",
         {"name": dataset.name, "shape": dataset.shape, "num_levels": dataset.num_levels}

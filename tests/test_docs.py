@@ -6,6 +6,7 @@ import re
 import runpy
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -279,8 +280,59 @@ def run_snippets(some, folder):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("page", ["samplers.md", "guidance.md", "guided_laws.md"])
+def test_snippets_that_need_no_run_do_what_they_say(page, as_a_user):
+    names = {}
+    for snippet in snippets(page):
+        exec(snippet, names)
+    drawn = names["out"].x if "out" in names else names["found"].x
+    assert drawn.shape[1:] == (2,)
+    assert np.isfinite(drawn).all()
+
+
+def test_snippets_that_change_a_config_have_its_fields():
+    config = SimpleNamespace()
+    for snippet in snippets("cascades.md"):
+        exec(snippet, {"config": config})
+    data, companions = config.data, config.companions
+    assert not list(problems({"data": data, "companions": companions}))
+    changes = companions["low_resolution"]["changes"]
+    inner = {"guidance": changes["guidance"], "companions": changes["companions"]}
+    assert not list(problems(inner))
+
+
+WRITERS = re.compile(r"python -m (benchmarks\.\w+)([^\n`]*)")
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.name)
+def test_commands_of_benchmarks_have_their_options(path):
+    """By the programs' sources: each takes minutes to hours to run."""
+    text = re.sub(r"\\\n\s*", " ", path.read_text())
+    for module, words in WRITERS.findall(text):
+        source = (ROOT / f"{module.replace('.', '/')}.py").read_text()
+        known = set(re.findall(r"add_argument\(\s*\"(--[\w-]+)\"", source))
+        given = set(re.findall(r"(--[\w-]+)", words))
+        assert given <= known | {"--help"}, f"{module}: {given - known}"
+
+
+def test_names_of_the_package_on_pages_are_there():
+    """Every `ss.name`, in snippets and in prose."""
+    from pkgutil import resolve_name
+
+    found = 0
+    for path in PAGES:
+        for name in re.findall(r"\bss\.([a-zA-Z_][\w.]*\w)", path.read_text()):
+            resolve_name(f"score_sde:{name}")
+            found += 1
+    assert found > 80
+
+
+@pytest.mark.slow
 def test_a_loop_of_ones_own_trains(as_a_user):
-    names = run_snippets(snippets("python.md")[-2:], None)
+    loop, plain, nnx = snippets("python.md")[-3:]
+    names = run_snippets([loop, plain], None)
+    assert names["state"].params.keys() == {"inside", "outside"}
+    names = run_snippets([loop, nnx], None)
     assert int(names["state"].step) == 1
     assert jax.tree.leaves(names["state"].params)[0].shape[-1] in (2, 64)
 

@@ -16,7 +16,7 @@ MODULES = sorted(
 
 
 def test_there_are_examples():
-    assert len(MODULES) >= 7
+    assert len(MODULES) >= 10
 
 
 @pytest.mark.parametrize("name", MODULES)

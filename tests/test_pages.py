@@ -5,6 +5,7 @@ it says. What needs a file from elsewhere is left out by name.
 """
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,10 @@ PAGES = (
     "data.md",
     "samplers.md",
     "parts.md",
+    "config.md",
 )
+WITH_SNIPPETS = ("few_steps.md",)
+"""Pages whose Python is of runs that their commands make; it runs behind them."""
 ONE_LOOK = {"train.sample_every": 12}
 """Held-out losses and a picture, at the end: half of the time of so short a run."""
 SHORT = {
@@ -115,3 +119,6 @@ def test_the_commands_of_a_page_work(page, trained, folder):
         run(shortened([w.replace("PATH", "pictures") for w in words]), folder)
         done += 1
     assert done
+    if page in WITH_SNIPPETS:
+        (folder / "snippets.py").write_text("".join(blocks(page, "python")))
+        run([sys.executable, "snippets.py"], folder)

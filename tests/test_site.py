@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import jax
 import numpy as np
 import pytest
-from as_a_user import DOCS, ROOT, commands, run
+from as_a_user import DOCS, ROOT, blocks, commands, run
 
 import score_sde as ss
 
@@ -74,12 +74,47 @@ def test_tables_have_a_row_for_everything_that_is_registered():
         text = made["TABLES"][table]()
         missing = [name for name in registry if f"| `{name}` |" not in text]
         assert not missing, table
+    text = made["TABLES"]["citation"]()
+    assert text.startswith("```bibtex\n@software{score_sde,")
+    assert f"version = {{{ss.__version__}}}" in text
     rows = json.loads((ROOT / "benchmarks/samplers.json").read_text())["digits"]
     near = [r for r in rows if 8 <= r["evals"] <= 10]
     best = min(near, key=lambda r: r["distance"])
     text = made["TABLES"]["budgets"]()
     assert f"| 10 | `{best['sampler']}` {best['distance']:.3g} |" in text
     assert "multistep" in made["TABLES"]["solvers"]()
+
+
+@pytest.mark.slow
+def test_every_config_file_has_a_row():
+    text = runpy.run_path(str(DOCS / "site_tables.py"))["TABLES"]["configs"]()
+    files = [path.stem for path in (ROOT / "configs").glob("[a-z]*.py")]
+    assert len(files) > 25
+    for name in files:
+        assert f"| `{name}` |" in text, name
+
+
+def test_orders_on_the_page_are_those_of_the_record():
+    rows = json.loads((ROOT / "benchmarks/orders.json").read_text())["rows"]
+    # Two choose their steps, so that they have no order.
+    assert {r["sampler"] for r in rows} == set(ss.samplers.SAMPLERS) - {
+        "dpm_adaptive",
+        "adaptive_sde",
+    }
+    page = (DOCS / "samplers.md").read_text()
+    for row in rows:
+        if "flow" in row:
+            strong = f"{row['strong']:.2f}" if "strong" in row else ""
+            numbers = f"{row['flow']:.2f} | {row['error']:.1e} | {strong} |"
+            assert f"| {row['sampler']} | {numbers}" in page, row
+
+
+def test_every_sampler_is_in_the_reference_by_its_class():
+    page = API["pages"]()["api/samplers.md"]
+    named = API["registered"]("samplers")
+    for name, kind in ss.samplers.SAMPLERS.items():
+        assert named[name] == f"{kind.__module__}.{kind.__qualname__}"
+        assert f"::: {named[name]}" in page
 
 
 class Links(HTMLParser):
@@ -158,6 +193,8 @@ def test_the_quickstart_and_the_likelihood_work_from_a_clean_folder(folder):
     what_the_quickstart_is_given(folder)
     for words in [*commands("quickstart.md"), *commands("likelihood.md")]:
         run(words, folder)
+    (folder / "snippets.py").write_text("".join(blocks("likelihood.md", "python")))
+    run([sys.executable, "snippets.py"], folder)
     for name in ("points", "pictures", "table"):
         assert (folder / f"runs/{name}/samples.png").exists()
         assert (folder / f"runs/{name}/likelihood.json").exists()

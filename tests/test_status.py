@@ -11,7 +11,7 @@ from PIL import Image
 from experiments import status as program
 from score_sde.run.status import read_status
 from score_sde.runtime.lock import locked
-from score_sde.runtime.progress import Progress
+from score_sde.runtime.progress import Progress, with_bar
 
 ROWS = [
     {"step": 50, "loss": 0.5, "gradient_norm": 1.0, "images_per_second": 100.0},
@@ -97,6 +97,27 @@ def test_a_long_job_says_how_long_it_still_takes(is_terminal):
         assert screen.getvalue().endswith("\n")
     else:  # a line a minute at most, and none at the end
         assert said == [("1/5", "6m40s"), ("3/5", "1m00s")]
+
+
+def test_a_bar_that_moves_by_many_parts_at_once_knows_the_time_of_one():
+    """The first 16 of 64 were there before; the next 16 take 80 s, 5 s each."""
+    screen, now = Screen(True), [0.0]
+    progress = Progress("features", 64, stream=screen, clock=lambda: now[0])
+    for passed, seconds in ((16, 5.0), (32, 80.0)):
+        now[0] += seconds
+        progress.part_done(passed)
+    assert "32/64  2m40s left" in screen.getvalue()
+
+
+def test_a_loop_with_a_bar_counts_a_part_once_it_is_over(monkeypatch):
+    screen = Screen(True)
+    monkeypatch.setattr("sys.stderr", screen)
+    shown = []
+    for part in with_bar("encoding", "abc"):
+        shown.append((part, screen.getvalue().count("/3")))
+    assert shown == [("a", 0), ("b", 1), ("c", 2)]
+    assert "3/3" in screen.getvalue()
+    assert list(with_bar("nothing", ())) == []
 
 
 def test_a_short_job_leaves_no_line_in_a_log():

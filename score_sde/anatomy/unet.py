@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 class Planned(Protocol):
     """A network that plans its blocks, as the published U-Nets do."""
 
+    @property
+    def resampling_sees_time(self) -> bool:
+        """Whether the blocks that halve and double are told the noise level."""
+
     def problems(self, shape: tuple[int, ...], /) -> list[str]:
         """Texts of what is wrong with the options for data of this shape."""
 
@@ -22,7 +26,7 @@ class Planned(Protocol):
 
 
 class UNetTable(NamedTuple):
-    """The blocks of a U-Net in their order, a value for each; all see the time."""
+    """The blocks of a U-Net in their order, a value for each."""
 
     name: tuple[str, ...]
     """The names of the blocks' modules."""
@@ -36,6 +40,8 @@ class UNetTable(NamedTuple):
     """Channels that come from an encoder block; 0 for none."""
     attends: tuple[bool, ...]
     """Whether the block ends with self-attention."""
+    sees_time: tuple[bool, ...]
+    """Whether the time enters here; what only resamples is told nothing."""
 
 
 def unet_table(module: Planned, height: int) -> UNetTable:
@@ -57,6 +63,8 @@ def unet_table(module: Planned, height: int) -> UNetTable:
             skip = block.reads - last if block.joins else 0
             side = int(block.name.partition("x")[0])
             name = f"{half}_{block.name}"
-            rows.append((name, side, block.reads, block.width, skip, block.attends))
+            told = not block.resample or module.resampling_sees_time
+            row = (name, side, block.reads, block.width, skip, block.attends, told)
+            rows.append(row)
             last = block.width
     return UNetTable(*(tuple(column) for column in zip(*rows, strict=True)))

@@ -66,6 +66,20 @@ def denoising_loss(
 
     Returns:
         The loss, [batch].
+
+    Examples:
+        Of the exact denoiser of N(0, 1), at sigma = 1, it is the variance that is left
+        of x0, 1/2:
+
+        >>> import score_sde as ss
+        >>> data = ss.oracles.Gaussian(jnp.zeros(1), jnp.eye(1))
+        >>> x0 = data.sample(jr.key(0), 10_000)
+        >>> at_1 = ss.noise_levels.LogNormal(mean=0.0, std=1e-3)
+        >>> loss = denoising_loss(
+        ...     jr.key(1), data.denoise, x0, noise_levels=at_1, weight=jnp.ones_like
+        ... )
+        >>> print(loss.shape, f"{loss.mean():.1f}")
+        (10000,) 0.5
     """
     key_sigma, key_eps = jr.split(key)
     x0 = as_data(x0, "x0")

@@ -145,6 +145,11 @@ class ADM(PlannedUNet):
         )
 
     @property
+    def resampling_sees_time(self) -> bool:
+        """Whether residual blocks halve and double; convolutions are told nothing."""
+        return self.resblock_updown
+
+    @property
     def predicts_variance(self) -> bool:
         """Whether the output has channels of variances."""
         return self.learn_sigma

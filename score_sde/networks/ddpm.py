@@ -72,6 +72,11 @@ class DDPMUNet(PlannedUNet):
         return nn.silu(h)
 
     @property
+    def resampling_sees_time(self) -> bool:
+        """False: convolutions halve and double, and are told nothing."""
+        return False
+
+    @property
     def style(self) -> Style:
         """The style that all blocks have in common."""
         layers = Layers("xavier", norm_eps=1e-6, min_group=1, dtype=self.dtype)

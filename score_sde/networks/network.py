@@ -143,6 +143,13 @@ def from_linen(module: nn.Module, shape: tuple[int, ...], cond: Any = None) -> N
 
     Raises:
         UserError: by `init`, if the module keeps state beside its parameters.
+
+    Examples:
+        >>> from score_sde.networks import MLP
+        >>> network = from_linen(MLP(width=8, depth=1), shape=(2,))
+        >>> params = network.init(jax.random.key(0))
+        >>> print(network.apply(params, jnp.ones((4, 2)), jnp.zeros(4)).shape)
+        (4, 2)
     """
 
     def init(key: Key) -> Params:

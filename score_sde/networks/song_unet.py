@@ -161,6 +161,11 @@ class SongUNet(PlannedUNet):
         return h
 
     @property
+    def resampling_sees_time(self) -> bool:
+        """Whether residual blocks halve and double; a plain filter is told nothing."""
+        return self.block != "ddpm"
+
+    @property
     def style(self) -> Style:
         """The style that all blocks have in common."""
         layers = Layers("xavier", norm_eps=1e-6, min_group=4, dtype=self.dtype)

@@ -163,6 +163,11 @@ class PlannedUNet(nn.Module):
         """Whether the output has channels of variances behind those of x."""
         return False
 
+    @property
+    def resampling_sees_time(self) -> bool:
+        """Whether the blocks that halve and double are told the noise level."""
+        return True
+
     @nn.nowrap
     def problems(self, shape: tuple[int, ...]) -> list[str]:
         """Texts of what is wrong with the options for data of this shape."""

@@ -20,6 +20,16 @@ class Gaussian(GaussianMixture):
     Args:
         mean: [dims].
         covariance: [dims, dims], positive semi-definite.
+
+    Examples:
+        Of variance 3, at noise level 1: the mean of x0 is 3/4 of x, and the flow to the
+        data scales by sqrt(3/4).
+
+        >>> data = Gaussian(jnp.zeros(1), 3.0 * jnp.eye(1))
+        >>> print(data.denoise(jnp.array([[4.0]]), 1.0))
+        [[3.]]
+        >>> print(f"{data.flow(jnp.array([[4.0]]), 1.0, 0.0).item():.3f}")
+        3.464
     """
 
     def __init__(self, mean: Array, covariance: Array):

@@ -15,6 +15,7 @@ from score_sde.run.experiment import Experiment
 from score_sde.runtime.folder import Arrays
 from score_sde.runtime.jobs import compute_in_parts
 from score_sde.runtime.mesh import require_alike
+from score_sde.runtime.progress import with_bar
 from score_sde.types import UserError
 
 BATCH = 1024
@@ -118,7 +119,7 @@ def in_parts(
         return found
 
     if path is None:
-        found = [compute(first) for first in range(0, count, BATCH)]
+        found = [compute(i) for i in with_bar("features", range(0, count, BATCH))]
         return {name: np.concatenate([f[name] for f in found]) for name in found[0]}
     return compute_in_parts(path, count=count, size=BATCH, compute=compute)
 

@@ -26,6 +26,7 @@ from score_sde.run.settings import Companion, Data
 from score_sde.runtime.folder import read_config, save_arrays, write_json
 from score_sde.runtime.jobs import BY_EXAMPLE, EVERYWHERE, map_examples
 from score_sde.runtime.mesh import divisible, local_mesh
+from score_sde.runtime.progress import with_bar
 from score_sde.types import Array, Key, Params, UserError
 
 if TYPE_CHECKING:
@@ -245,7 +246,7 @@ def encode_data(
         counts[split] = len(examples)
         if not with_files and split == "test":
             continue
-        columns = _encoded_split(encode, examples)
+        columns = encode_split(encode, examples, split)
         if split == "train":
             moments = latent_moments(columns["means"], columns.get("stds"))
         if with_files:
@@ -314,7 +315,7 @@ def decoder_error(run: Run) -> float:
 
     compiled = map_examples(squared, mesh, EVERYWHERE, BY_EXAMPLE, BY_EXAMPLE)
     found = []
-    for first in range(0, len(examples), size):
+    for first in with_bar("decoding", range(0, len(examples), size)):
         index = np.arange(first, first + size) % len(examples)
         keys = example_keys(jax.random.key(experiment.seed), size, first=first)
         errors = compiled(run.params["network"], keys, examples[index]["values"])
@@ -322,10 +323,20 @@ def decoder_error(run: Run) -> float:
     return float(np.sqrt(np.concatenate(found).astype(np.float64).mean()))
 
 
-def _encoded_split(encode: encoded.Encode, examples: Any) -> dict[str, np.ndarray]:
+def encode_split(
+    encode: encoded.Encode, examples: Any, split: str
+) -> dict[str, np.ndarray]:
+    """The means, standard deviations and labels of all latents of a split.
+
+    Args:
+        encode: stored images -> (means, standard deviations or None).
+        examples: of the split.
+        split: its name, for the bar.
+    """
     parts: dict[str, list[np.ndarray]] = {}
-    for first in range(0, len(examples), 16 * BATCH):
-        rows = examples[np.arange(first, min(first + 16 * BATCH, len(examples)))]
+    size = divisible(BATCH, local_mesh())
+    for first in with_bar(f"encoding {split}", range(0, len(examples), size)):
+        rows = examples[np.arange(first, min(first + size, len(examples)))]
         means, stds = encode(rows["values"])
         found = {"means": means, "stds": stds, "labels": rows.get("label")}
         for name, array in found.items():

@@ -16,11 +16,12 @@ from score_sde.evaluation.classifier import full_range
 from score_sde.latents import Coder
 from score_sde.latents.codebook import perplexity
 from score_sde.run import pairs
-from score_sde.run.extraction import open_features
-from score_sde.run.latents import latent_moments, make_encode
+from score_sde.run.extraction import in_parts, open_features
+from score_sde.run.latents import encode_split, latent_moments, make_encode
 from score_sde.run.open import Run
 from score_sde.runtime.jobs import BY_EXAMPLE, EVERYWHERE, map_examples
 from score_sde.runtime.mesh import divisible, local_mesh
+from score_sde.runtime.progress import with_bar
 from score_sde.types import Array, Params, UserError
 
 BATCH = 256
@@ -56,7 +57,10 @@ def measure(run: Run) -> Measured:
     found = pairs.beside(fake, real)
     extraction = open_features(experiment, run.config)
     metric = METRICS["frechet_distance"]
-    features = extraction.features(images), extraction.features(made)
+    features = [
+        in_parts(None, len(a), a.__getitem__, extraction, logits=False)["features"]
+        for a in (images, made)
+    ]
     for name, estimate in estimates_of(metric(*features)).items():
         found[f"rfd_{name}".rstrip("_")] = pairs.row(estimate)
     found |= _perceptual(run, images, made)
@@ -87,7 +91,7 @@ def reconstruct(run: Run, images: np.ndarray) -> np.ndarray:
 
     compiled = map_examples(made, mesh, EVERYWHERE, BY_EXAMPLE)
     parts = []
-    for first in range(0, len(images), size):
+    for first in with_bar("reconstructing", range(0, len(images), size)):
         part = images[first : first + size]
         padded = np.resize(part, (size, *part.shape[1:]))
         out, finite = jax.device_get(compiled(run.params["network"], padded))
@@ -102,10 +106,10 @@ def latent_statistics(run: Run) -> dict[str, Any]:
 
     The codes are counted over all of them: in a batch few are ever used.
     """
-    encode, examples = make_encode(run), run.dataset.train
     coder: Coder = run.experiment.model.network.parts
-    means, stds = encode(_all_values(examples))
-    moments = latent_moments(means, stds)
+    columns = encode_split(make_encode(run), run.dataset.train, "train")
+    means = columns["means"]
+    moments = latent_moments(means, columns.get("stds"))
     found: dict[str, Any] = {
         "latents": {
             "shape": list(moments.shape),
@@ -117,7 +121,7 @@ def latent_statistics(run: Run) -> dict[str, Any]:
         return found
     codes_of = jax.jit(coder.codes)
     counts = np.zeros(coder.num_codes, np.int64)
-    for first in range(0, len(means), BATCH):
+    for first in with_bar("counting codes", range(0, len(means), BATCH)):
         codes = codes_of(run.params["network"], means[first : first + BATCH])
         counts += np.bincount(np.asarray(codes).ravel(), minlength=coder.num_codes)
     found["codebook"] = {
@@ -135,8 +139,10 @@ def _perceptual(run: Run, images: np.ndarray, made: np.ndarray) -> dict[str, Any
         return {}
     centres = partial(data.centres, num_levels=run.dataset.num_levels)
     between = jax.jit(lambda x, y: objective.distance(centres(x), centres(y)))
-    parts = range(0, len(images), PAIRS)
-    each = [between(images[i : i + PAIRS], made[i : i + PAIRS]) for i in parts]
+    parts = with_bar(objective.perceptual, range(0, len(images), PAIRS))
+    each = [
+        np.asarray(between(images[i : i + PAIRS], made[i : i + PAIRS])) for i in parts
+    ]
     return {objective.perceptual: pairs.mean(np.concatenate(each))}
 
 

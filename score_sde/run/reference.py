@@ -35,6 +35,7 @@ from score_sde.run.provenance import PACKAGES, circumstances, code_digest
 from score_sde.runtime.folder import Arrays
 from score_sde.runtime.jobs import compute_in_parts, parts_folder
 from score_sde.runtime.mesh import is_main_host, wait_for_hosts
+from score_sde.runtime.progress import Progress
 from score_sde.types import UserError
 
 BATCHES = 16
@@ -191,17 +192,24 @@ def moments_of_split(
         folder: for the files of parts.
     """
     examples, size = experiment.shown.split(split), BATCH * BATCHES
+    # Its steps are batches: a part of the statistics may take minutes.
+    bar = Progress(f"features of {split}", -(-count // BATCH))
+
+    def of_batch(start: int) -> Moments:
+        rows = np.arange(start, min(start + BATCH, count))
+        found = moments_of(extraction.features(examples[rows]["values"]))
+        if is_main_host():
+            bar.part_done(start // BATCH + 1)
+        return found
 
     def compute(first: int) -> Arrays:
         last = min(first + size, count)
-        found = merge_moments(
-            moments_of(extraction.features(examples[rows]["values"]))
-            for start in range(first, last, BATCH)
-            if len(rows := np.arange(start, min(start + BATCH, last)))
-        )
+        found = merge_moments(of_batch(start) for start in range(first, last, BATCH))
         number = np.asarray([found.number])
         return {"n": number, "mean": found.mean[None], "m2": found.scatter[None]}
 
-    made = compute_in_parts(folder / split, count=count, size=size, compute=compute)
+    made = compute_in_parts(
+        folder / split, count=count, size=size, compute=compute, what=""
+    )
     parts = zip(made["n"].tolist(), made["mean"], made["m2"], strict=True)
     return merge_moments(Moments(*part) for part in parts)

@@ -166,13 +166,20 @@ def pass_over(
     run = partial(_run, experiment, experiment.scored.split(split), mesh)
     passes, checks = _passes(settings, in_jumps=programs.flow is not None)
     checked = min(settings.num_checked, count)
-    found = {
-        p.name: run(
-            solved(p), checked if p in checks else count, folder / f"{split}_{p.name}"
+    found, last = {}, len(passes) + len(checks) + 1
+    for number, p in enumerate((*passes, *checks), start=1):
+        found[p.name] = run(
+            solved(p),
+            checked if p in checks else count,
+            folder / f"{split}_{p.name}",
+            what=f"{split}, pass {number} of {last}: {p.name}",
         )
-        for p in (*passes, *checks)
-    }
-    terms = run(bounded, count, folder / f"{split}_bound")
+    terms = run(
+        bounded,
+        count,
+        folder / f"{split}_bound",
+        what=f"{split}, pass {last} of {last}: bound",
+    )
     return Passes(
         [found[p.name] for p in passes if p.name != FLOW],
         {p.name: found[p.name] for p in checks},
@@ -262,8 +269,10 @@ def _run(
     score: ScoreBatch,
     count: int,
     path: Path,
+    *,
+    what: str,
 ) -> Arrays:
-    """One pass over the first `count` examples."""
+    """One pass over the first `count` examples, whose bar says `what`."""
     size = divisible(experiment.likelihood.batch_size, mesh)
 
     def compute(first: int) -> Arrays:
@@ -276,7 +285,7 @@ def _run(
         seconds = np.full(size, (time.monotonic() - start) / size)
         return result._asdict() | {"seconds": seconds}
 
-    return compute_in_parts(path, count=count, size=size, compute=compute)
+    return compute_in_parts(path, count=count, size=size, compute=compute, what=what)
 
 
 def _gather(passes: Passes) -> Arrays:

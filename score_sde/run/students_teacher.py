@@ -30,6 +30,7 @@ from score_sde.run.students import (
     noise_like,
     uniform_like,
 )
+from score_sde.runtime.progress import with_bar
 from score_sde.samplers import sample
 from score_sde.sde import SDE
 from score_sde.types import Array, Denoise, Key, Params
@@ -270,10 +271,10 @@ def in_parts(
     size = min(PART, count)
     keys = example_keys(jr.fold_in(jr.key(seed), 9), count)
     compiled, parts, told = jax.jit(whole), [], []
-    for first in range(0, count, size):
+    for first in with_bar("the teacher's trajectories", range(0, count, size)):
         index = np.arange(first, first + size) % count
         told.append(cond(index))
-        parts.append(compiled(keys[index], told[-1]))
+        parts.append(jax.block_until_ready(compiled(keys[index], told[-1])))
     return _joined(parts, count=count), _joined(told, count=count)
 
 

@@ -29,7 +29,12 @@ EVERYWHERE, BY_EXAMPLE = PartitionSpec(), PartitionSpec(DATA_AXIS)
 
 
 def compute_in_parts(
-    path: Path, *, count: int, size: int, compute: Callable[[int], Arrays]
+    path: Path,
+    *,
+    count: int,
+    size: int,
+    compute: Callable[[int], Arrays],
+    what: str | None = None,
 ) -> Arrays:
     """Compute arrays of `count` examples, batch by batch, or read what is done.
 
@@ -39,6 +44,8 @@ def compute_in_parts(
         size: of a batch.
         compute: first -> the arrays [size, ...] of examples first, first + 1, ...,
             called for the batches of this host that have no file yet.
+        what: what the bar says is computed; the name of the files if None, and "" for
+            no bar, where `compute` shows its own.
 
     Raises:
         Stopped: between two batches, if a signal asks for it.
@@ -48,7 +55,7 @@ def compute_in_parts(
         for number in range(-(-count // size))
     ]
     own = batches_of(len(files), jax.process_index(), jax.process_count())
-    progress = Progress(path.name, len(own))
+    progress = Progress(path.name if what is None else what, len(own))
     for place, number in enumerate(own, start=1):
         stop_if_requested(
             f"stopped; {number} of {len(files)} parts of {path.name} are done, and the "
@@ -58,7 +65,7 @@ def compute_in_parts(
             first = number * size
             arrays = {n: a[: count - first] for n, a in compute(first).items()}
             save_arrays(files[number], arrays)
-            if is_main_host():
+            if is_main_host() and what != "":
                 progress.part_done(place)
     wait_for_hosts(str(path))
     parts = []

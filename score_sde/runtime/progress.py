@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
-from typing import TextIO
+from collections.abc import Callable, Iterator, Sequence
+from typing import TextIO, TypeVar
+
+from score_sde.runtime.mesh import is_main_host
+
+Part = TypeVar("Part")
 
 WIDTH = 24
 QUIET_SECONDS = 60.0
@@ -48,12 +52,12 @@ class Progress:
         self.stream = sys.stderr if stream is None else stream
         self.clock = clock
         self.begun = self.shown = clock()
-        self.times: list[float] = []
+        self.done: list[tuple[float, int]] = []
 
     def part_done(self, passed: int) -> None:
-        """Show that so many parts are done, of which one was computed just now."""
+        """Show that `passed` parts are done, the last of them just now."""
         now = self.clock()
-        self.times.append(now)
+        self.done.append((now, passed))
         is_terminal, is_last = self.stream.isatty(), passed == self.total
         if not is_terminal and (is_last or now - self.shown < QUIET_SECONDS):
             return
@@ -63,15 +67,30 @@ class Progress:
         left = duration(self.seconds_a_part() * (self.total - passed))
         text = f"{self.what} [{bar}] {passed}/{self.total}  {left} left"
         end = "\n" if is_last or not is_terminal else ""
-        print(
-            f"{chr(13) if is_terminal else ''}{text}",
-            end=end,
-            file=self.stream,
-            flush=True,
-        )
+        if is_terminal:  # over the line before, of which nothing is left
+            text = f"\r{text}\x1b[K"
+        print(text, end=end, file=self.stream, flush=True)
 
     def seconds_a_part(self) -> float:
         """Mean time of a part; the first, which compiles, counts only by itself."""
-        if len(self.times) < 2:
-            return self.times[0] - self.begun
-        return (self.times[-1] - self.times[0]) / (len(self.times) - 1)
+        (first, begun_with), (last, passed) = self.done[0], self.done[-1]
+        if passed == begun_with:
+            return first - self.begun
+        return (last - first) / (passed - begun_with)
+
+
+def with_bar(what: str, parts: Sequence[Part]) -> Iterator[Part]:
+    """Yield the parts of a job one by one, and show on the main host how many are done.
+
+    A part counts as done when the next one is asked for. JAX returns before it has
+    computed, so whoever asks must have waited for the part's result by then.
+
+    Args:
+        what: what is computed.
+        parts: the parts, as many as there are.
+    """
+    progress = Progress(what, len(parts))
+    for passed, part in enumerate(parts, start=1):
+        yield part
+        if is_main_host():
+            progress.part_done(passed)

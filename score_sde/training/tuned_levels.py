@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from score_sde.runtime.progress import with_bar
 from score_sde.types import Array
 
 Distance = Callable[[Array], Array]
@@ -87,7 +88,7 @@ def tuned_levels(
 
     logits = _logits(best, whole)
     state = optimizer.init(logits)
-    for _ in range(num_updates):
+    for _ in with_bar("tuning levels", range(num_updates)):
         sigmas, value, logits, state = update(logits, state)
         if float(value) < least:
             best, least = sigmas, float(value)
