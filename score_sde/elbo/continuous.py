@@ -65,8 +65,7 @@ def continuous_bound(
         num_draws: draws of log sigma for each example.
         cond: the condition of the denoiser, or None.
 
-    Raises: ValueError for num_draws below 1, and ends that are not two levels, the
-        lower one first.
+    Raises: ValueError for num_draws below 1, and ends that don't rise.
     """
     x0, key = as_data(x0, "x0"), typed_key(key)
     if not is_traced((sigma_min, sigma_max)):

@@ -145,14 +145,8 @@ def pass_over(
         assert program is not None  # `_passes` has no such pass
 
         def score(keys: Key, values: Any, cond: Any) -> LogProb:
-            out = program(
-                params,
-                _keys(keys, which.points, 0),
-                _keys(keys, which.probes, 1),
-                values,
-                cond,
-                tolerance,
-            )
+            drawn = _keys(keys, which.points, 0), _keys(keys, which.probes, 1)
+            out = program(params, *drawn, values, cond, tolerance)
             return out._replace(nats=out.nats - log_scale)
 
         return score
