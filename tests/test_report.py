@@ -153,7 +153,8 @@ def test_an_interrupted_job_goes_on_and_scores_every_example_once(tmp_path):
 
     def run(score):
         path, mesh = tmp_path / "part", local_mesh()
-        return _run(experiment, InMemory(values), mesh, score, 10, path)
+        data = InMemory(values)
+        return _run(experiment, data, mesh, score, 10, path, what="a pass")
 
     with pytest.raises(KeyboardInterrupt):
         run(lambda *batch: score(*batch, stop_at=2))

@@ -90,6 +90,7 @@ REFUSED = {
     "adds noise": {"sampler": {"name": "ddpm"}},
     "its guidance depends on the grid": {
         "conditions": {"label": {}},
+        "sampler": {"name": "euler"},
         "guidance": {"name": "plus_plus"},
     },
     "its guidance remembers": {
