@@ -15,7 +15,7 @@ from experiments import launch
 from score_sde import data, elbo, wavelets
 from score_sde.data import DATASETS, SOURCES
 from score_sde.measurements import Downsample
-from score_sde.networks import Network, over_pixels
+from score_sde.networks import Network, over_pixels, with_image
 from score_sde.run import build
 from score_sde.run.likelihoods import bound_examples, score_examples
 from score_sde.run.model import trained_part, training_points
@@ -127,7 +127,8 @@ def test_a_network_of_details_works_on_the_pixels_that_they_make(depth, asked):
         seen.append(x)
         return jnp.concatenate([x, x[..., :1]] if asked else [x], -1)
 
-    network = over_pixels(Network(lambda key: (), apply), side=2**depth, sigma_data=0.5)
+    beside = with_image(Network(lambda key: (), apply))
+    network = over_pixels(beside, side=2**depth, sigma_data=0.5)
     out = network.apply((), 2 * details, jnp.ones(3), {"image": coarse, **asked})
     np.testing.assert_allclose(out[..., :3], 2 * details, atol=1e-5)
     # Pixels, or means over blocks of half the side, at twice the scale of the block.

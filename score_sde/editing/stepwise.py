@@ -160,7 +160,7 @@ class DDRM(Restoring):
         )
 
     def _hidden(self, x: Array) -> Array:
-        """What of x is not measured."""
+        """The part of x that is not measured."""
         return x - self._seen(x, lambda gram: _ratio(jnp.ones_like(gram), gram))
 
 

@@ -14,7 +14,6 @@ from score_sde.arrays import (
     example_keys,
     expand_like,
     in_full_precision,
-    is_traced,
     mean_over_data,
     typed_key,
 )
@@ -68,8 +67,7 @@ def continuous_bound(
     Raises: ValueError for num_draws below 1, and ends that don't rise.
     """
     x0, key = as_data(x0, "x0"), typed_key(key)
-    if not is_traced((sigma_min, sigma_max)):
-        check_rising((sigma_min, sigma_max), "sigma_min and sigma_max")
+    check_rising((sigma_min, sigma_max), "sigma_min and sigma_max")
     low = jnp.log(jnp.asarray(sigma_min, x0.dtype))
     high = jnp.log(jnp.asarray(sigma_max, x0.dtype))
     step = (high - low) / num_draws

@@ -47,9 +47,9 @@ def over_pixels(network: Network, *, side: int, sigma_data: float) -> Network:
     divided by sigma_data, and so do the means here.
 
     Args:
-        network: built for the pixels and, behind them, the means over blocks, both of
-            twice the sides of details; of its output the pixels count, and behind all
-            channels the divergence, if it was asked for.
+        network: of the pixels, told the means over blocks as cond["image"], both of
+            twice the sides of details; behind its output is the divergence, if it was
+            asked for.
         side: of the block of the whole image that a mean is over.
         sigma_data: the standard deviation of the details.
     """
@@ -63,15 +63,12 @@ def over_pixels(network: Network, *, side: int, sigma_data: float) -> Network:
         dropout_key: Key | None = None,
     ) -> Array:
         require_condition(cond, "image")
-        rest = {k: v for k, v in cond.items() if k != "image"} or None
         coarse = side / sigma_data * cond["image"].astype(x.dtype)
         pixels, means = (inverse_haar(coarse, d) for d in (x, jnp.zeros_like(x)))
-        both = jnp.concatenate([pixels, means], axis=-1)
-        out = network.apply(params, both, noise, rest, dropout_key=dropout_key)
+        told = {**cond, "image": means}
+        out = network.apply(params, pixels, noise, told, dropout_key=dropout_key)
         own = haar(out[..., : coarse.shape[-1]])[1]
-        if not has_entry(cond, "divergence"):
-            return own
-        divergence = haar(out[..., both.shape[-1] :])[0] / 2
+        divergence = haar(out[..., coarse.shape[-1] :])[0] / 2  # no channel, or one
         return jnp.concatenate([own, divergence], axis=-1)
 
     return network._replace(apply=apply)

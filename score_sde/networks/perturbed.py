@@ -52,7 +52,7 @@ def perturbed(
 
 
 class _Found:
-    """What is intercepted during one trace, and what of it was found."""
+    """The modules that are intercepted during one trace, and those that were found."""
 
     def __init__(self, skip: Sequence[str], attention: Sequence[str]):
         self.skip, self.attention = tuple(skip), tuple(attention)

@@ -228,11 +228,11 @@ def _network(
             "network.learn_sigma False"
         )
     channels = shape[-1] + cond.pop("image").shape[-1]
-    beside = as_network(module, (*shape[:-1], channels), cond or None)
-    if not of_details:
-        return with_image(beside), problems
-    side = dataset.stored.shape[0] // dataset.shape[0]
-    return over_pixels(beside, side=side, sigma_data=sigma_data), problems
+    network = with_image(as_network(module, (*shape[:-1], channels), cond or None))
+    if of_details:
+        side = dataset.stored.shape[0] // dataset.shape[0]
+        network = over_pixels(network, side=side, sigma_data=sigma_data)
+    return network, problems
 
 
 NEEDED_OF_JUMPS = {

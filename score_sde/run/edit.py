@@ -112,7 +112,7 @@ def _drawn(settings: Editing, model: Model) -> np.ndarray:
 
 
 def _given_measurement(settings: Editing, model: Model, shape: Shape) -> Any:
-    """What was measured, of this shape: numbers as they are, or a picture."""
+    """Read a measurement of this shape: numbers as they are, or a picture."""
     file = settings.image
     if not file.endswith(".npy"):
         if file and (len(shape) != 3 or shape[-1] not in (1, 3)):

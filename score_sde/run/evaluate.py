@@ -214,7 +214,7 @@ def _real(
     reference: Reference,
     other: Callable[[str], np.ndarray],
 ) -> Any:
-    """What a metric holds samples against: one about copies, the training split."""
+    """Choose what samples are held against: about copies, the training split."""
     kinds = reads_of(metric)
     if "training" in kinds:
         return other("train")

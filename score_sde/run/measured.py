@@ -53,7 +53,7 @@ def of_samples(
     inputs: Mapping[str, Any],
     arrays: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
-    """What a report says of samples: how many, of which classes, of which average.
+    """Describe samples for a report: how many, of which classes and which average.
 
     Args:
         config: the complete config of their run.
@@ -110,7 +110,7 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _beside(rows: Mapping[str, Any], part: str) -> str:
-    """What a number is to be compared with, and of which data it is."""
+    """The end of a number's line: its floor or expectation, and the split it is of."""
     text, parts = "", rows["samples"][part].get("parts", {})
     if "floor" in rows:
         text += f" floor {rows['floor'][part]['value']:.4g}"
