@@ -65,6 +65,17 @@ def continuous_bound(
         cond: the condition of the denoiser, or None.
 
     Raises: ValueError for num_draws below 1, and ends that don't rise.
+
+    Examples:
+        With the exact denoiser of N(0, 1) nothing is between bound and density:
+
+        >>> x0 = jr.normal(jr.key(0), (2_000, 1))
+        >>> denoise = lambda x, sigma, cond: x / (1 + sigma**2)
+        >>> ends = {"sigma_min": 0.002, "sigma_max": 80.0}
+        >>> bound = continuous_bound(jr.key(1), denoise, x0, **ends)
+        >>> exact = 0.5 * (x0**2 + math.log(2 * math.pi))
+        >>> print(f"{bound.nats.mean():.1f} beside {exact.mean():.1f}")
+        1.4 beside 1.4
     """
     x0, key = as_data(x0, "x0"), typed_key(key)
     check_rising((sigma_min, sigma_max), "sigma_min and sigma_max")
