@@ -16,6 +16,7 @@ from score_sde.evaluation.report import bits
 from score_sde.networks import count_parameters
 from score_sde.run import build, cascade, train
 from score_sde.run.companions import NOTHING, config_of
+from score_sde.run.model import noise_of_rows
 from score_sde.run.open import Run
 from score_sde.run.sample import as_stage, sample_keys, told_samples
 from score_sde.run.score import Passes, compile_programs, pass_over, score_split
@@ -126,6 +127,28 @@ def test_changes_of_a_stage_are_those_of_its_config(stage):
 # Sampling, without a network.
 
 
+def test_a_coarse_image_is_drawn_with_the_noise_that_details_were_trained_beside():
+    uniformly = {
+        "data__points": "uniform",
+        "likelihood__dequantisation": "uniform",
+    }
+    coarse, details, uniform = (
+        build.build(config_with(f"digits:wavelet_{part}", **changes))
+        for part, changes in (
+            ("coarse", {}),
+            ("details", {}),
+            ("details", uniformly),
+        )
+    )
+    sde, whole = coarse.model.sde, np.asarray(coarse.drawing.grid())
+    noise = float(noise_of_rows(details.model)) / 2  # of means over four pixels
+    assert float(sde.sigma(sde.t_min)) == pytest.approx(noise)
+    sigmas = np.asarray(as_stage(coarse, details).drawing.grid())
+    assert sigmas[-1] == pytest.approx(noise)
+    np.testing.assert_allclose(sigmas[:-1], whole[whole > sigmas[-1]])
+    assert as_stage(coarse, uniform) is coarse
+
+
 def test_an_earlier_stage_stops_at_the_level_that_the_next_one_is_told(stage):
     told = {"level": 0.2, "truncated": True}
     later = build.build(
@@ -143,6 +166,7 @@ def test_an_earlier_stage_stops_at_the_level_that_the_next_one_is_told(stage):
     whole = np.asarray(first.drawing.grid())
     np.testing.assert_allclose(sigmas[:-1], whole[whole > level])
     assert as_stage(first) is first
+    assert as_stage(first, first) is first
     # Pictures that end there are told with their noise, and no other is added.
     points = np.linspace(-1, 1, 16, dtype=np.float32).reshape(1, 4, 4, 1)
     entry = told_samples(later, np.arange(1), points)["image"]

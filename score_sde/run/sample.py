@@ -155,10 +155,10 @@ def as_stage(experiment: Experiment, following: Experiment | None = None) -> Exp
         experiment: of a stage.
         following: of the stage that is told what it draws; None for the last one.
     """
-    small = following and conditions.small_picture(following.model.conditions)
-    if not small or not small.stops_at:
+    level = _told_noise(experiment, following) if following else 0.0
+    if not level:
         return experiment
-    whole, level = experiment.drawing.grid, small.stops_at
+    whole = experiment.drawing.grid
 
     def until() -> Array:
         sigmas = whole()
@@ -166,6 +166,20 @@ def as_stage(experiment: Experiment, following: Experiment | None = None) -> Exp
         return jnp.append(sigmas[:kept], jnp.asarray(level, sigmas.dtype))
 
     return experiment._replace(drawing=experiment.drawing._replace(grid=until))
+
+
+def _told_noise(experiment: Experiment, following: Experiment) -> float:
+    """The noise with which the stage that follows is told what this one draws.
+
+    Details of centres were trained beside coarse images that end at t_min, with the
+    noise that is left there.
+    """
+    later, own = following.model, experiment.model
+    if later.part is not None and later.points == "centres":
+        jumps = experiment.drawing.sampler.jumps  # these can't stop at a level
+        return 0.0 if jumps else float(own.sde.sigma(own.sde.t_min))
+    small = conditions.small_picture(later.conditions)
+    return small.stops_at if small else 0.0
 
 
 def told_samples(
