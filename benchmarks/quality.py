@@ -29,6 +29,8 @@ from score_sde.samplers import SAMPLERS, Sampler
 
 TOLERANCES = (1.0, 0.1)
 """Of adaptive samplers, which choose their own number of steps."""
+MOST_PAIRED = 10_000
+"""Training images of a kernel distance, which takes all pairs of them."""
 
 
 def choices(name: str, problem: Problem, budgets: list[int]) -> list[tuple[Any, Any]]:
@@ -44,7 +46,8 @@ def choices(name: str, problem: Problem, budgets: list[int]) -> list[tuple[Any, 
 
 def row_of(real: np.ndarray, fake: np.ndarray) -> dict[str, Any]:
     """Both distances of a set of features to that of the training images."""
-    frechet, kernel = frechet_distance(real, fake), kernel_distance(real, fake)
+    frechet = frechet_distance(real, fake)
+    kernel = kernel_distance(real[:MOST_PAIRED], fake)
     return {
         "frechet": frechet.value,
         "interval": [frechet.low, frechet.high],
@@ -58,14 +61,21 @@ def row_of(real: np.ndarray, fake: np.ndarray) -> dict[str, Any]:
 def measured(
     problem: Problem,
     real: np.ndarray,
-    features: Callable[[np.ndarray], np.ndarray],
-    num_levels: int | None,
+    held_out: np.ndarray,
+    features_of: Callable[[Any], np.ndarray],
     budgets: list[int],
     keep: Callable[[list[dict[str, Any]]], None],
 ) -> None:
-    """Measure every sampler; `keep` gets all rows after each."""
-    levels = lambda x: np.asarray(ss.data.to_levels(x, num_levels=num_levels))
-    held_out = features(levels(problem.fresh.reshape(-1, *problem.noise.shape[1:])))
+    """Measure every sampler; `keep` gets all rows after each.
+
+    Args:
+        problem: the model, and the noise of the samples.
+        real: features of the training images, [examples, dims].
+        held_out: those of held-out images, as many as samples.
+        features_of: samples as the model draws them -> their features.
+        budgets: evaluations of the network.
+        keep: is given all rows so far.
+    """
     floor = split_half_floor(frechet_distance, real)
     rows = [
         {"sampler": "data", "evals": 0.0, **row_of(real, held_out)},
@@ -84,7 +94,7 @@ def measured(
             good = np.isfinite(np.asarray(x).reshape(len(x), -1)).all(1)
             row = {"sampler": name, "evals": evals, "failed": int((~good).sum())}
             if good.sum() > 1:
-                row |= row_of(real, features(levels(x)[good]))
+                row |= row_of(real, features_of(x[good]))
             rows.append(row)
             seconds = time.monotonic() - start
             text = " ".join(f"{row.get(k, float('nan')):.4g}" for k in COLUMNS)
@@ -122,8 +132,16 @@ def main() -> None:
     problem = trained(given.workdir, given.num_samples)
     run = ss.open_run(given.workdir)
     extraction = open_features(run.experiment, run.config)
-    train = run.dataset.train
-    real = extraction.features(all_rows(train)["values"])
+    shown, model = run.experiment.shown, run.experiment.model
+    real = extraction.features(all_rows(shown.train)["values"])
+    number = min(given.num_samples, len(shown.test))
+    fresh = shown.test[np.arange(number)]["values"]
+
+    def features_of(x: Any) -> np.ndarray:
+        points = model.render(run.params, x, None)  # images, of latents
+        levels = ss.data.to_levels(points, num_levels=shown.num_levels)
+        return extraction.features(np.asarray(levels))
+
     result = record.circumstances("flax") | {
         "command": f"python -m benchmarks.quality --workdir={given.workdir.name} "
         f"--num_samples={given.num_samples} --budgets={given.budgets}",
@@ -135,8 +153,7 @@ def main() -> None:
         kept[:] = rows
         record.write(given.json, result | {"rows": rows})
 
-    levels = run.dataset.num_levels
-    measured(problem, real, extraction.features, levels, budgets, keep)
+    measured(problem, real, extraction.features(fresh), features_of, budgets, keep)
     print("\n" + table(kept, budgets))
 
 

@@ -302,7 +302,7 @@ def by_bound(config: ConfigDict) -> None:
 
 def wavelet_coarse(config: ConfigDict) -> None:
     """Make the first stage of a wavelet cascade: means over blocks of 2x2 pixels."""
-    likelihood(config)
+    vdm(config)
     config.data = {
         "name": "wavelet",
         "source": {"name": "digits"},
@@ -315,7 +315,6 @@ def wavelet_coarse(config: ConfigDict) -> None:
     config.sde.t_min = COARSEST / 2
     # One period per grey level of a pixel, and per level of a mean, over 0.57.
     config.network.input_frequencies = (9.7, 38.8)
-    config.train.num_steps = 3_000
 
 
 def wavelet_details(config: ConfigDict) -> None:
@@ -324,7 +323,7 @@ def wavelet_details(config: ConfigDict) -> None:
     score-sde likelihood --workdir=runs/wavelet_details
         --config.companions.low_resolution.run=runs/wavelet_coarse
     """
-    likelihood(config)
+    vdm(config)
     config.data = {
         "name": "wavelet",
         "source": {"name": "digits"},
