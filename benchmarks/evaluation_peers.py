@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import resource
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,9 +63,13 @@ def torch_fidelity_kernel(subsets: str, size: str) -> float:
 
 
 def torch_fidelity_precision(neighbours: str) -> float:
-    """Precision of the second set beside the first, of the features that were read."""
+    """Precision of the second set beside the first, of the features that were read.
+
+    The peer takes generated features first.
+    """
+    real, fake = _tensors()
     made = metric_prc.prc_features_to_metric(
-        *_tensors(), prc_neighborhood=int(neighbours), verbose=False
+        fake, real, prc_neighborhood=int(neighbours), verbose=False
     )
     return float(made[metric_prc.KEY_METRIC_PRECISION])
 
@@ -140,8 +144,9 @@ if __name__ == "__main__":
         with np.load(sys.argv[2]) as file:
             held["real"], held["fake"] = file["real"], file["fake"]
         {f.__name__: f for f in (torch_fidelity, clean_fid)}[sys.argv[1]]()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        print(peak, file=answers, flush=True)
+        # Not of getrusage, whose peak begins with that of whoever started this process.
+        status = Path("/proc/self/status").read_text()
+        print(status.split("VmHWM:")[1].split()[0], file=answers, flush=True)
         sys.exit()
     for line in sys.stdin:
         name, *arguments = json.loads(line)

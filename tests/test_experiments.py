@@ -589,3 +589,10 @@ def test_samples_and_densities_of_a_table_are_in_its_units(tmp_path):
     for name in ("bits_per_dim", "bound"):
         assert scores[name] - plain_scores[name] == pytest.approx(off, abs=1e-5), name
     assert scores["errors"] == pytest.approx(plain_scores["errors"], abs=1e-5)
+    # In Python too.
+    run = ss.open_run(tmp_path / "own")
+    np.testing.assert_allclose(run.sample(8).levels, own, rtol=1e-6)
+    rows = run.dataset.test[np.arange(4)]
+    nats = run.log_prob(rows).nats + run.dataset.log_scale
+    plain_nats = ss.open_run(tmp_path / "plain").log_prob(rows).nats
+    np.testing.assert_allclose(nats, plain_nats, rtol=1e-5)

@@ -35,7 +35,9 @@ def check(folder, config, inputs=INPUTS, *, allow_change=False):
 
 @pytest.fixture
 def run(tmp_path):
+    """A run that has made its first report."""
     describe(tmp_path, config_with(), INPUTS)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 50, "loss": 0.5}\n')
     return tmp_path
 
 
@@ -47,9 +49,21 @@ def test_a_run_records_its_config_its_inputs_and_its_environment(run):
     assert check(run, config_with()) is None
 
 
+@pytest.mark.parametrize("left", ["", "checkpoints/4", "checkpoints/4.corrupt"])
+def test_a_start_that_was_refused_binds_nobody(tmp_path, left):
+    describe(tmp_path, config_with(), INPUTS)
+    if not left:
+        assert check(tmp_path, config_with(data__batch_size=32)) is None
+        return
+    (tmp_path / left).mkdir(parents=True)
+    with pytest.raises(UserError, match="data.batch_size: 64 -> 32"):
+        check(tmp_path, config_with(data__batch_size=32))
+
+
 def test_weights_of_an_unknown_training_are_trained_on(tmp_path):
     """Nobody knows on what data another program trained those that were imported."""
     describe(tmp_path, config_with(), {})
+    (tmp_path / "checkpoints" / "0").mkdir(parents=True)
     assert check(tmp_path, config_with()) is None
 
 
@@ -83,10 +97,10 @@ def test_other_data_are_refused_by_their_content_not_their_place(run):
         check(run, config_with(), other)
 
 
-def test_more_steps_are_welcome_where_the_schedule_does_not_know_them(tmp_path):
-    describe(tmp_path, config_with(optimizer__schedule="constant"), INPUTS)
+def test_more_steps_are_welcome_where_the_schedule_does_not_know_them(run):
+    describe(run, config_with(optimizer__schedule="constant"), INPUTS)
     longer = config_with(optimizer__schedule="constant", train__num_steps=9_000)
-    assert check(tmp_path, longer) is None
+    assert check(run, longer) is None
 
 
 def test_every_other_section_is_free_to_change(run):

@@ -65,21 +65,27 @@ class Stored:
     format: Format
     place: Path
     name: str
-    values: np.ndarray
-    labels: np.ndarray | None
+    array: np.ndarray
+    """Those of the whole file, of which `rows` are the split."""
+    classes: np.ndarray | None
     rows: np.ndarray
+
+    @property
+    def values(self) -> np.ndarray:
+        """All values of the split, [examples, *shape], as `InMemory` has them."""
+        return self[np.arange(len(self))]["values"]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: np.ndarray, /) -> Rows:
         rows = self.rows[index]
-        values = np.asarray(np.take(self.values, rows, axis=0))
+        values = np.asarray(np.take(self.array, rows, axis=0))
         with offering_conversion(self.place):
             check_range(values, self.format, lambda i: f"{self._where}[{rows[i]}]")
         found = {"values": as_stored(values)}
-        if self.labels is not None:
-            found["label"] = self.labels[rows]
+        if self.classes is not None:
+            found["label"] = self.classes[rows]
         return found
 
     @property

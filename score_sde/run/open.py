@@ -122,7 +122,11 @@ class Run:
         return self.experiment.drawing.grid()
 
     def sample(self, count: int, *, first: int = 0) -> Samples:
-        """Draw the samples with numbers first, first + 1, ..., as the programs do."""
+        """Draw the samples with numbers first, first + 1, ..., as the programs do.
+
+        `levels` are in the units that the data came in, as `score-sde sample` writes
+        them; `points` as the model sees them, and as `dataset` has its rows.
+        """
         index = first + np.arange(count)
         drawn: Samples | None = None
         points: Any = None
@@ -136,7 +140,7 @@ class Run:
             drawn = draw(stage.params, keys, cond)
             points = drawn.points
         assert drawn is not None
-        return drawn
+        return drawn._replace(levels=self.experiment.shown.to_units(drawn.levels))
 
     @cached_property
     def _draws(self) -> list[tuple[Experiment, Callable[..., Samples]]]:
@@ -155,7 +159,9 @@ class Run:
     def log_prob(self, rows: Mapping[str, Any], *, first: int = 0) -> LogProb:
         """Log-probabilities of examples {"values": [batch, *shape], ...}, in nats.
 
-        Noise and probes are those of the examples with numbers first, first + 1, ...
+        Values are as the rows of `dataset` have them; the log-density is that in the
+        units that the data came in, as `score-sde likelihood` writes it. Noise and
+        probes are those of the examples with numbers first, first + 1, ...
 
         Of stored levels they are log p(x) - log q(x given levels), the width of the
         bins in q: bits/dim are `bits_per_dim(nats, num_dims, num_levels=None)`.
@@ -166,7 +172,8 @@ class Run:
         """
         cond = conditions.of_examples(self.experiment.model.conditions, rows)
         keys, values = self._keys(rows, first), rows["values"]
-        return self._score(self.params, *keys, values, cond, np.float32(1))
+        found = self._score(self.params, *keys, values, cond, np.float32(1))
+        return found._replace(nats=found.nats - self.experiment.scored.log_scale)
 
     def class_log_probs(self, rows: Mapping[str, Any], *, first: int = 0) -> Array:
         """log p(x given class) of examples under every class, [batch, classes].
@@ -186,7 +193,8 @@ class Run:
         ]
         if len(told) < 2 or jax.tree.all(jax.tree.map(np.array_equal, *told)):
             raise ValueError("class_log_probs: this model is told no class.")
-        return self._score_classes(self.params, *keys, values)
+        found = self._score_classes(self.params, *keys, values)
+        return found - self.experiment.scored.log_scale
 
     def _keys(self, rows: Mapping[str, Any], first: int) -> tuple[Key, Key]:
         """The keys of the points and of the probes of examples."""

@@ -9,6 +9,7 @@ from typing import Any
 from score_sde.run.experiment import Experiment
 from score_sde.run.paths import OF_SAMPLES, differences, flat, without
 from score_sde.run.sections import complete
+from score_sde.run.status import read_status
 from score_sde.runtime.folder import environment, read_config, read_json, write_json
 from score_sde.types import UserError
 
@@ -42,7 +43,7 @@ def check_same(
     *,
     allow_change: bool,
 ) -> str | None:
-    """Compare a config with that of the run in workdir, if there is one.
+    """Compare a config with that of the run in workdir, if one has begun there.
 
     Args:
         workdir: the folder of the run.
@@ -57,7 +58,7 @@ def check_same(
     Raises:
         UserError: with that table, if changes are not allowed.
     """
-    if not (workdir / "config.json").exists():
+    if not (workdir / "config.json").exists() or not read_status(workdir).has_begun:
         return None
     old = without(complete(read_config(workdir)), FREE)
     new = without(config, FREE)

@@ -34,13 +34,20 @@ class Status(NamedTuple):
         """The last step that was reported."""
         return int(self.rows[-1]["step"] or 0) if self.rows else 0
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is a step, a report or a checkpoint that could be lost."""
+        return bool(self.rows or self.checkpoints or self.damaged)
+
     def state(self) -> str:
-        """One of: trained, running, stopped, not started."""
+        """One of: trained, running, imported, stopped, not started."""
         if self.num_steps in self.checkpoints:
             return "trained"
         if self.writer is not None:
             return "running"
-        return "stopped" if self.checkpoints or self.rows else "not started"
+        if self.checkpoints == [0] and not self.rows:
+            return "imported"
+        return "stopped" if self.has_begun else "not started"
 
     def text(self) -> str:
         """A few lines for a person."""
