@@ -16,7 +16,7 @@ from score_sde.evaluation import frechet_distance
 def main() -> None:
     with np.load(sys.argv[1]) as file:
         frechet_distance(file["real"], file["fake"])
-    # Not of getrusage, whose peak begins with that of the program that started this one.
+    # Not of getrusage, whose peak begins with that of whoever started this process.
     status = Path("/proc/self/status").read_text()
     print(status.split("VmHWM:")[1].split()[0])
 

@@ -1,15 +1,22 @@
 """Write a run's weights: python -m experiments.export_weights --workdir=DIR --to=FILE.
 
 FILE ends in .safetensors. It gets the moving average, under the names of the program
-that it was imported from, or that published such networks, or under our own.
+that it was imported from, or that published such networks, or under our own; and, for
+`import-weights`, what no tensor shows: the network's options, its preconditioner, the
+SDE, the format of the data and their sigma_data.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from . import launch
 
+ABOUT = "score_sde.config"
+"""The name of what a file says of its run."""
+MEANING = ("network", "precondition", "chain", "sde")
+"""Sections that decide what a network's output means."""
 OPTIONS = {"to": "a new file, *.safetensors"}
 
 
@@ -28,6 +35,8 @@ def main(command: launch.Command) -> None:
     file = Path(command.options["to"])
     if file.suffix != ".safetensors":
         raise UserError(f"--to is {str(file)!r}; it must end in .safetensors.")
+    if file.exists():
+        raise UserError(f"--to is {str(file)!r}, which is there already.")
     run = opened(command, needs="")
     if run is None:
         return
@@ -40,9 +49,26 @@ def main(command: launch.Command) -> None:
         program = next(iter(known))
     table = known[program]
     arrays = weights.published_arrays(params, table)
+    about = {"names": program, "step": str(run.step), ABOUT: _about(run)}
     with replaced(file) as partial:
-        save_file(arrays, partial, metadata={"names": program, "step": str(run.step)})
+        save_file(arrays, partial, metadata=about)
     print(f"{file}: {len(arrays)} tensors, named as those of {program}")
+
+
+def _about(run: Any) -> str:
+    """What the file says of the run, the sections of a config in JSON."""
+    import json
+
+    config, dataset = run.config, run.experiment.dataset
+    data = {
+        "shape": dataset.shape,
+        "num_levels": dataset.num_levels or 0,
+        "num_classes": dataset.num_classes,
+        "sigma_data": run.experiment.model.sigma_data,
+    }
+    told: dict[str, Any] = {"label": {}} if "label" in config["conditions"] else {}
+    sections = {name: config[name] for name in MEANING}
+    return json.dumps({**sections, "data": data, "conditions": told})
 
 
 def _imported_from(workdir: Path) -> str | None:

@@ -4,7 +4,8 @@
 
 NAME is that of a published configuration, such as edm2/edm2-img512-xs, or of a
 network, such as edm2, with its options in --config.network.OPTION=value and the format
-of its data in --config.data.shape and num_levels (0 for latents). The run draws samples
+of its data in --config.data.shape and num_levels (0 for latents). A file that
+`export-weights` wrote says all of these by itself. The run draws samples
 at once; --config.data.name=NAME gives it data to be scored and trained on.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import launch
+from .export_weights import ABOUT
 
 OPTIONS = {
     "from": "the weights: .safetensors, .npz, .pt, .pth, .pkl, a Flax checkpoint, or "
@@ -91,7 +93,7 @@ def default_config(options: dict[str, Any]) -> dict[str, Any]:
     from score_sde.run.sections import CHAIN_FIELDS
     from score_sde.weights.published import PUBLISHED, Published
 
-    name = options["network"]
+    given, name = options, options["network"]
     if name in PUBLISHED:
         published = PUBLISHED[name]
     elif name in AUTOENCODERS:
@@ -125,11 +127,14 @@ def default_config(options: dict[str, Any]) -> dict[str, Any]:
     if is_augmented:
         told["augment"] = {"probability": 0.0}
     objective: dict[str, Any] = {"name": published.objective}
+    stated = _stated_by(file) if (file := given.get("from")) else {}
+    if stated.get("network", {}).get("name") != published.network:
+        stated = {}
     trained: dict[str, Any] = {}
     if published.objective == "denoising":
         objective["learn_log_variance"] = published.network == "edm2"
         trained = {"noise_levels": {"name": "log_normal"}, "weight": {"name": "edm"}}
-    return {
+    config = {
         "seed": 0,
         "chain": chain,
         "data": {
@@ -152,6 +157,25 @@ def default_config(options: dict[str, Any]) -> dict[str, Any]:
         "sampling": {"num_samples": 16, "batch_size": 16},
         "likelihood": {},
     }
+    data = {**config["data"], **stated.pop("data", {})}
+    return config | stated | {"data": data}
+
+
+def _stated_by(file: str) -> dict[str, Any]:
+    """What a file that `export-weights` wrote says of its run; {} of any other."""
+    import json
+
+    from safetensors import SafetensorError, safe_open
+
+    if not file.endswith(".safetensors"):
+        return {}
+    try:
+        with safe_open(file, "numpy") as opened:
+            text = (opened.metadata() or {}).get(ABOUT, "{}")
+    except (OSError, SafetensorError):
+        return {}  # refused, with a reason, where its tensors are read
+    found: dict[str, Any] = json.loads(text)
+    return found
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import pytest
 
 from experiments.launch import load_config
 from score_sde.run.build import build
+from score_sde.run.open import open_run
 from score_sde.run.same_run import FREE, check_same, describe
 from score_sde.run.sections import SECTIONS, complete
 from score_sde.runtime.folder import environment
@@ -112,3 +113,12 @@ def test_every_other_section_is_free_to_change(run):
         assert section in SECTIONS or section == "extra"
         if name and "*" not in name and section != "data":
             assert name in config[section], field
+
+
+def test_a_run_is_opened_on_examples_of_the_shape_that_it_was_trained_on(tmp_path):
+    known = {**INPUTS, "data": {"format": {"shape": [8, 8, 1]}}}
+    describe(tmp_path, config_with(), known)
+    other = config_with(data={"name": "patches"})
+    text = r"examples of shape \(8, 8, 1\); those of data.name 'patches' have \(32, 32"
+    with pytest.raises(UserError, match=text):
+        open_run(tmp_path, other)

@@ -25,6 +25,7 @@ from experiments import import_weights, launch, train
 from score_sde import weights
 from score_sde.networks import NETWORKS, DDPMUNet, SongUNet, dit, edm2, from_linen
 from score_sde.run import build
+from score_sde.run.open import open_run
 from score_sde.types import UserError
 from score_sde.weights import records
 from score_sde.weights.published import PUBLISHED, tables
@@ -604,23 +605,30 @@ def test_a_run_goes_out_and_comes_in_to_be_scored_and_trained(tmp_path):
         "--config.network.channels=8",
         "--config.network.blocks_per_level=1",
         "--config.network.multipliers=(1,2)",
+    ]
+    short = [
         "--config.train.num_steps=2",
         "--config.optimizer.warmup_steps=1",
         "--config.data.batch_size=8",
     ]
     first, second, file = tmp_path / "a", tmp_path / "b", tmp_path / "a.safetensors"
     config = "--config=configs/digits.py"
-    plain = "--config.network.input_frequencies=()"
-    program("train", config, f"--workdir={first}", *tiny, plain)
+    program("train", config, f"--workdir={first}", *tiny, *short)
     program("export_weights", f"--workdir={first}", f"--to={file}")
+    out = program("export_weights", f"--workdir={first}", f"--to={file}", code=2)
+    assert "which is there already" in out
+    # The file says what the network is, and what its output means.
     program(
         "import_weights",
         f"--from={file}",
         f"--workdir={second}",
         "--network=unet",
         "--config.data.name=digits",
-        *tiny,
+        *short,
     )
+    x = np.random.RandomState(0).normal(size=(2, 8, 8, 1)).astype(np.float32)
+    ours, theirs = (open_run(folder).denoiser(x, 0.3) for folder in (first, second))
+    np.testing.assert_array_equal(ours, theirs)
     again = tmp_path / "b.safetensors"
     program("export_weights", f"--workdir={second}", f"--to={again}")
     before, after = load_file(file), load_file(again)

@@ -31,6 +31,7 @@ from score_sde.run.sample import (
     sampled_model,
     told_samples,
 )
+from score_sde.run.same_run import inputs_of
 from score_sde.run.sections import CHAIN_FIELDS, complete
 from score_sde.run.train import initial_params
 from score_sde.runtime.folder import read_config
@@ -274,8 +275,17 @@ def _check_model(
 ) -> None:
     """Refuse a config that gives the trained network another meaning.
 
-    Sampler, grid, SDE, data and all that a result may vary are free.
+    Sampler, grid, SDE, and all that a result may vary are free, and other data with
+    examples of the same shape.
     """
+    trained = complete(read_config(workdir))
+    known = inputs_of(workdir).get("data", {}).get("format", trained["data"])
+    seen, given = tuple(known.get("shape") or ()), tuple(experiment.dataset.shape)
+    if seen and seen != given:
+        raise UserError(
+            f"the run in {workdir} was trained on examples of shape {seen}; those of "
+            f"data.name {config['data']['name']!r} have {given}."
+        )
     fixed = {"network", "precondition", "conditions", "data.sigma_data"}
     bound = getattr(experiment.model.precondition, "keywords", {})
     if experiment.objective.bounds_chain or set(CHAIN_FIELDS) & set(bound):
@@ -286,7 +296,7 @@ def _check_model(
             for path, value in without(side, OF_SAMPLES).items()
             if path in fixed or path.split(".")[0] in fixed
         }
-        for side in (complete(read_config(workdir)), config)
+        for side in (trained, config)
     )
     rows = differences(old, new)
     if rows:
