@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -156,6 +157,10 @@ def run(main: Callable[[Command], None], description: str, **own: Any) -> None:
     try:
         with listening():
             main(command)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has had enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except Stopped as reason:
         print(reason)
     except UserError as error:

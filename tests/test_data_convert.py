@@ -150,7 +150,7 @@ def test_broken_and_other_files_are_left_out_and_counted(tmp_path, capsys):
     )
     assert "4 pictures of 6 were read" in said
     assert "left out: 1 file (.txt)" in said
-    assert "left out, broken: 2 (3.png: image file is truncated, ...)" in said
+    assert "left out, broken: 2 (3.png: image file is truncated; 4.png: it is" in said
 
 
 def test_labels_of_pictures(tmp_path, capsys):

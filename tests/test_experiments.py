@@ -435,7 +435,7 @@ def test_a_picture_is_edited_and_its_known_pixels_stay(trained, pictures):
     [
         ({}, "editing.image is missing: give --config.editing.image=FILE"),
         ({"image": "none.png"}, "editing.image: .*No such file .*none.png"),
-        ({"image": "text.png"}, "editing.image: cannot identify image file"),
+        ({"image": "text.png"}, "editing.image: it is no picture"),
         ({"image": "large.png"}, "large.png is 16 x 8; it must be 8 x 8 pixels"),
         ({"task": "inpaint", "image": "image.png"}, "editing.mask is missing"),
         (

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
 BROKEN = (OSError, RuntimeError, zipfile.BadZipFile, zlib.error)
+MOST_NAMED = 20
+"""Broken files that are named."""
 FOLDERS = "folders"
 """The word that takes the folders of pictures as their classes."""
 
@@ -212,7 +214,7 @@ def _table(name: str, content: bytes) -> dict[str, Any]:
 
 
 def _some(broken: dict[str, str]) -> str:
-    """How many files are broken, and the first of them."""
-    name, error = next(iter(broken.items()))
-    more = ", ..." if len(broken) > 1 else ""
-    return f"{len(broken):,} ({name}: {error}{more})"
+    """How many files are broken, and which; of very many the first."""
+    named = [f"{name}: {error}" for name, error in broken.items()][:MOST_NAMED]
+    more = ["..."] if len(broken) > MOST_NAMED else []
+    return f"{len(broken):,} ({'; '.join([*named, *more])})"

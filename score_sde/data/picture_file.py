@@ -91,11 +91,13 @@ def opened(file: bytes) -> Iterator[Picture]:
     Raises:
         OSError: for a file that is broken or no picture, as all of this context does.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(file)) as picture:
             yield picture
+    except UnidentifiedImageError:  # its text is an address in memory
+        raise OSError("it is no picture, or of an unknown format") from None
     except (SyntaxError, ValueError, zlib.error, Image.DecompressionBombError) as error:
         if isinstance(error, UserError):
             raise

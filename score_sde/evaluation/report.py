@@ -168,7 +168,8 @@ UNITS = {
 
 
 def _lines(split: str, row: dict[str, Any]) -> str:
-    errors = ", ".join(f"{name} {e:.4f}" for name, e in row["errors"].items())
+    # A part that is 0 is not there: no levels, an exact divergence, too few to tell.
+    errors = ", ".join(f"{name} {e:.4f}" for name, e in row["errors"].items() if e)
     # The reverse SDE and its decoder are a model of their own, which may fit better.
     verdict = f"{'above' if row['bound_above'] else 'BELOW'} that of the flow"
     by_flow, by_bound = UNITS[row.get("of", "data")]

@@ -23,6 +23,7 @@ from score_sde.run.likelihoods import class_log_probs, scorer
 from score_sde.run.model import denoiser, jump, with_companions
 from score_sde.run.objective import Objective
 from score_sde.run.paths import OF_SAMPLES, differences, without
+from score_sde.run.same_run import inputs_of
 from score_sde.run.sample import (
     Samples,
     as_stage,
@@ -31,7 +32,6 @@ from score_sde.run.sample import (
     sampled_model,
     told_samples,
 )
-from score_sde.run.same_run import inputs_of
 from score_sde.run.sections import CHAIN_FIELDS, complete
 from score_sde.run.train import initial_params
 from score_sde.runtime.folder import read_config

@@ -20,6 +20,9 @@ FORMATS = (
 INDEX = ".index.json"
 """The end of the name of an index of several files."""
 
+LONGEST_HEADER = 100_000_000
+"""Bytes of a safetensors header, by its specification: longer ones are other files'."""
+
 OLD_PICKLES = (b"(", b"c", b"]", b"}")
 """First bytes of pickles from before they said their protocol."""
 
@@ -41,7 +44,7 @@ def read(path: Path) -> Any:
         if start.startswith(b"PK"):
             return _read_archive(path)
         header = int.from_bytes(start[:8], "little")
-        if start[8:9] == b"{" and header <= path.stat().st_size:
+        if start[8:9] == b"{" and header < LONGEST_HEADER:
             return _read_safetensors(path)
         if start[:1] in (b"\x80", *OLD_PICKLES):
             return _read_pickles(path)
