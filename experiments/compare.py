@@ -11,6 +11,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from . import launch
+
 
 def main(argv: list[str] | None = None) -> int:
     """Print the comparison of two runs."""
@@ -40,4 +42,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    launch.print_report(main)

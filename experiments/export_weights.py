@@ -17,6 +17,8 @@ ABOUT = "score_sde.config"
 """The name of what a file says of its run."""
 MEANING = ("network", "precondition", "chain", "sde")
 """Sections that decide what a network's output means."""
+OF_DATA = ("shape", "num_levels", "num_classes", "sigma_data")
+"""Fields of section data that do."""
 OPTIONS = {"to": "a new file, *.safetensors"}
 
 
@@ -56,19 +58,20 @@ def main(command: launch.Command) -> None:
 
 
 def _about(run: Any) -> str:
-    """What the file says of the run, the sections of a config in JSON."""
+    """Describe the run for `import-weights`, by sections of a config in JSON."""
     import json
 
     config, dataset = run.config, run.experiment.dataset
-    data = {
-        "shape": dataset.shape,
-        "num_levels": dataset.num_levels or 0,
-        "num_classes": dataset.num_classes,
-        "sigma_data": run.experiment.model.sigma_data,
-    }
+    levels, sigma = dataset.num_levels or 0, run.experiment.model.sigma_data
+    values = (dataset.shape, levels, dataset.num_classes, sigma)
     told: dict[str, Any] = {"label": {}} if "label" in config["conditions"] else {}
-    sections = {name: config[name] for name in MEANING}
-    return json.dumps({**sections, "data": data, "conditions": told})
+    return json.dumps(
+        {
+            **{name: config[name] for name in MEANING},
+            "data": dict(zip(OF_DATA, values, strict=True)),
+            "conditions": told,
+        }
+    )
 
 
 def _imported_from(workdir: Path) -> str | None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import launch
-from .export_weights import ABOUT
+from .export_weights import ABOUT, MEANING, OF_DATA
 
 OPTIONS = {
     "from": "the weights: .safetensors, .npz, .pt, .pth, .pkl, a Flax checkpoint, or "
@@ -93,7 +93,7 @@ def default_config(options: dict[str, Any]) -> dict[str, Any]:
     from score_sde.run.sections import CHAIN_FIELDS
     from score_sde.weights.published import PUBLISHED, Published
 
-    given, name = options, options["network"]
+    name, file = options["network"], options.get("from") or ""
     if name in PUBLISHED:
         published = PUBLISHED[name]
     elif name in AUTOENCODERS:
@@ -127,9 +127,6 @@ def default_config(options: dict[str, Any]) -> dict[str, Any]:
     if is_augmented:
         told["augment"] = {"probability": 0.0}
     objective: dict[str, Any] = {"name": published.objective}
-    stated = _stated_by(file) if (file := given.get("from")) else {}
-    if stated.get("network", {}).get("name") != published.network:
-        stated = {}
     trained: dict[str, Any] = {}
     if published.objective == "denoising":
         objective["learn_log_variance"] = published.network == "edm2"
@@ -157,12 +154,20 @@ def default_config(options: dict[str, Any]) -> dict[str, Any]:
         "sampling": {"num_samples": 16, "batch_size": 16},
         "likelihood": {},
     }
-    data = {**config["data"], **stated.pop("data", {})}
-    return config | stated | {"data": data}
+    stated = _stated_by(file)
+    if stated.get("network", {}).get("name") != published.network:
+        return config
+    return config | stated | {"data": {**config["data"], **stated["data"]}}
 
 
 def _stated_by(file: str) -> dict[str, Any]:
-    """What a file that `export-weights` wrote says of its run; {} of any other."""
+    """Read the description that `export-weights` wrote into a file; {} without one.
+
+    Sections of other names are left where they are: a config may name files to open and
+    parts to import.
+
+    Raises: ValueError for a damaged one.
+    """
     import json
 
     from safetensors import SafetensorError, safe_open
@@ -171,11 +176,21 @@ def _stated_by(file: str) -> dict[str, Any]:
         return {}
     try:
         with safe_open(file, "numpy") as opened:
-            text = (opened.metadata() or {}).get(ABOUT, "{}")
+            text = (opened.metadata() or {}).get(ABOUT)
     except (OSError, SafetensorError):
         return {}  # refused, with a reason, where its tensors are read
-    found: dict[str, Any] = json.loads(text)
-    return found
+    if text is None:
+        return {}
+    try:
+        found = json.loads(text)
+        sections = {name: dict(found[name]) for name in MEANING}
+        data = {name: found["data"][name] for name in OF_DATA}
+        told: dict[str, Any] = {"label": {}} if "label" in found["conditions"] else {}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"--from is {file!r}: its {ABOUT} is damaged ({error!r})."
+        ) from None
+    return sections | {"data": data, "conditions": told}
 
 
 if __name__ == "__main__":

@@ -157,10 +157,6 @@ def run(main: Callable[[Command], None], description: str, **own: Any) -> None:
     try:
         with listening():
             main(command)
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the output has had enough of it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
     except Stopped as reason:
         print(reason)
     except UserError as error:
@@ -172,6 +168,20 @@ def run(main: Callable[[Command], None], description: str, **own: Any) -> None:
         if command.traceback:
             raise
         sys.exit(str(error))
+
+
+def print_report(main: Callable[[], int]) -> NoReturn:
+    """Exit with the status of a program that only prints, also where its reader left.
+
+    Behind `| head` nobody reads the rest: it goes nowhere, without a traceback.
+    """
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    sys.exit(status)
 
 
 def load_config(text: str | None, workdir: Path) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from . import launch
+
 
 def main(argv: list[str] | None = None) -> int:
     """Print the state of a run and draw its curves into workdir/status.png."""
@@ -30,4 +32,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    launch.print_report(main)

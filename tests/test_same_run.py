@@ -50,12 +50,14 @@ def test_a_run_records_its_config_its_inputs_and_its_environment(run):
     assert check(run, config_with()) is None
 
 
-@pytest.mark.parametrize("left", ["", "checkpoints/4", "checkpoints/4.corrupt"])
-def test_a_start_that_was_refused_binds_nobody(tmp_path, left):
+def test_a_start_that_was_refused_binds_nobody(tmp_path):
     describe(tmp_path, config_with(), INPUTS)
-    if not left:
-        assert check(tmp_path, config_with(data__batch_size=32)) is None
-        return
+    assert check(tmp_path, config_with(data__batch_size=32)) is None
+
+
+@pytest.mark.parametrize("left", ["checkpoints/4", "checkpoints/4.corrupt"])
+def test_a_checkpoint_binds_damaged_or_not(tmp_path, left):
+    describe(tmp_path, config_with(), INPUTS)
     (tmp_path / left).mkdir(parents=True)
     with pytest.raises(UserError, match="data.batch_size: 64 -> 32"):
         check(tmp_path, config_with(data__batch_size=32))

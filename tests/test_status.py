@@ -3,6 +3,8 @@
 import io
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,18 @@ ROWS = [
 def run(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"train": {"num_steps": 200}}))
     return tmp_path
+
+
+def test_a_reader_may_leave_before_the_end(run):
+    """As `head` does: no traceback, and no other error hides behind it."""
+    words = [sys.executable, "-m", "experiments.status", f"--workdir={run}"]
+    place = Path(__file__).parents[1]
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=place
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
 
 
 def trained_to(run, *names):

@@ -22,6 +22,7 @@ from flax.serialization import msgpack_serialize
 from safetensors.numpy import load_file, save_file
 
 from experiments import import_weights, launch, train
+from experiments.export_weights import ABOUT
 from score_sde import weights
 from score_sde.networks import NETWORKS, DDPMUNet, SongUNet, dit, edm2, from_linen
 from score_sde.run import build
@@ -578,6 +579,38 @@ def imported(file, workdir, *arguments):
     )
     words = [f"--from={file}", f"--workdir={workdir}", *arguments]
     import_weights.main(launch.parse("", words, **options))
+
+
+def test_a_file_states_the_meaning_of_its_tensors_and_nothing_else(tmp_path):
+    file = tmp_path / "a.safetensors"
+    empty = {"tensor": np.zeros(1, np.float32)}
+    said = {
+        "network": {"name": "unet", "channels": 8},
+        "precondition": {"name": "v"},
+        "chain": {},
+        "sde": {"name": "vp"},
+        "data": {"shape": [8, 8, 1], "num_levels": 17, "num_classes": 10}
+        | {"sigma_data": 0.7, "path": "elsewhere"},
+        "conditions": {"label": {}, "image": {}},
+        "parts": ["hostile.py"],
+    }
+    options = {"network": "unet", "from": str(file)}
+    save_file(empty, file, metadata={ABOUT: json.dumps(said)})
+    config = import_weights.default_config(options)
+    assert config["network"] == said["network"]
+    assert config["precondition"] == {"name": "v"}
+    assert config["data"]["sigma_data"] == 0.7
+    assert config["conditions"] == {"label": {}}
+    assert "path" not in config["data"]
+    assert "parts" not in config
+    # Of another network it says nothing.
+    other = import_weights.default_config(options | {"network": "song_unet"})
+    assert other == import_weights.default_config({"network": "song_unet"})
+    del said["sde"]
+    for text in (json.dumps(said), "no JSON", "[]"):
+        save_file(empty, file, metadata={ABOUT: text})
+        with pytest.raises(ValueError, match="score_sde.config is damaged"):
+            import_weights.default_config(options)
 
 
 def test_an_import_that_fails_leaves_nothing(made, tmp_path):

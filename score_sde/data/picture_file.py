@@ -96,11 +96,11 @@ def opened(file: bytes) -> Iterator[Picture]:
     try:
         with Image.open(io.BytesIO(file)) as picture:
             yield picture
+    except UserError:
+        raise
     except UnidentifiedImageError:  # its text is an address in memory
         raise OSError("it is no picture, or of an unknown format") from None
     except (SyntaxError, ValueError, zlib.error, Image.DecompressionBombError) as error:
-        if isinstance(error, UserError):
-            raise
         raise OSError(str(error)) from None
 
 
