@@ -14,6 +14,7 @@ import textwrap
 from pathlib import Path
 
 from .config_files import packaged_names
+from .launch import print_report
 
 HEAD = """\
 score-sde: continuous-time score models
@@ -40,9 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     words = sys.argv[1:] if argv is None else argv
     if not words or words[0] in ("-h", "--help", "-help", "help"):
-        print(f"{HEAD}{_table()}\n\nconfigs (--config=NAME, or a file of yours):")
-        print(textwrap.indent(textwrap.fill(", ".join(packaged_names()), 86), "  "))
-        return 0
+        return print_report(_overview)
     if words[0] in ("--version", "-version"):
         from importlib.metadata import version
 
@@ -67,6 +66,13 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _overview() -> int:
+    """Print what there is, and return the exit code."""
+    print(f"{HEAD}{_table()}\n\nconfigs (--config=NAME, or a file of yours):")
+    print(textwrap.indent(textwrap.fill(", ".join(packaged_names()), 86), "  "))
+    return 0
+
+
 def programs() -> dict[str, str]:
     """Module name -> first line of its docstring, of all programs; none is imported."""
     found = {}
@@ -82,6 +88,6 @@ def _table() -> str:
     rows = {name.replace("_", "-"): line for name, line in programs().items()}
     width = max(map(len, rows))
     return "\n".join(
-        f"  {name:<{width}}  {line.partition(': python -m')[0].rstrip('.')}"
+        f"  {name:<{width}}  {line.partition(': score-sde')[0].rstrip('.')}"
         for name, line in rows.items()
     )

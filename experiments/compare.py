@@ -1,4 +1,4 @@
-"""Compare two runs: python -m experiments.compare RUN RUN.
+"""Compare two runs: score-sde compare RUN RUN.
 
 Prints what differs in cause (configs, data, parameters, code) and in number (bits/dim,
 paired by example where both scored the same ones; metrics with their intervals), and
@@ -42,4 +42,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    launch.print_report(main)
+    sys.exit(launch.print_report(main))

@@ -1,4 +1,4 @@
-"""Make a few-step model of a run: python -m experiments.distil --from=RUN --config=NAME
+"""Make a few-step model of a run: score-sde distil --from=RUN --config=NAME
 
 The config says how: its objective, optimiser, training, sampler and grid. Data, network
 and all else are those of the run, which becomes the companion `teacher`.

@@ -1,4 +1,4 @@
-"""Encode data by an autoencoder: python -m experiments.encode --workdir=DIR.
+"""Encode data by an autoencoder: score-sde encode --workdir=DIR.
 
 Writes the means and standard deviations of all latents to DIR/latents, and in
 latents.json the statistics of their channels and the autoencoder's checksum. A run of

@@ -1,4 +1,4 @@
-"""Measure a model's samples: python -m experiments.evaluate --workdir=DIR.
+"""Measure a model's samples: score-sde evaluate --workdir=DIR.
 
 --config.features.name=NAME      what is compared: classifier, efficientnet_lite0, ...
 --config.metrics.NAME={}         one metric more, such as density_coverage

@@ -1,4 +1,4 @@
-"""Write a run's weights: python -m experiments.export_weights --workdir=DIR --to=FILE.
+"""Write a run's weights: score-sde export-weights --workdir=DIR --to=FILE.
 
 FILE ends in .safetensors. It gets the moving average, under the names of the program
 that it was imported from, or that published such networks, or under our own; and, for

@@ -1,6 +1,6 @@
-"""Make a run of somebody's weights: python -m experiments.import_weights --help.
+"""Make a run of somebody's weights: score-sde import-weights --help.
 
-    python -m experiments.import_weights --from=FILE --network=NAME --workdir=DIR
+    score-sde import-weights --from=FILE --network=NAME --workdir=DIR
 
 NAME is that of a published configuration, such as edm2/edm2-img512-xs, or of a
 network, such as edm2, with its options in --config.network.OPTION=value and the format

@@ -59,8 +59,9 @@ class Parser(argparse.ArgumentParser):
             **settings,
         )
 
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
+    def error(self, message: str, *others: str) -> NoReturn:
+        lines = [" ".join(text.split()) for text in (message, *others)]
+        self.exit(2, "".join(f"{self.prog}: {line}\n" for line in lines))
 
     def refuse_unknown(self, words: list[str]) -> None:
         """Stop at words that no argument took, with the nearest flag."""
@@ -133,7 +134,7 @@ def parse(
     except (ValueError, OSError) as error:
         if show_traceback:
             raise
-        parser.error(str(error))
+        parser.error(*getattr(error, "problems", [str(error)]))
 
 
 def run(main: Callable[[Command], None], description: str, **own: Any) -> None:
@@ -170,8 +171,8 @@ def run(main: Callable[[Command], None], description: str, **own: Any) -> None:
         sys.exit(str(error))
 
 
-def print_report(main: Callable[[], int]) -> NoReturn:
-    """Exit with the status of a program that only prints, also where its reader left.
+def print_report(main: Callable[[], int]) -> int:
+    """Run a program that only prints, and return its exit code.
 
     Behind `| head` nobody reads the rest: it goes nowhere, without a traceback.
     """
@@ -181,7 +182,7 @@ def print_report(main: Callable[[], int]) -> NoReturn:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
-    sys.exit(status)
+    return status
 
 
 def load_config(text: str | None, workdir: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Score held-out data in bits/dim: python -m experiments.likelihood --workdir=DIR."""
+"""Score held-out data in bits/dim: score-sde likelihood --workdir=DIR."""
 
 from __future__ import annotations
 

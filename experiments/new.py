@@ -1,4 +1,4 @@
-"""Start an experiment of your own: python -m experiments.new FOLDER.
+"""Start an experiment of your own: score-sde new FOLDER.
 
 Writes a folder with a config, a part of your own and a test of both, which work as they
 stand: `config.py`, `parts.py`, `test_parts.py`.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+
+from . import launch
 
 CONFIG = '''\
 """The config of this experiment: every section is a dict of literals.
@@ -92,6 +94,7 @@ TEST = '''\
 
 import importlib.util
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -115,7 +118,8 @@ def test_the_weight_is_what_its_formula_says():
 def test_it_trains_draws_and_scores(tmp_path):
     words = [f"--config={{FOLDER}}/config.py", f"--workdir={{tmp_path}}"]
     words.append("--config.train.num_steps=20")
-    subprocess.run(["score-sde", "train", *words], check=True)
+    program = [sys.executable, "-m", "score_sde.experiments.train"]
+    subprocess.run([*program, *words], check=True)
     run = ss.open_run(tmp_path)
     assert run.step == 20
     assert np.isfinite(run.sample(8).levels).all()
@@ -159,4 +163,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(launch.print_report(main))

@@ -22,6 +22,14 @@ OPEN = ("conditions", "companions", "metrics", "extra")
 """Sections in which the command line may make new entries."""
 
 
+class OverrideError(ValueError):
+    """All that is wrong with the words that set fields, a line each."""
+
+    def __init__(self, problems: list[str]):
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
 def apply(config: Any, overrides: Overrides) -> dict[str, Any]:
     """Set fields of a config, and write out all its defaults.
 
@@ -33,7 +41,8 @@ def apply(config: Any, overrides: Overrides) -> dict[str, Any]:
         The complete config, of literals.
 
     Raises:
-        ValueError: one line that names the word on the command line, and the choices.
+        OverrideError: names the words on the command line, and the choices.
+        ValueError: for words that undo others, and placeholders that are not set.
     """
     from ml_collections import ConfigDict
 
@@ -42,16 +51,18 @@ def apply(config: Any, overrides: Overrides) -> dict[str, Any]:
     _check_order(overrides)
     _load_parts(config, overrides)
     _choose(config, overrides)
+    now: Overrides = {}
     later: Overrides = {}
     for field, given in overrides.items():
         _make_room(config, field)
-        if _has(config, field):
-            _set(config, field, given)
-        else:
-            later[field] = given
+        (now if _has(config, field) else later)[field] = given
+    problems = _set_all(config, now)
+    if problems and any(_placeholders(config)):
+        raise OverrideError(problems)  # without their values there are no defaults
     full = ConfigDict(complete(resolve(config, overrides)))
-    for field, given in later.items():
-        _set(full, field, given)
+    problems += _set_all(full, later)
+    if problems:
+        raise OverrideError(problems)
     if later:
         full = ConfigDict(complete(full.to_dict()))
     return full.to_dict()
@@ -185,6 +196,17 @@ def _item(part: str) -> tuple[str, int | None]:
     """('a', 3) of 'a[3]', ('a', None) of 'a'."""
     match = re.fullmatch(r"(.*)\[(\d+)\]", part)
     return (match[1], int(match[2])) if match else (part, None)
+
+
+def _set_all(config: Any, overrides: Overrides) -> list[str]:
+    """Set fields; what is wrong with some of them is returned."""
+    problems = []
+    for field, given in overrides.items():
+        try:
+            _set(config, field, given)
+        except ValueError as error:
+            problems.append(str(error))
+    return problems
 
 
 def _set(config: Any, field: str, given: list[str | bool]) -> None:

@@ -1,4 +1,4 @@
-"""Measure an autoencoder: python -m experiments.reconstruct --workdir=DIR.
+"""Measure an autoencoder: score-sde reconstruct --workdir=DIR.
 
 Writes reconstruct.json, with the Frechet distance of the reconstructions in the
 features of the config, PSNR, SSIM, LPIPS where its weights are given, codebook use and

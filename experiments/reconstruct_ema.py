@@ -1,6 +1,6 @@
-"""Averages of other lengths: python -m experiments.reconstruct_ema --workdir=DIR.
+"""Averages of other lengths: score-sde reconstruct-ema --workdir=DIR.
 
-    python -m experiments.reconstruct_ema --workdir=DIR --std=0.05,0.10
+    score-sde reconstruct-ema --workdir=DIR --std=0.05,0.10
 
 For a run that was trained with --config.train.power_ema_stds=(0.05,0.1). Each width,
 the standard deviation of the average's weights over the length of training, becomes a

@@ -1,4 +1,4 @@
-"""Write statistics of features: python -m experiments.reference_stats --workdir=DIR.
+"""Write statistics of features: score-sde reference-stats --workdir=DIR.
 
 --config.features.name=NAME     the features: classifier, inception, ...
 --config.evaluation.against=S   the split of the data, train or test

@@ -1,4 +1,4 @@
-"""Draw samples of a trained model: python -m experiments.sample --workdir=DIR."""
+"""Draw samples of a trained model: score-sde sample --workdir=DIR."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tell what became of a run: python -m experiments.status --workdir=DIR."""
+"""Tell what became of a run: score-sde status --workdir=DIR."""
 
 from __future__ import annotations
 
@@ -32,4 +32,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    launch.print_report(main)
+    sys.exit(launch.print_report(main))

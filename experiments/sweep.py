@@ -1,4 +1,4 @@
-r"""Many runs of one config: python -m experiments.sweep --config=FILE --workdir=DIR \
+r"""Many runs of one config: score-sde sweep --config=FILE --workdir=DIR \
     --grid.optimizer.learning_rate=0.01,0.02 --grid.seed=0,1
 
 Every combination of the values is a run in its own folder of DIR, trained by `train`;
@@ -315,4 +315,4 @@ def _text(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(launch.print_report(main))

@@ -1,4 +1,4 @@
-"""Train a model: python -m experiments.train --config=NAME --workdir=DIR."""
+"""Train a model: score-sde train --config=NAME --workdir=DIR."""
 
 from __future__ import annotations
 

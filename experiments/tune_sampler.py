@@ -1,4 +1,4 @@
-"""Tune the noise levels of a sampler: python -m experiments.tune_sampler --workdir=DIR.
+"""Tune the noise levels of a sampler: score-sde tune-sampler --workdir=DIR.
 
     score-sde tune-sampler --workdir=DIR --config.grid.num_steps=10
 

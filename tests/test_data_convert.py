@@ -13,6 +13,7 @@ from experiments import launch, prepare_data
 from score_sde import data
 from score_sde.data import SOURCES, Format, Units, identity
 from score_sde.data.convert import convert, write
+from score_sde.data.units import num_repeating
 from score_sde.run.build import build
 from score_sde.types import UserError
 
@@ -325,8 +326,25 @@ def test_series_are_scaled_by_channel(tmp_path, capsys):
     x = everything(dataset.train)["values"]
     assert (x[..., 1] == 0).all()
     assert "constant, and only shifted: 1 columns" in said
+    assert "over and over: 7 of 14 numbers; their density has no upper limit" in said
     np.testing.assert_allclose(dataset.to_units(x), series, atol=1e-5)
     assert dataset.log_scale == pytest.approx(7 * np.log(series[..., 0].std()))
+
+
+def test_numbers_that_repeat_are_told_from_continuous_ones():
+    """Constants, counts and classes repeat; floats that were rounded a little don't."""
+    n = 1_000
+    columns = {
+        "constant": np.full(n, 3.0),
+        "counts": RANDOM.integers(0, 20, n).astype(float),
+        "floats": RANDOM.normal(size=n),
+        "rounded": RANDOM.normal(size=n).round(4),
+        "a few the same": np.where(np.arange(n) < n // 5, 0.0, RANDOM.normal(size=n)),
+    }
+    found = {name: num_repeating(a.astype(np.float32)) for name, a in columns.items()}
+    assert found == dict.fromkeys(columns, 0) | {"constant": 1, "counts": 1}
+    assert num_repeating(np.stack([*columns.values()], -1)) == 2
+    assert num_repeating(np.zeros((1, 4))) == 0  # of one example nothing is known
 
 
 # What `files` makes of it.

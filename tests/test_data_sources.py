@@ -421,7 +421,7 @@ def test_cifar10_is_prepared_from_its_archive_and_read(archive, monkeypatch):
     folder, examples = archive
     dataset = tfds_set("cifar10", (1,), str(folder))
     assert (dataset.shape, dataset.num_classes) == ((32, 32, 3), 10)
-    with pytest.raises(UserError, match="prepare it by python -m experiments.prepare"):
+    with pytest.raises(UserError, match="prepare it by score-sde prepare-data"):
         dataset.split("train")
     with pytest.raises(UserError, match="wrong checksum"):  # not the real archive
         prepare("cifar10", str(folder))

@@ -170,7 +170,7 @@ def test_what_is_no_statistics_is_refused(tmp_path, content, words):
 
 def test_damaged_and_missing_files_are_refused(tmp_path, features):
     path = tmp_path / "reference.npz"
-    with pytest.raises(FileNotFoundError, match=r"no file .*reference\.npz"):
+    with pytest.raises(UserError, match=r"no file .*reference\.npz"):
         read_statistics(path, dims=5)
     write_statistics(path, moments_of(features[0]), ORIGIN)
     path.write_bytes(path.read_bytes()[:400])

@@ -287,6 +287,18 @@ def test_a_field_that_is_none_is_answered_by_one_line(field, message, tmp_path, 
     assert out.count("\n") == 1
 
 
+def test_all_fields_that_are_none_are_answered_at_once(tmp_path, capsys):
+    """Of those that the file states, and of those that only the defaults have."""
+    wrong = ["train.num_steps=many", "network.chanels=3", "train.rolback=True"]
+    words = [f"--config={ROOT / 'configs/digits.py'}", f"--workdir={tmp_path}"]
+    with pytest.raises(SystemExit):
+        launch.parse("", [*words, *(f"--config.{word}" for word in wrong)])
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(wrong)
+    for line, word in zip(lines, wrong, strict=True):
+        assert f"--config.{word}" in line
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -9,6 +9,7 @@ deviation 1, and how is recorded, so that the user's units are known.
 from __future__ import annotations
 
 import csv
+import math
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from score_sde.data.classes import Classes, classes_of
 from score_sde.data.local import local_path
 from score_sde.data.npz import FORMAT, read_arrays
 from score_sde.data.tfds import fit
-from score_sde.data.units import AS_STORED, Units
+from score_sde.data.units import AS_STORED, Units, num_repeating
 from score_sde.types import UserError
 
 TABLES = (".csv", ".tsv", ".txt")
@@ -198,6 +199,12 @@ def _points(
     ]
     if constant.any():
         done.append(f"constant, and only shifted: {np.count_nonzero(constant)} columns")
+    if repeating := num_repeating(wide):
+        done.append(
+            f"of the same few values over and over: {repeating} of "
+            f"{math.prod(wide.shape[1:])} numbers; their density has no upper limit: "
+            "leave them out where you want likelihoods"
+        )
     return units.from_units(wide), units, done
 
 

@@ -139,7 +139,7 @@ def _prepared(name: str, folder: str) -> Any:
     if not made.info.splits:
         raise UserError(
             f"{name} is not in {made.data_path}: prepare it by "
-            "python -m experiments.prepare_data with the same --config, or name the "
+            "score-sde prepare-data with the same --config, or name the "
             "folder that has it by --config.data.folder."
         )
     return made

@@ -57,5 +57,20 @@ class Units(NamedTuple):
         return None
 
 
+def num_repeating(values: np.ndarray) -> int:
+    """Count the numbers of an example that are not continuous among these examples.
+
+    More than half of their values occur twice or more: constants, counts, classes. The
+    density of such a number has no upper limit, so that longer training makes every
+    log-density larger.
+
+    Args:
+        values: floats [examples, *shape].
+    """
+    ordered = np.sort(values.reshape(len(values), -1), axis=0)
+    same = (ordered[1:] == ordered[:-1]).sum(0)
+    return int(np.count_nonzero(same > len(values) / 2))
+
+
 AS_STORED = Units()
 """The map that changes nothing."""

@@ -109,7 +109,7 @@ def network_extractor(
         tables: from shapes of parameters to the names that files use, by program.
         identity: what else the features depend on, such as the resize.
         logits: which of its outputs are logits; "" for none.
-    Raises: FileNotFoundError; UserError for a file that does not fit.
+    Raises: UserError for a file that is missing, or does not fit.
     """
     from score_sde.weights import parameters_of_files
 

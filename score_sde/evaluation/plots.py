@@ -28,8 +28,8 @@ def save_samples(
     Args:
         path: of the picture.
         samples: [count, *shape]. Of latents three channels are shown, of volumes the
-            middle slice, of points the first two coordinates, or how often each value
-            comes where there is one.
+            middle slice, of points in two dimensions a scatter, of others how often
+            each value of each coordinate comes, of the first twelve.
         num_levels: of integer levels; None for floats.
         columns: of the grid; None for as many as rows.
     """
@@ -315,16 +315,29 @@ def _sheet(images: np.ndarray, columns: int) -> np.ndarray:
 
 
 def _points(path: Path, points: np.ndarray) -> None:
+    if points.shape[1] == 2:
+        _scatter(path, points)
+        return
+    shown = points[:, :NUM_SERIES].T
+    columns = min(len(shown), NUM_COLUMNS)
+    rows = math.ceil(len(shown) / columns)
+    figure = _figure(max(5.0, 2.6 * columns), max(5.0, 2.2 * rows))
+    for number, values in enumerate(shown, start=1):
+        axes = figure.add_subplot(rows, columns, number, xlabel=f"x{number}")
+        axes.hist(values, bins=60, density=True)
+    figure.supylabel("density")
+    figure.savefig(path, format="png", dpi=120)
+
+
+def _scatter(path: Path, points: np.ndarray) -> None:
+    """Draw points in the plane: in one scale, unless one axis is far the longer."""
     figure = _figure(5, 5)
     axes = figure.subplots()
-    if points.shape[1] == 1:
-        axes.hist(points[:, 0], bins=60, density=True)
-        axes.set(xlabel="x", ylabel="density")
-    else:
-        axes.scatter(points[:, 0], points[:, 1], s=4, alpha=0.5, linewidths=0)
-        side = 1.2 * max(1.0, float(np.abs(points[:, :2]).max(initial=0)) / 1.2)
-        axes.set(xlim=(-side, side), ylim=(-side, side), aspect="equal")
-        axes.set(xlabel="x", ylabel="y")
+    axes.scatter(points[:, 0], points[:, 1], s=4, alpha=0.5, linewidths=0)
+    short, long = np.sort(np.ptp(points, axis=0))
+    if long < 4 * short:
+        axes.set_aspect("equal", adjustable="datalim")
+    axes.set(xlabel="x1", ylabel="x2")
     figure.savefig(path, format="png", dpi=120)
 
 

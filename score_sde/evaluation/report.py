@@ -187,6 +187,11 @@ def _lines(split: str, row: dict[str, Any]) -> str:
     ]
     if flow:
         lines.append(f"       {beside_flow(flow)}")
+    if repeating := row.get("repeating"):
+        lines.append(
+            f"       of each example {repeating} numbers take the same few values over "
+            "and over: their density has no upper limit, and so has this number none"
+        )
     if "importance_weighted" in row:
         lines.append(f"       {row['importance_weighted']:.4f} importance-weighted")
     return "\n".join(lines)

@@ -88,8 +88,8 @@ def read_statistics(path: str | Path, *, dims: int, kind: str = "") -> Statistic
         kind: "spatial" for those of sFID, where a file has them beside others.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        UserError: if it holds no statistics, or none of so many features.
+        UserError: if there is no such file, or it holds no statistics, or none of so
+            many features.
     """
     from score_sde.weights.files import read
 

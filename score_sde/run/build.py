@@ -64,7 +64,8 @@ def build(config: Mapping[str, Any]) -> Experiment:
     maker = Maker(config)
     problems = [
         f"{name}: no such section{choices_text(name, {*PLAIN, *SECTIONS})}"
-        for name in config.keys() - {*PLAIN, *SECTIONS}
+        for name in config
+        if name not in {*PLAIN, *SECTIONS}
     ]
     seed = config.get("seed")
     if type(seed) is not int or not 0 <= seed < 2**32:

@@ -158,7 +158,7 @@ class Maker:
     ) -> bool:
         """Check the options of one part; report what is wrong with them."""
         before = len(self.problems)
-        for name in options.keys() - fields.keys():
+        for name in [n for n in options if n not in fields]:
             if name in STATED_IN and STATED_IN[name] != where:
                 hint = f"; leave it out: {STATED_IN[name]} determines it"
             else:

@@ -16,10 +16,11 @@ from score_sde.data import Dataset
 from score_sde.flow_map import FlowMap
 from score_sde.likelihood import LogProb
 from score_sde.run import companions
-from score_sde.run.build import build, check_grid
+from score_sde.run.build import ConfigError, build, check_grid
 from score_sde.run.companions import Loaded
 from score_sde.run.experiment import EARLIER, Experiment
 from score_sde.run.likelihoods import class_log_probs, scorer
+from score_sde.run.making import Maker
 from score_sde.run.model import denoiser, jump, with_companions
 from score_sde.run.objective import Objective
 from score_sde.run.paths import OF_SAMPLES, differences, without
@@ -239,8 +240,14 @@ def open_run(
     """
     workdir = Path(workdir)
     whole = complete(read_config(workdir) if config is None else config)
-    experiment = build(whole)
-    if config is not None and (workdir / "config.json").is_file():
+    is_other = config is not None and (workdir / "config.json").is_file()
+    try:
+        experiment = build(whole)
+    except ConfigError:
+        if is_other:  # of other examples the network has much to say, beside the point
+            _check_shape(workdir, whole, Maker(whole).all()["data"][1])
+        raise
+    if is_other:
         _check_model(workdir, whole, experiment)
     if needs and not NEEDS[needs](experiment.objective):
         name = whole["objective"]["name"]
@@ -279,13 +286,7 @@ def _check_model(
     examples of the same shape.
     """
     trained = complete(read_config(workdir))
-    known = inputs_of(workdir).get("data", {}).get("format", trained["data"])
-    seen, given = tuple(known.get("shape") or ()), tuple(experiment.dataset.shape)
-    if seen and seen != given:
-        raise UserError(
-            f"the run in {workdir} was trained on examples of shape {seen}; those of "
-            f"data.name {config['data']['name']!r} have {given}."
-        )
+    _check_shape(workdir, config, experiment.dataset)
     fixed = {"network", "precondition", "conditions", "data.sigma_data"}
     bound = getattr(experiment.model.precondition, "keywords", {})
     if experiment.objective.bounds_chain or set(CHAIN_FIELDS) & set(bound):
@@ -303,4 +304,22 @@ def _check_model(
         raise UserError(
             f"the run in {workdir} was trained with another network, or another "
             "meaning of its output:\n" + "\n".join(rows)
+        )
+
+
+def _check_shape(workdir: Path, config: Mapping[str, Any], dataset: Any) -> None:
+    """Refuse data whose examples are of another shape than those trained on.
+
+    Args:
+        workdir: of the run.
+        config: that names the data.
+        dataset: its data; what is none has no shape, and is left to others.
+    """
+    stated = complete(read_config(workdir))["data"]
+    known = inputs_of(workdir).get("data", {}).get("format", stated)
+    seen, given = known.get("shape"), getattr(dataset, "shape", None)
+    if seen and given and tuple(seen) != tuple(given):
+        raise UserError(
+            f"the run in {workdir} was trained on examples of shape {tuple(seen)}; "
+            f"those of data.name {config['data']['name']!r} have {tuple(given)}."
         )

@@ -15,7 +15,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from score_sde import conditions
-from score_sde.data import Examples
+from score_sde.data import Dataset, Examples
+from score_sde.data.units import num_repeating
 from score_sde.elbo import Bound
 from score_sde.evaluation.report import against_flow, bits, summary
 from score_sde.likelihood import LogProb
@@ -45,6 +46,8 @@ ScoreBatch = Callable[[Key, Any, Any], Any]
 FLOW = "flow"
 CHECKS = ("fresh_points", "fresh_probes", "tight")
 """Names of passes: over the flow that jumps approximate, and over a part again."""
+JUDGED = 1_000
+"""Of so many examples at most it is seen whether their numbers are continuous."""
 
 
 class Pass(NamedTuple):
@@ -123,6 +126,8 @@ class Passes(NamedTuple):
     """Numbers of an example, which bits are counted by."""
     flow: Arrays | None = None
     """Like a repeat, over the flow that a student's jumps approximate; else None."""
+    repeating: int = 0
+    """How many numbers of an example are not continuous, where they should be."""
 
 
 def pass_over(
@@ -157,7 +162,8 @@ def pass_over(
         scale = 0.0 if decodes_levels(experiment.model, settings) else log_scale
         return out._replace(decoder=out.decoder + scale)
 
-    run = partial(_run, experiment, experiment.scored.split(split), mesh)
+    examples = experiment.scored.split(split)
+    run = partial(_run, experiment, examples, mesh)
     passes, checks = _passes(settings, in_jumps=programs.flow is not None)
     checked = min(settings.num_checked, count)
     found, last = {}, len(passes) + len(checks) + 1
@@ -180,7 +186,15 @@ def pass_over(
         terms,
         int(np.prod(experiment.scored.shape)),
         found.get(FLOW),
+        _repeating(experiment.scored, examples, count),
     )
+
+
+def _repeating(dataset: Dataset, examples: Examples, count: int) -> int:
+    """How many numbers of these examples repeat themselves; 0 for levels."""
+    if dataset.num_levels is not None:
+        return 0
+    return num_repeating(examples[np.arange(min(count, JUDGED))]["values"])
 
 
 def _passes(settings: Scoring, *, in_jumps: bool) -> tuple[list[Pass], list[Pass]]:
@@ -210,6 +224,8 @@ def score_split(
         is_exact=settings.divergence == "exact",
     )
     row["of"] = what_is_scored(experiment)
+    if passes.repeating:
+        row["repeating"] = passes.repeating
     known = [*passes.repeats, *passes.checks.values()]
     if passes.flow is not None:
         row |= against_flow(row, scores, passes.flow, num_dims)

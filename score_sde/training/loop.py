@@ -77,6 +77,7 @@ def train(
         if start >= last:
             _say(f"{workdir} is trained: {start:,} steps.")
             return state
+        _say(f"compiling; then {last - start:,} steps, to step {last:,}")
         stream = batches(start)
         with Metrics(
             workdir, start_step=start, num_steps=last, writes=is_main_host()
@@ -316,4 +317,4 @@ def _rolled_back(checkpoints: Checkpoints, state: TrainState) -> TrainState:
 
 def _say(text: str) -> None:
     if is_main_host():
-        print(text)
+        print(text, flush=True)

@@ -30,12 +30,12 @@ OLD_PICKLES = (b"(", b"c", b"]", b"}")
 def read(path: Path) -> Any:
     """Read a weight file: nested dicts and lists of arrays, tensors and records.
 
-    Raises: FileNotFoundError; UserError that says what is wrong with the file.
+    Raises: UserError that says what is wrong with the file, or that there is none.
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder; give a file in it.")
     if not path.is_file():
-        raise FileNotFoundError(f"no file {path}.")
+        raise UserError(f"no file {path}.")
     if path.name.endswith(INDEX):
         return _read_shards(path)
     with path.open("rb") as stream:

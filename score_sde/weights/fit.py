@@ -40,7 +40,7 @@ def parameters_of_files(
         tables_of: the shapes of its parameters -> the names that files use.
 
     Raises:
-        FileNotFoundError; UserError for files that do not fit.
+        UserError: for files that are missing, or do not fit.
     """
     one = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     like = jax.eval_shape(module.init, jax.random.key(0), one)["params"]
