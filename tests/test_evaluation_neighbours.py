@@ -32,6 +32,61 @@ def test_neighbours_are_exact_where_points_repeat_or_nearly_do():
     np.testing.assert_array_equal(squares, np.take_along_axis(direct, indices, 1))
 
 
+def difficult(name, rng):
+    """Two sets [n, dims] of which products in single precision know little."""
+    x, y = gaussian(rng, 90, 5), gaussian(rng, 70, 5, 0.2)
+    far = 1e6 * (np.arange(5) == 0)
+    x_far, y_far = (a + np.arange(len(a))[:, None] % 2 * far for a in (x, y))
+    grid = rng.integers(0, 3, (160, 5)).astype(float)
+    return {
+        "two clusters": (x_far, y_far),
+        "one far point": (np.concatenate([x, 1e9 * far[None]]), y),
+        "huge": (1e40 * x, 1e40 * y),
+        "tiny": (1e-40 * x, 1e-40 * y),
+        "repeated": (np.repeat(x[:30], 3, 0), np.concatenate([x[:20], y])),
+        "a grid": (grid[:90], grid[90:]),
+        "single": (x.astype(np.float32), y.astype(np.float32)),
+    }[name]
+
+
+DIFFICULT = [
+    "two clusters",
+    "one far point",
+    "huge",
+    "tiny",
+    "repeated",
+    "a grid",
+    "single",
+]
+
+
+@pytest.mark.parametrize("balls", ["closed", "open"])
+@pytest.mark.parametrize("name", DIFFICULT)
+def test_balls_are_those_of_differences_in_double_precision(name, balls, monkeypatch):
+    x, y = difficult(name, np.random.default_rng(6))
+    monkeypatch.setattr("score_sde.evaluation.estimate.BLOCK_NUMBERS", 2_000)
+
+    def squares(a, b):
+        return ((a[:, None].astype(float) - b[None]) ** 2).sum(-1)
+
+    def radii(a, k):
+        d = squares(a, a)
+        np.fill_diagonal(d, np.inf)
+        return np.sort(d, 1)[:, k - 1]
+
+    def within(d, r):
+        return d <= r if balls == "closed" else d < r
+
+    across = squares(y, x)
+    among, covered = evaluation.precision_recall(x, y, k=3, balls=balls).value
+    assert among == within(across, radii(x, 3)).any(1).mean()
+    assert covered == within(across, radii(y, 3)[:, None]).any(0).mean()
+    density, coverage = evaluation.density_coverage(x, y, k=3, balls=balls).value
+    inside = within(across, radii(x, 3))
+    assert density == pytest.approx(inside.sum() / (3 * len(y)), rel=1e-12)
+    assert coverage == inside.any(0).mean()
+
+
 def test_neighbours_do_not_depend_on_the_blocks(sets, monkeypatch):
     metrics = evaluation.precision_recall, evaluation.density_coverage
     before = repr([metric(*sets) for metric in metrics])

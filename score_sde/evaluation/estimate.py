@@ -280,3 +280,8 @@ def blocks(rows: int, columns: int) -> Iterator[slice]:
     step = max(1, BLOCK_NUMBERS // max(1, columns))
     for start in range(0, rows, step):
         yield slice(start, min(rows, start + step))
+
+
+def square_blocks(rows: int, columns: int) -> Iterator[slice]:
+    """Slices of rows of which any two have at most BLOCK_NUMBERS pairs, too."""
+    return blocks(rows, max(columns, math.isqrt(BLOCK_NUMBERS)))

@@ -18,11 +18,11 @@ import numpy as np
 from score_sde.evaluation.estimate import (
     Estimate,
     Level,
-    blocks,
     checks_options,
     feature_arrays,
     interval,
     set_counts,
+    square_blocks,
 )
 from score_sde.rules import NonNegative, Positive, Rule, at_least, one_of
 
@@ -229,17 +229,28 @@ def _sums_of(x: np.ndarray, y: np.ndarray, kernel: Kernel) -> tuple[_Sums, ...]:
 
 
 def _sums(x: np.ndarray, y: np.ndarray, kernel: Kernel) -> _Sums:
-    rows, columns, squares = np.empty(len(x)), np.zeros(len(y)), 0.0
+    """Sums over the rows of x and of y, block after block; y may be x."""
+    rows, columns, squares = np.zeros(len(x)), np.zeros(len(y)), 0.0
     diagonal = np.empty(min(len(x), len(y)))
-    for some in blocks(len(x), max(y.shape)):
+    for some in square_blocks(*x.shape):
         left = x[some].astype(np.float64)
-        part = np.empty((len(left), len(y)))
-        for others in blocks(len(y), y.shape[1]):
-            part[:, others] = kernel(left, y[others].astype(np.float64))
-        rows[some], squares = part.sum(1), squares + float(np.sum(part * part))
-        columns += part.sum(0)
-        own = np.arange(some.start, min(some.stop, len(diagonal)))
-        diagonal[own] = part[own - some.start, own]
+        for others in square_blocks(*y.shape):
+            # A kernel is symmetric: within a set the blocks below the diagonal are
+            # those above it.
+            if y is x and others.start < some.start:
+                continue
+            right = left if y is x and others == some else y[others].astype(np.float64)
+            part = kernel(left, right)
+            above = y is x and others != some
+            rows[some] += part.sum(1)
+            columns[others] += part.sum(0)
+            squares += (1 + above) * float(np.sum(part * part))
+            if above:
+                rows[others] += part.sum(0)
+                columns[some] += part.sum(1)
+            if others.start == some.start:
+                least = min(part.shape)
+                diagonal[some.start : some.start + least] = part.diagonal()[:least]
     return _Sums(rows, columns, squares, diagonal)
 
 

@@ -20,7 +20,7 @@ from score_sde.evaluation.estimate import (
     set_counts,
     share_interval,
 )
-from score_sde.evaluation.neighbours import Inside, count_inside, nearest
+from score_sde.evaluation.neighbours import Inside, count_inside, inside_any, nearest
 from score_sde.rules import Positive, Rule, one_of
 
 BALLS: Rule = one_of(("closed", "open"))
@@ -107,18 +107,17 @@ def precision_recall(
         [1.0, 0.5]
     """
     x, y = _sets(real, fake, k)
-    closed = balls == "closed"
     counts, settings = set_counts(x, y), {"k": k, "balls": balls}
+    radii = [nearest(side, side, k, same=True)[0][:, -1] for side in (x, y)]
+    covered, among = inside_any(x, y, (radii[0], radii[1]), closed=balls == "closed")
 
-    def share(asked: np.ndarray, centres: np.ndarray) -> Estimate:
-        radii = nearest(centres, centres, k, same=True)[0][:, -1]
-        inside = count_inside(asked, centres, radii, closed=closed).balls_of_point > 0
+    def share(inside: np.ndarray) -> Estimate:
         value = float(inside.mean())
-        low, high = share_interval(value, len(asked), level)
+        low, high = share_interval(value, len(inside), level)
         method = "Wilson, over the points asked; balls fixed"
         return Estimate(value, low, high, level, method, counts, settings)
 
-    return PrecisionRecall(share(y, x), share(x, y))
+    return PrecisionRecall(share(among), share(covered))
 
 
 @checks_options

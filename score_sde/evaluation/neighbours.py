@@ -1,53 +1,88 @@
 """Nearest neighbours among features: exact distances, in blocks of bounded memory.
 
-Products of matrices give |x|^2 + |y|^2 - 2 x y, which loses all digits where points are
-close. Wherever that error could change an order or a comparison, the distance is
-computed again from differences: repeated points have distance 0, ties stay ties.
+Products of matrices in single precision give |x|^2 + |y|^2 - 2 x y, which loses all
+digits where points are close. Wherever that error could change an order or a
+comparison, the distance is computed again from differences in double precision:
+repeated points have distance 0, ties stay ties. Where these are many, as in clusters
+far apart, the products of the block are computed again in double precision first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from score_sde.evaluation.estimate import blocks
 
-EPS = float(np.finfo(np.float64).eps)
+RECHECKED = 0.02
+"""Share of a block's pairs up to which differences cost less than other products."""
 
 
 class Block(NamedTuple):
     """Squared distances of some rows of one set to all of another, and their error."""
 
     rows: slice
-    x: np.ndarray
     squares: np.ndarray
     """[rows, others], in float64."""
     error: np.ndarray
     """A bound of the error of each row's squares, [rows, 1]."""
 
 
-def distance_blocks(x: np.ndarray, y: np.ndarray) -> Iterator[Block]:
+class Distances:
     """Squared distances of x [n, dims] to y [m, dims], block after block of x."""
-    centre = y.mean(0, dtype=np.float64)
-    centred = [y[cut].astype(np.float64) - centre for cut in blocks(*y.shape)]
-    norms = [np.einsum("nd,nd->n", part, part) for part in centred]
-    largest = max(float(n.max()) for n in norms)
-    for rows in blocks(len(x), max(x.shape[1], len(y))):
-        left = x[rows].astype(np.float64) - centre
+
+    def __init__(self, x: np.ndarray, y: np.ndarray):
+        self._x, self._y = x, y
+        self._centre = y.mean(0, dtype=np.float64)
+        # In units of the largest number nothing overflows, and what underflows is far
+        # below the error.
+        largest = [np.abs(part).max() for side in (x, y) for part in self._parts(side)]
+        self._scale = float(max(largest)) or 1.0
+        units = (part / self._scale for part in self._parts(y))
+        self._norms = np.concatenate([np.einsum("nd,nd->n", u, u) for u in units])
+
+    def settled(self, near: Callable[[Block], np.ndarray]) -> Iterator[Block]:
+        """Blocks of squares that are exact wherever `near` says that errors matter.
+
+        Args:
+            near: block -> which of its squares must be exact, [rows, others]. It is
+                asked twice of a block that is computed again.
+        """
+        single = [(p / self._scale).astype(np.float32) for p in self._parts(self._y)]
+        for rows in blocks(len(self._x), max(self._x.shape[1], len(self._y))):
+            block = self._block(rows, single)
+            asked = near(block)
+            if np.count_nonzero(asked) > RECHECKED * asked.size:
+                double = (p / self._scale for p in self._parts(self._y))
+                block = self._block(rows, double)
+                asked = near(block)
+            i, j = np.nonzero(asked)
+            block.squares[i, j] = exact_squares(self._x[rows], self._y, (i, j))
+            yield block
+
+    def _parts(self, side: np.ndarray) -> Iterator[np.ndarray]:
+        """A set around the mean of y, in parts."""
+        for cut in blocks(*side.shape):
+            yield side[cut].astype(np.float64) - self._centre
+
+    def _block(self, rows: slice, others: Iterable[np.ndarray]) -> Block:
+        """The block of these rows, by products in the precision of `others`."""
+        left = (self._x[rows].astype(np.float64) - self._centre) / self._scale
         own = np.einsum("nd,nd->n", left, left)[:, None]
-        squares = np.empty((len(left), len(y)))
-        start = 0
-        for part, norm in zip(centred, norms, strict=True):
-            here = squares[:, start : start + len(part)]
-            np.matmul(left, part.T, out=here)
-            here *= -2
-            here += own
-            here += norm
-            start += len(part)
-        error = (4 * x.shape[1] + 16) * EPS * (own + largest)
-        yield Block(rows, x[rows], np.maximum(squares, 0, out=squares), error)
+        squares, start, eps = np.empty((len(left), len(self._y))), 0, 0.0
+        for part in others:
+            product = left.astype(part.dtype) @ part.T
+            np.multiply(product, -2.0, out=squares[:, start : start + len(part)])
+            start, eps = start + len(part), float(np.finfo(part.dtype).eps)
+        squares += own
+        squares += self._norms
+        squares *= self._scale**2
+        # Twice that of a product, which is at most dims eps |x| |y| / 2 in any order.
+        relative = (left.shape[1] + 16) * eps * self._scale**2
+        error = relative * (own + self._norms.max())
+        return Block(rows, np.maximum(squares, 0, out=squares), error)
 
 
 def exact_squares(
@@ -73,19 +108,19 @@ def nearest(
         k: how many.
         same: whether y is x, so that the i-th is no neighbour of the i-th.
     """
-    squares = np.empty((len(x), k))
-    indices = np.empty((len(x), k), np.int64)
-    for block in distance_blocks(x, y):
-        d, rows = block.squares, np.arange(len(block.x))
+
+    def near(block: Block) -> np.ndarray:
+        d, rows = block.squares, np.arange(len(block.squares))
         if same:
             d[rows, rows + block.rows.start] = np.inf
         kth = np.partition(d, k - 1, axis=1)[:, k - 1 : k]
-        i, j = np.nonzero(d <= kth + 2 * block.error)
-        d[i, j] = exact_squares(block.x, y, (i, j))
-        if same:
-            d[rows, rows + block.rows.start] = np.inf
-        chosen = np.argpartition(d, k - 1, axis=1)[:, :k]
-        values = np.take_along_axis(d, chosen, 1)
+        return np.asarray(d <= kth + 2 * block.error)
+
+    squares = np.empty((len(x), k))
+    indices = np.empty((len(x), k), np.int64)
+    for block in Distances(x, y).settled(near):
+        chosen = np.argpartition(block.squares, k - 1, axis=1)[:, :k]
+        values = np.take_along_axis(block.squares, chosen, 1)
         order = np.lexsort((chosen, values), axis=1)
         squares[block.rows] = np.take_along_axis(values, order, 1)
         indices[block.rows] = np.take_along_axis(chosen, order, 1)
@@ -114,15 +149,50 @@ def count_inside(
         radii_squared: [balls].
         closed: whether a point at the radius itself is inside.
     """
+    within = np.less_equal if closed else np.less
+
+    def near(block: Block) -> np.ndarray:
+        return np.asarray(np.abs(block.squares - radii_squared) <= 2 * block.error)
+
     balls = np.zeros(len(points), np.int64)
     counts = np.zeros(len(centres), np.int64)
     sums = np.zeros(len(centres), np.int64)
-    for block in distance_blocks(points, centres):
-        d = block.squares
-        i, j = np.nonzero(np.abs(d - radii_squared) <= 2 * block.error)
-        d[i, j] = exact_squares(block.x, centres, (i, j))
-        inside = d <= radii_squared if closed else d < radii_squared
+    for block in Distances(points, centres).settled(near):
+        inside = within(block.squares, radii_squared)
         balls[block.rows] = inside.sum(1)
         counts += inside.sum(0)
         sums += np.arange(block.rows.start, block.rows.stop) @ inside
     return Inside(balls, counts, np.where(counts == 1, sums, -1))
+
+
+def inside_any(
+    first: np.ndarray,
+    second: np.ndarray,
+    radii_squared: tuple[np.ndarray, np.ndarray],
+    *,
+    closed: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which of one set are in a ball around any of the other: (of first, of second).
+
+    Args:
+        first: [n, dims].
+        second: [m, dims].
+        radii_squared: of the balls around either, [n] and [m].
+        closed: whether a point at the radius itself is inside.
+    """
+    within = np.less_equal if closed else np.less
+    of_first, of_second = radii_squared
+    firsts, seconds = np.zeros(len(first), bool), np.zeros(len(second), bool)
+
+    def near(block: Block) -> np.ndarray:
+        """The pairs on a ball's surface, where no other ball decides for the point."""
+        d, error, own = block.squares, 2 * block.error, of_first[block.rows, None]
+        open_rows = ~(d < of_second - error).any(1)[:, None]
+        open_columns = ~(seconds | (d < own - error).any(0))
+        rows = open_rows & (np.abs(d - of_second) <= error)
+        return np.asarray(rows | (open_columns & (np.abs(d - own) <= error)))
+
+    for block in Distances(first, second).settled(near):
+        firsts[block.rows] = within(block.squares, of_second).any(1)
+        seconds |= within(block.squares, of_first[block.rows, None]).any(0)
+    return firsts, seconds
