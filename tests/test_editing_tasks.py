@@ -85,6 +85,8 @@ def test_a_method_that_can_t_is_refused_with_the_config(method, fields, message)
         (np.ones((8, 8, 1)), r"has float64 of shape \(8, 8, 1\); it must have floats"),
         (np.ones((16, 16, 1)) + 1j, r"has complex128 of shape"),
         (np.asarray([{}], object), "editing.image: "),
+        (np.full((16, 16, 1), np.nan), "has 256 numbers that are not finite"),
+        (np.full((16, 16, 1), 1e39), "has 256 numbers that are not finite"),
     ],
 )
 def test_numbers_that_do_not_fit_are_refused(tmp_path, y, message):

@@ -130,6 +130,10 @@ def _given_measurement(settings: Editing, model: Model, shape: Shape) -> Any:
             f"editing.image: {file} has {y.dtype} of shape {y.shape}; it must have "
             f"floats of shape {shape}."
         )
+    if bad := np.count_nonzero(~(np.abs(y) < np.finfo(np.float32).max)):
+        raise UserError(
+            f"editing.image: {file} has {bad} numbers that are not finite in float32."
+        )
     return y[None].astype(np.float32)
 
 
