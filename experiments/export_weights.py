@@ -3,7 +3,8 @@
 FILE ends in .safetensors. It gets the moving average, under the names of the program
 that it was imported from, or that published such networks, or under our own; and, for
 `import-weights`, what no tensor shows: the network's options, its preconditioner, the
-SDE, the format of the data and their sigma_data.
+SDE, the format of the data, their sigma_data, and which points of a level it was
+trained on and is scored at.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ ABOUT = "score_sde.config"
 """The name of what a file says of its run."""
 MEANING = ("network", "precondition", "chain", "sde")
 """Sections that decide what a network's output means."""
-OF_DATA = ("shape", "num_levels", "num_classes", "sigma_data")
+OF_DATA = ("shape", "num_levels", "num_classes", "sigma_data", "points")
 """Fields of section data that do."""
 OPTIONS = {"to": "a new file, *.safetensors"}
 
@@ -25,7 +26,7 @@ OPTIONS = {"to": "a new file, *.safetensors"}
 def main(command: launch.Command) -> None:
     """Write the file, whole or not at all."""
     import jax
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     from score_sde import weights
     from score_sde.data.local import replaced
@@ -53,7 +54,8 @@ def main(command: launch.Command) -> None:
     arrays = weights.published_arrays(params, table)
     about = {"names": program, "step": str(run.step), ABOUT: _about(run)}
     with replaced(file) as partial:
-        save_file(arrays, partial, metadata=about)
+        # Not by save_file, whose files their owner alone may read.
+        partial.write_bytes(save(arrays, metadata=about))
     print(f"{file}: {len(arrays)} tensors, named as those of {program}")
 
 
@@ -63,13 +65,17 @@ def _about(run: Any) -> str:
 
     config, dataset = run.config, run.experiment.dataset
     levels, sigma = dataset.num_levels or 0, run.experiment.model.sigma_data
-    values = (dataset.shape, levels, dataset.num_classes, sigma)
+    points, scoring = config["data"]["points"], config["likelihood"]["dequantisation"]
+    if points == "variational":  # whose flow is no part of the network
+        points = scoring = "uniform"
+    values = (dataset.shape, levels, dataset.num_classes, sigma, points)
     told: dict[str, Any] = {"label": {}} if "label" in config["conditions"] else {}
     return json.dumps(
         {
             **{name: config[name] for name in MEANING},
             "data": dict(zip(OF_DATA, values, strict=True)),
             "conditions": told,
+            "likelihood": {"dequantisation": scoring},
         }
     )
 

@@ -185,12 +185,13 @@ def _stated_by(file: str) -> dict[str, Any]:
         found = json.loads(text)
         sections = {name: dict(found[name]) for name in MEANING}
         data = {name: found["data"][name] for name in OF_DATA}
+        scoring = {"dequantisation": found["likelihood"]["dequantisation"]}
         told: dict[str, Any] = {"label": {}} if "label" in found["conditions"] else {}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"--from is {file!r}: its {ABOUT} is damaged ({error!r})."
         ) from None
-    return sections | {"data": data, "conditions": told}
+    return sections | {"data": data, "conditions": told, "likelihood": scoring}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from score_sde.evaluation.report import (
     summary,
     table,
 )
-from score_sde.run.score import _run
+from score_sde.run.score import _repeating, _run
 from score_sde.runtime.jobs import batches_of, parts_folder
 from score_sde.runtime.mesh import local_mesh
 
@@ -99,6 +99,16 @@ def test_few_jumps_stand_beside_the_flow_at_the_same_points():
     assert "bits/dim by 4 jumps (data" in text
     assert "+0.0189 +- 0.0005 from the flow of its teacher" in text
     assert "in 90 evaluations, 391 examples" in text
+    assert "no upper limit" not in text
+    assert "of each example 2 numbers take" in table({"test": row | {"repeating": 2}})
+
+
+def test_numbers_that_repeat_are_counted_where_a_density_is_scored():
+    values = np.random.RandomState(0).normal(size=(50, 3)).astype(np.float32)
+    values[:, 1] = 7
+    points, images = (SimpleNamespace(num_levels=n) for n in (None, 17))
+    assert _repeating(points, InMemory(values), 50) == 1
+    assert _repeating(images, InMemory(values), 50) == 0
 
 
 def test_failures_are_left_out_and_exact_repeats_are_weighted():

@@ -561,6 +561,8 @@ def test_imported_weights_are_a_run_that_samples_and_exports(made, tmp_path):
     assert samples["success"].all()
     exported = tmp_path / "out.safetensors"
     program("export_weights", f"--workdir={workdir}", f"--to={exported}")
+    # Whoever may read the run may read the file.
+    assert exported.stat().st_mode == (workdir / "config.json").stat().st_mode
     back = load_file(exported)
     assert back.keys() == arrays.keys()
     for key, array in arrays.items():
@@ -590,8 +592,9 @@ def test_a_file_states_the_meaning_of_its_tensors_and_nothing_else(tmp_path):
         "chain": {},
         "sde": {"name": "vp"},
         "data": {"shape": [8, 8, 1], "num_levels": 17, "num_classes": 10}
-        | {"sigma_data": 0.7, "path": "elsewhere"},
+        | {"sigma_data": 0.7, "points": "centres", "path": "elsewhere"},
         "conditions": {"label": {}, "image": {}},
+        "likelihood": {"dequantisation": "truncated_normal", "num_train": 9},
         "parts": ["hostile.py"],
     }
     options = {"network": "unet", "from": str(file)}
@@ -600,6 +603,8 @@ def test_a_file_states_the_meaning_of_its_tensors_and_nothing_else(tmp_path):
     assert config["network"] == said["network"]
     assert config["precondition"] == {"name": "v"}
     assert config["data"]["sigma_data"] == 0.7
+    assert config["data"]["points"] == "centres"
+    assert config["likelihood"] == {"dequantisation": "truncated_normal"}
     assert config["conditions"] == {"label": {}}
     assert "path" not in config["data"]
     assert "parts" not in config
