@@ -15,7 +15,7 @@ GOLDEN = Path(__file__).with_name("golden") / "fashion_mnist"
 
 @pytest.mark.slow
 def test_the_weights_on_record_give_their_bits_and_go_out_as_they_came(tmp_path):
-    """Where the number is from: benchmarks/fashion_mnist.json, of which these are few."""
+    """The number is in benchmarks/fashion_mnist.json; these images are few of its own."""
     told = json.loads((GOLDEN / "vdm.json").read_text())
     imported(
         GOLDEN / "vdm.safetensors",
