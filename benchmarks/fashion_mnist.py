@@ -12,8 +12,9 @@ On one core, an hour (fashion_mnist.json):
 
     taskset -c 0 score-sde train --config=fashion_mnist:vdm --workdir=runs/fashion \
         --config.data.batch_size=32 --config.train.num_steps=6300
+    python -m benchmarks.fashion_mnist runs/fashion --count=2000 --num_steps=40
 
-and then
+and of any run
 
     python -m benchmarks.fashion_mnist runs/fashion [--count=600] [--json=FILE]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from as_a_user import run
 from safetensors.numpy import load_file
-from test_weights import imported, program
+from test_weights import assert_same_tensors, imported, program
 
 GOLDEN = Path(__file__).with_name("golden") / "fashion_mnist"
 
@@ -37,7 +37,4 @@ def test_the_weights_on_record_give_their_bits_and_go_out_as_they_came(tmp_path)
     np.testing.assert_allclose(bits, told["bits_per_dim"], atol=0.05)
     out = tmp_path / "out.safetensors"
     program("export_weights", f"--workdir={where}", f"--to={out}")
-    before, after = load_file(file), load_file(out)
-    assert before.keys() == after.keys()
-    for name, array in before.items():
-        np.testing.assert_array_equal(after[name], array)
+    assert_same_tensors(load_file(out), load_file(file))

@@ -3,8 +3,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from as_a_user import ROOT
 from cases import GAUSSIAN
 
+from experiments.launch import load_config
 from score_sde import elbo
 from score_sde.data import InMemory
 from score_sde.evaluation.plots import save_bound
@@ -16,7 +18,9 @@ from score_sde.evaluation.report import (
     summary,
     table,
 )
+from score_sde.run.build import build
 from score_sde.run.score import _repeating, _run
+from score_sde.run.sections import complete
 from score_sde.runtime.jobs import batches_of, parts_folder
 from score_sde.runtime.mesh import local_mesh
 
@@ -106,9 +110,18 @@ def test_few_jumps_stand_beside_the_flow_at_the_same_points():
 def test_numbers_that_repeat_are_counted_where_a_density_is_scored():
     values = np.random.RandomState(0).normal(size=(50, 3)).astype(np.float32)
     values[:, 1] = 7
-    points, images = (SimpleNamespace(num_levels=n) for n in (None, 17))
+    points, images = (
+        SimpleNamespace(stored=SimpleNamespace(num_levels=n)) for n in (None, 17)
+    )
     assert _repeating(points, InMemory(values), 50) == 1
     assert _repeating(images, InMemory(values), 50) == 0
+
+
+@pytest.mark.parametrize("name", ["digits:wavelet_coarse", "digits:wavelet_details"])
+def test_parts_of_levels_are_not_taken_for_repeating_points(name):
+    dataset = build(complete(load_config(name, ROOT))).scored
+    assert dataset.num_levels is None
+    assert _repeating(dataset, dataset.test, 300) == 0
 
 
 def test_failures_are_left_out_and_exact_repeats_are_weighted():

@@ -563,15 +563,18 @@ def test_imported_weights_are_a_run_that_samples_and_exports(made, tmp_path):
     program("export_weights", f"--workdir={workdir}", f"--to={exported}")
     # Whoever may read the run may read the file.
     assert exported.stat().st_mode == (workdir / "config.json").stat().st_mode
-    back = load_file(exported)
-    assert back.keys() == arrays.keys()
-    for key, array in arrays.items():
-        np.testing.assert_array_equal(back[key], array)
+    assert_same_tensors(load_file(exported), arrays)
     with pytest.raises(UserError, match="is in use"):  # nothing is written over
         imported(file, workdir, *DIT)
     command = launch.parse("", [f"--workdir={workdir}"], flags=train.FLAGS)
     with pytest.raises(UserError, match="data.name is 'absent'"):
         train.main(command)
+
+
+def assert_same_tensors(found, expected):
+    assert found.keys() == expected.keys()
+    for key, array in expected.items():
+        np.testing.assert_array_equal(found[key], array)
 
 
 def imported(file, workdir, *arguments):
@@ -669,10 +672,7 @@ def test_a_run_goes_out_and_comes_in_to_be_scored_and_trained(tmp_path):
     np.testing.assert_array_equal(ours, theirs)
     again = tmp_path / "b.safetensors"
     program("export_weights", f"--workdir={second}", f"--to={again}")
-    before, after = load_file(file), load_file(again)
-    assert before.keys() == after.keys()
-    for key, array in before.items():
-        np.testing.assert_array_equal(after[key], array)
+    assert_same_tensors(load_file(again), load_file(file))
     out = program("train", f"--workdir={second}")
     assert "resuming from step 0" in out
     assert "step       2/2" in out

@@ -128,7 +128,7 @@ def nearest(
 
 
 class Inside(NamedTuple):
-    """Which points lie in which balls, counted both ways."""
+    """Counts of points in balls: of balls by point, and of points by ball."""
 
     balls_of_point: np.ndarray
     """How many balls each point is in, [points]."""
@@ -172,13 +172,16 @@ def inside_any(
     *,
     closed: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which of one set are in a ball around any of the other: (of first, of second).
+    """Find the points of either set that are in a ball around any of the other.
 
     Args:
         first: [n, dims].
         second: [m, dims].
         radii_squared: of the balls around either, [n] and [m].
         closed: whether a point at the radius itself is inside.
+
+    Returns:
+        Whether each of first is, [n], and each of second, [m].
     """
     within = np.less_equal if closed else np.less
     of_first, of_second = radii_squared

@@ -190,7 +190,7 @@ def _lines(split: str, row: dict[str, Any]) -> str:
     if repeating := row.get("repeating"):
         lines.append(
             f"       of each example {repeating} numbers take the same few values over "
-            "and over: their density has no upper limit, and so has this number none"
+            "and over: their density has no upper limit, nor have bits/dim a lower one"
         )
     if "importance_weighted" in row:
         lines.append(f"       {row['importance_weighted']:.4f} importance-weighted")

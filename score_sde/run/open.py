@@ -245,7 +245,8 @@ def open_run(
         experiment = build(whole)
     except ConfigError:
         if is_other:  # of other examples the network has much to say, beside the point
-            _check_shape(workdir, whole, Maker(whole).all()["data"][1])
+            trained = complete(read_config(workdir))
+            _check_shape(workdir, trained, whole, Maker(whole).all()["data"][1])
         raise
     if is_other:
         _check_model(workdir, whole, experiment)
@@ -286,7 +287,7 @@ def _check_model(
     examples of the same shape.
     """
     trained = complete(read_config(workdir))
-    _check_shape(workdir, config, experiment.dataset)
+    _check_shape(workdir, trained, config, experiment.dataset)
     fixed = {"network", "precondition", "conditions", "data.sigma_data"}
     bound = getattr(experiment.model.precondition, "keywords", {})
     if experiment.objective.bounds_chain or set(CHAIN_FIELDS) & set(bound):
@@ -307,16 +308,18 @@ def _check_model(
         )
 
 
-def _check_shape(workdir: Path, config: Mapping[str, Any], dataset: Any) -> None:
+def _check_shape(
+    workdir: Path, trained: Mapping[str, Any], config: Mapping[str, Any], dataset: Any
+) -> None:
     """Refuse data whose examples are of another shape than those trained on.
 
     Args:
         workdir: of the run.
+        trained: the config that the run was trained with.
         config: that names the data.
         dataset: its data; what is none has no shape, and is left to others.
     """
-    stated = complete(read_config(workdir))["data"]
-    known = inputs_of(workdir).get("data", {}).get("format", stated)
+    known = inputs_of(workdir).get("data", {}).get("format", trained["data"])
     seen, given = known.get("shape"), getattr(dataset, "shape", None)
     if seen and given and tuple(seen) != tuple(given):
         raise UserError(

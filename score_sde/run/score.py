@@ -51,7 +51,7 @@ JUDGED = 1_000
 
 
 class Pass(NamedTuple):
-    """Which points and which probes of an example, and the tolerance."""
+    """A pass over examples: its draw of points and of probes, and its tolerance."""
 
     name: str
     points: int
@@ -114,7 +114,7 @@ def num_examples(experiment: Experiment) -> dict[str, int]:
 
 
 class Passes(NamedTuple):
-    """What was computed of the examples of a split, in all passes over them."""
+    """The results of all passes over the examples of a split."""
 
     repeats: list[Arrays]
     """The fields of `LogProb`, and seconds, of each pass over all examples."""
@@ -191,8 +191,11 @@ def pass_over(
 
 
 def _repeating(dataset: Dataset, examples: Examples, count: int) -> int:
-    """How many numbers of these examples repeat themselves; 0 for levels."""
-    if dataset.num_levels is not None:
+    """Count the numbers of these examples that repeat themselves; 0 for levels.
+
+    Parts of images are on a lattice too, and scored at points around it, as levels are.
+    """
+    if dataset.stored.num_levels is not None:
         return 0
     return num_repeating(examples[np.arange(min(count, JUDGED))]["values"])
 
@@ -244,7 +247,7 @@ def _whose(experiment: Experiment) -> str:
 
 
 def what_is_scored(experiment: Experiment) -> str:
-    """What scores are of: "data", "part" of images, "images" by a bound, "latents"."""
+    """Name what is scored: "data", "part" of images, "images" by a bound, "latents"."""
     if experiment.dataset.part is not None:
         return "part"
     if experiment.dataset.origin is None:

@@ -270,7 +270,7 @@ def _leave_over(
 
 
 def _left_over(workdir: Path, step: int) -> list[Mapping[str, Any]]:
-    """What a run that was stopped at this step left."""
+    """Read what a run that stopped at this step had measured and not reported."""
     path = workdir / LEFT_OVER
     left = json.loads(path.read_text()) if path.exists() else {"step": None}
     return left["rows"] or [] if left["step"] == step else []
