@@ -48,10 +48,10 @@ def of_part(config: ConfigDict, part: str) -> None:
     if part == "coarse":
         # Of the same noise of the pixels: half as much in means of four.
         config.sde.t_min = SIGMA_MIN / 2
+        # One period per grey level of a pixel, and per level of a mean.
+        config.network.input_frequencies = (256.0, 1024.0)
     if part == "details":
         config.conditions = {"coarse": {}}
-        # One period per two grey levels, and per one, over the deviation of details.
-        config.network.update(input_frequencies=(12.8, 25.6))
 
 
 def default() -> ConfigDict:
@@ -72,6 +72,7 @@ def default() -> ConfigDict:
                 "multipliers": (1,),
                 "blocks_per_level": 32,
                 "dropout": 0.1,
+                # One period per two grey levels, and per one.
                 "input_frequencies": (128.0, 256.0),
             },
             "precondition": {"name": "noise"},

@@ -92,12 +92,13 @@ def default() -> ConfigDict:
 def vdm(config: ConfigDict) -> None:
     """Train by the variational bound with a learned noise schedule.
 
-    On the centres of the levels (Kingma et al. 2021); a bin is six sigma wide at t_min,
-    and the network sees the last bits of a level as waves.
+    On the centres of the levels (Kingma et al. 2021); a bin is six sigma wide at t_min.
     """
     config.data.points = "centres"
     config.sde.t_min = 0.0013
-    config.network.input_frequencies = (16.0, 32.0)
+    # One period per two grey levels, and per one, in what the network sees.
+    config.network.input_frequencies = (90.88, 181.76)
+    config.network.dropout = 0.0
     config.noise_levels = {"name": "learned", "stratified": True}
     config.weight = {"name": "noise"}
     config.likelihood.dequantisation = "truncated_normal"

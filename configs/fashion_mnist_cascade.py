@@ -25,12 +25,14 @@ TOLD = {"factor": 2, "num_levels": 256, "noise": 0.5, "level": 0.05}
 CLASSES = {"label": {}}
 STAGES = ("", "14", "7")
 PARTS = {
-    "coarse": ("coarse", 2, 0.606, (1,)),
-    "details2": ("details", 2, 0.607, (1, 2)),
-    "details": ("details", 1, 0.288, (1, 2, 2)),
+    "coarse": ("coarse", 2, 0.606, (1,), (155.136,)),
+    "details2": ("details", 2, 0.607, (1, 2), (77.696, 310.784)),
+    "details": ("details", 1, 0.288, (1, 2, 2), (36.864, 73.728)),
 }
-"""Variant -> part, depth, standard deviation, and widths of the network, which for
-details is one of twice their sides."""
+"""Variant -> part, depth, standard deviation, widths and waves of the network.
+
+For details it is one of twice their sides. There is a period per grey level of a pixel;
+in means over four per level of theirs too, which noise hides in means over sixteen."""
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -92,6 +94,7 @@ def _part(
     depth: int,
     sigma_data: float,
     multipliers: tuple[int, ...],
+    waves: tuple[float, ...],
 ) -> None:
     """Make a stage of the cascade over wavelets, trained by the bound."""
     config.data = {
@@ -108,6 +111,6 @@ def _part(
     config.noise_levels = {"name": "likelihood_importance", "stratified": True}
     config.weight = {"name": "noise"}
     config.likelihood.dequantisation = "truncated_normal"
-    config.network.multipliers = multipliers
+    config.network.update(multipliers=multipliers, input_frequencies=waves)
     if part == "details":
         config.conditions = {"coarse": {}}

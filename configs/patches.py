@@ -27,7 +27,8 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant:
         config.data.points = "centres"
         config.sde.t_min = 0.0013
-        config.network.input_frequencies = (16.0, 32.0)
+        # One period per two grey levels, and per one, in what the network sees.
+        config.network.input_frequencies = (64.0, 128.0)
         config.noise_levels = {"name": "learned", "stratified": True}
         config.weight = {"name": "noise"}
         config.likelihood.dequantisation = "truncated_normal"
@@ -37,8 +38,11 @@ def get_config(variant: str = "") -> ConfigDict:
         # Of the same noise of the pixels: half as much in means of four.
         config.sde.t_min /= 2
         config.data.sigma_data = 0.635
+        # One period per level of a pixel, and per level of a mean.
+        config.network.input_frequencies = (162.56, 650.24)
     if variant == "details":
         config.data.sigma_data = 0.128
+        config.network.input_frequencies = (16.384, 32.768)
         config.conditions = {"coarse": {}}
     return config.lock()
 

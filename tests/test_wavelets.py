@@ -128,7 +128,7 @@ def test_a_network_of_details_works_on_the_pixels_that_they_make(depth, asked):
         return jnp.concatenate([x, x[..., :1]] if asked else [x], -1)
 
     beside = with_image(Network(lambda key: (), apply))
-    network = over_pixels(beside, side=2**depth, sigma_data=0.5)
+    network = over_pixels(beside, side=2**depth, scale=lambda: 2.0)
     out = network.apply((), 2 * details, jnp.ones(3), {"image": coarse, **asked})
     np.testing.assert_allclose(out[..., :3], 2 * details, atol=1e-5)
     # Pixels, or means over blocks of half the side, at twice the scale of the block.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -39,19 +40,21 @@ def with_image(network: Network) -> Network:
     return network._replace(apply=apply)
 
 
-def over_pixels(network: Network, *, side: int, sigma_data: float) -> Network:
+def over_pixels(
+    network: Network, *, side: int, scale: Callable[[], float | Array]
+) -> Network:
     """A network of the details of a wavelet step that works on the pixels they make.
 
     Details are a lattice that none of them shows by itself, and move by two pixels at
-    once; pixels have levels, and are alike wherever they are. At low noise details come
-    divided by sigma_data, and so do the means here.
+    once; pixels have levels, and are alike wherever they are. The means are scaled here
+    as details come at the lowest noise.
 
     Args:
         network: of the pixels, told the means over blocks as cond["image"], both of
             twice the sides of details; behind its output is the divergence, if it was
             asked for.
         side: of the block of the whole image that a mean is over.
-        sigma_data: the standard deviation of the details.
+        scale: gives what a preconditioner multiplies details by at the lowest noise.
     """
 
     def apply(
@@ -63,7 +66,7 @@ def over_pixels(network: Network, *, side: int, sigma_data: float) -> Network:
         dropout_key: Key | None = None,
     ) -> Array:
         require_condition(cond, "image")
-        coarse = side / sigma_data * cond["image"].astype(x.dtype)
+        coarse = (side * scale()) * cond["image"].astype(x.dtype)
         pixels, means = (inverse_haar(coarse, d) for d in (x, jnp.zeros_like(x)))
         told = {**cond, "image": means}
         out = network.apply(params, pixels, noise, told, dropout_key=dropout_key)

@@ -124,7 +124,9 @@ class UNetEncoder(nn.Module):
         vector_dims: size of cond["vector"]; 0 for none.
         input_frequencies: the network also sees sin and cos of its input times pi times
             each of these, so that it can resolve the grey levels of quantised data,
-            which decide the likelihood (Kingma et al. 2021, app. C).
+            which decide the likelihood (Kingma et al. 2021, app. C). One period per
+            level, num_levels * sigma_data where the input is x / sigma_data at low
+            noise and num_levels where it is x, and half of it; others don't tell.
     """
 
     reads: ClassVar = frozenset({"label", "vector", "ratio", "guidance", "divergence"})

@@ -15,7 +15,7 @@ import numpy as np
 
 from score_sde import conditions, guidance
 from score_sde.conditions import Condition
-from score_sde.data import Dataset, Part
+from score_sde.data import Part
 from score_sde.fields import fields_of
 from score_sde.flow_map import FlowMap
 from score_sde.networks import (
@@ -115,9 +115,7 @@ def _joined(
     data, dataset = made["data"]
     told, module = tuple(made["conditions"].values()), made["network"]
     objective = as_objective(made["objective"])
-    network, problems = _network(
-        module, names["network"], dataset, told, objective, sigma_data
-    )
+    network, problems = _network(made, names["network"], told, objective)
     if made["network_roles"]:
         network = with_companions(network, module, made["network_roles"])
     model = Model(
@@ -184,14 +182,13 @@ AS_THEY_ARE = (
 
 
 def _network(
-    module: Any,
+    made: Mapping[str, Any],
     name: str,
-    dataset: Dataset,
     told: tuple[Condition, ...],
     objective: Objective,
-    sigma_data: float,
 ) -> tuple[Network, list[str]]:
-    """The network for these data, which sees a picture beside its input if told one."""
+    """The network for the data, which sees a picture beside its input if told one."""
+    (_, dataset), module = made["data"], made["network"]
     shape, known = dataset.shape, reads(module)
     cond = conditions.of_blank(told, dataset.stored.shape)
     asked = asked_of_jumps(objective)
@@ -231,8 +228,12 @@ def _network(
     channels = shape[-1] + cond.pop("image").shape[-1]
     network = with_image(as_network(module, (*shape[:-1], channels), cond or None))
     if of_details:
-        side = dataset.stored.shape[0] // dataset.shape[0]
-        network = over_pixels(network, side=side, sigma_data=sigma_data)
+        precondition, sde = made["precondition"], made["sde"]
+        network = over_pixels(
+            network,
+            side=dataset.stored.shape[0] // dataset.shape[0],
+            scale=lambda: precondition(sde.sigma(sde.t_min)).in_,
+        )
     return network, problems
 
 
