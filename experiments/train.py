@@ -26,6 +26,7 @@ def main(command: launch.Command) -> None:
         scale_note,
         training_batches,
         training_cost,
+        waves_note,
         with_prepared,
     )
     from score_sde.runtime.lock import writing
@@ -48,6 +49,9 @@ def main(command: launch.Command) -> None:
         print(note)
     with writing(command.workdir, command.hosts):
         check_grid(experiment)
+        waves = config["network"].get("input_frequencies", ())
+        if note := waves_note(experiment, waves):
+            print(note)
         loaded = companions.load(experiment, experiment.training_roles)
         inputs = {
             "data": identity(experiment.dataset),

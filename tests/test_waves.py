@@ -17,6 +17,7 @@ from score_sde import data
 from score_sde.networks.unet import UNetEncoder
 from score_sde.run import build
 from score_sde.run.model import denoiser
+from score_sde.run.train import waves_note
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = [
@@ -53,6 +54,25 @@ def seen(model, image):
     # Behind the channels of the data are those of the picture that is told.
     channels = model.row_shape[-1]
     return np.asarray(inputs[-1])[..., :channels]
+
+
+@pytest.mark.parametrize("name", NAMES + OF_PIXELS)
+@pytest.mark.parametrize("factor", [1.0, 0.98])
+def test_a_run_says_when_no_wave_fits(name, factor):
+    config = load_config(name, CONFIGS)
+    waves = [factor * f for f in config["network"]["input_frequencies"]]
+    note = waves_note(build.build(config), waves)
+    if factor == 1 or "digits" in name:
+        # Over 17 levels two per cent are a third of a period.
+        assert note is None
+    else:
+        assert "has a period per grey level, " in note
+
+
+def test_no_waves_and_no_levels_are_no_fault():
+    assert waves_note(build.build(load_config("digits", CONFIGS)), ()) is None
+    points = build.build(load_config("points", CONFIGS))
+    assert waves_note(points, (1.0,)) is None
 
 
 @pytest.mark.parametrize("name", NAMES + OF_PIXELS)
