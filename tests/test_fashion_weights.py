@@ -29,7 +29,7 @@ def test_the_weights_on_record_give_their_bits_and_go_out_as_they_came(tmp_path)
     """The number is in benchmarks/fashion_mnist.json, of more images than these."""
     told = json.loads((GOLDEN / "vdm.json").read_text())
     where, file = tmp_path / "run", GOLDEN / "vdm.safetensors"
-    imported(file, where, "--network=unet", "--config.likelihood.num_steps=40")
+    imported(file, where, "--network=unet", "--config.likelihood.num_steps=128")
     words = [sys.executable, "-c", SCORE, str(where), str(GOLDEN / "images.npz")]
     bits = [float(b) for b in run(words, tmp_path).partition("bits ")[2].split()]
     # Other compiler settings move one picture of these, mostly black, by 0.02.
