@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,16 @@ import score_sde as ss
 from benchmarks import record
 from score_sde.networks import count_parameters
 from score_sde.run.likelihoods import bound_examples
-from score_sde.run.open import open_run
+from score_sde.run.open import Run, open_run
 from score_sde.run.sample import sample_keys
+
+
+def held_out(run: Run, count: int, batch: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The number of the first, and the rows, of each batch of so many test images."""
+    test = run.dataset.test
+    chosen = np.random.RandomState(0).permutation(len(test))[:count]
+    for first in range(0, count, batch):
+        yield first, test[chosen[first : first + batch]]
 
 
 def scored(
@@ -42,11 +51,10 @@ def scored(
     config = json.loads((workdir / "config.json").read_text())
     config["likelihood"] |= {"solver": "multistep", "num_steps": num_steps}
     run = open_run(workdir, config)
-    test, evals = run.dataset.test, 0
-    chosen = np.random.RandomState(0).permutation(len(test))[:count]
     bits: list[float] = []
-    for first in range(0, count, batch):
-        found = run.log_prob(test[chosen[first : first + batch]], first=first)
+    evals = 0
+    for first, rows in held_out(run, count, batch):
+        found = run.log_prob(rows, first=first)
         each = ss.bits_per_dim(
             found.nats, math.prod(run.dataset.shape), num_levels=None
         )
@@ -66,14 +74,10 @@ def bound(workdir: Path, count: int, batch: int) -> dict[str, float]:
     """Mean variational bound of the same images in bits/dim, and its standard error."""
     run = open_run(workdir)
     model, settings = run.experiment.model, run.experiment.likelihood
-    test = run.dataset.test
-    chosen = np.random.RandomState(0).permutation(len(test))[:count]
     of_batch = jax.jit(partial(bound_examples, model, settings, of_chain=False))
     nats: list[float] = []
-    for first in range(0, count, batch):
-        rows = test[chosen[first : first + batch]]
-        size = len(rows["values"])
-        keys = (sample_keys(seed, first, size) for seed in (1, 2))
+    for first, rows in held_out(run, count, batch):
+        keys = (sample_keys(seed, first, len(rows["values"])) for seed in (1, 2))
         found = of_batch(run.params, *keys, rows["values"], None)
         nats += np.asarray(found.nats).tolist()
     each = np.asarray(nats) / (math.prod(run.dataset.shape) * math.log(2))
