@@ -26,9 +26,9 @@ def main(command: launch.Command) -> None:
         scale_note,
         training_batches,
         training_cost,
-        waves_note,
         with_prepared,
     )
+    from score_sde.run.waves import waves_note
     from score_sde.runtime.lock import writing
     from score_sde.runtime.mesh import (
         is_main_host,

@@ -17,7 +17,7 @@ from score_sde import data
 from score_sde.networks.unet import UNetEncoder
 from score_sde.run import build
 from score_sde.run.model import denoiser
-from score_sde.run.train import waves_note
+from score_sde.run.waves import waves_note
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = [

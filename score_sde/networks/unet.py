@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
 from score_sde.networks.blocks import (
     Attention,
@@ -18,6 +19,7 @@ from score_sde.networks.blocks import (
     upsample,
     with_divergence,
 )
+from score_sde.networks.cond import has_entry
 from score_sde.networks.fitting import (
     ANY_SPACE,
     head_problems,
@@ -129,7 +131,9 @@ class UNetEncoder(nn.Module):
             noise and num_levels where it is x, and half of it; others don't tell.
     """
 
-    reads: ClassVar = frozenset({"label", "vector", "ratio", "guidance", "divergence"})
+    reads: ClassVar = frozenset(
+        {"label", "vector", "ratio", "guidance", "divergence", "input_noise"}
+    )
     predicts_variance: ClassVar = False
 
     channels: Size = 64
@@ -180,20 +184,27 @@ class UNetEncoder(nn.Module):
                 h = Attention(self.num_heads)(h)
             return h
 
-        h = enter(nn.Conv(self.channels, kernel_of(x))(self._with_waves(x, embedding)))
+        seen = self._with_waves(x, embedding, cond)
+        h = enter(nn.Conv(self.channels, kernel_of(x))(seen))
         return *down(h, block, self.widths, self.blocks_per_level), block
 
-    def _with_waves(self, x: Array, embedding: Array) -> Array:
+    def _with_waves(self, x: Array, embedding: Array, cond: Any) -> Array:
         """Join x with its sines and cosines, behind a gate that starts closed.
 
-        At high noise they are noise themselves, so the noise level opens the gate.
+        Told the noise in x, cond["input_noise"], it shrinks them as that noise shrinks
+        their mean, exp(-(pi f s)^2 / 2) times (Barron et al. 2021, eq. 8). A gate that
+        is learned lets some through where they are noise, which no solver can follow.
         """
         if not self.input_frequencies:
             return x
         angles = [math.pi * f * x for f in self.input_frequencies]
         waves = jnp.concatenate([*map(jnp.sin, angles), *map(jnp.cos, angles)], axis=-1)
         zeros = nn.initializers.zeros
-        gate = nn.Dense(waves.shape[-1], kernel_init=zeros)(embedding)
+        gate = nn.Dense(waves.shape[-1], kernel_init=zeros, name="gate")(embedding)
+        if has_entry(cond, "input_noise"):
+            rates = math.pi * np.repeat([*self.input_frequencies] * 2, x.shape[-1])
+            spread = cond["input_noise"][:, None] * rates.astype(gate.dtype)
+            gate = gate * jnp.exp(-0.5 * spread**2)
         return jnp.concatenate([x, waves * over_space(gate, x)], axis=-1)
 
 

@@ -37,6 +37,7 @@ from score_sde.run.making import Maker
 from score_sde.run.model import Model
 from score_sde.run.objective import Objective, as_objective
 from score_sde.run.sections import PLAIN, SECTIONS
+from score_sde.run.waves import network_told_noise
 from score_sde.sde import SDE
 from score_sde.types import Array, UserError, choices_text
 
@@ -218,17 +219,20 @@ def _network(
         )
         told_once = conditions.of_blank(told, dataset.stored.shape)
         return as_network(module, shape, told_once), problems
+    precondition, sde = made["precondition"], made["sde"]
+    joined = partial(network_told_noise, module, precondition, sde)
     if not sees_image or cond is None:
-        return as_network(module, shape, cond), problems
+        return joined(shape, cond), problems
     if predicts_variance(module):
         problems.append(
             "conditions.image is for networks that predict no variances: set "
             "network.learn_sigma False"
         )
     channels = shape[-1] + cond.pop("image").shape[-1]
-    network = with_image(as_network(module, (*shape[:-1], channels), cond or None))
+    # Of the four parts of a pixel three have noise: all but the mean that is told.
+    share = 0.75**0.5 if of_details else 1.0
+    network = with_image(joined((*shape[:-1], channels), cond or None, share=share))
     if of_details:
-        precondition, sde = made["precondition"], made["sde"]
         network = over_pixels(
             network,
             side=dataset.stored.shape[0] // dataset.shape[0],

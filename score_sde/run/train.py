@@ -142,31 +142,6 @@ def scale_note(experiment: Experiment) -> str | None:
     )
 
 
-def waves_note(experiment: Experiment, frequencies: Sequence[float]) -> str | None:
-    """A line on waves none of which fits the grey levels, None if one does.
-
-    Args:
-        experiment: to be trained.
-        frequencies: of the network, `input_frequencies`; () for none.
-    """
-    model = experiment.model
-    if not frequencies or not model.num_levels:
-        return None
-    # A grey level of a pixel, as the network sees it at the lowest noise.
-    scale = model.precondition(model.sde.sigma(model.sde.t_min)).in_
-    if model.part is not None and model.part.told is not None:
-        scale = scale * model.row_shape[0] / model.shape[0] / 2
-    wanted = model.num_levels / float(scale)
-    # Over all levels it may be off by half a period.
-    if min(abs(f / wanted - 1) for f in frequencies) * model.num_levels < 0.5:
-        return None
-    return (
-        f"note: none of network.input_frequencies {tuple(frequencies)} has a period "
-        f"per grey level, {wanted:.5g}: the network can't tell levels apart, which "
-        "costs likelihood."
-    )
-
-
 def training_batches(experiment: Experiment) -> Callable[[int], Iterator[Rows]]:
     """Make batches(step): what this host reads of the batches from that step on."""
     return lambda step: batches(
