@@ -1,9 +1,11 @@
 """A network that sees its input as waves sees a period per grey level of the data.
 
 At noise below the width of a grey level the likelihood is decided by which level it is,
-and waves that don't fit the levels don't tell.
+and waves that don't fit the levels don't tell. Above that noise waves tell nothing.
 """
 
+import math
+from functools import partial
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -14,10 +16,13 @@ from flax import linen as nn
 
 from experiments.launch import load_config
 from score_sde import data
+from score_sde.networks import UNet
 from score_sde.networks.unet import UNetEncoder
+from score_sde.precondition import PRECONDITIONERS
 from score_sde.run import build
 from score_sde.run.model import denoiser
-from score_sde.run.waves import waves_note
+from score_sde.run.waves import network_told_noise, waves_note
+from score_sde.sde import SDES
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = [
@@ -93,3 +98,66 @@ def test_there_is_a_period_for_each_grey_level(name):
     periods = max(config["network"]["input_frequencies"]) * apart / 2
     # From the first level to the last, waves move by less than a tenth of a period.
     assert abs(periods - 1) * num_seen < 0.1
+
+
+FREQUENCIES = (3.0, 0.5)
+
+
+def waves_of(x, input_noise):
+    """The waves of x, [batch, channels], that the first convolution is given.
+
+    The gate is open.
+    """
+    network = UNet(channels=8, multipliers=(1,), input_frequencies=FREQUENCIES)
+    image = jnp.asarray(x, jnp.float32)[:, None, None]
+    noise = jnp.zeros(len(x), jnp.float32)
+    cond = {"input_noise": jnp.full(len(x), input_noise)}
+    params = network.init(jr.key(0), image, noise, cond)["params"]
+    gate = {"kernel": params["gate"]["kernel"], "bias": jnp.ones(8, jnp.float32)}
+    inputs = []
+
+    def look(call, args, kwargs, context):
+        if isinstance(context.module, nn.Conv):
+            inputs.append(args[0])
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(look):
+        network.apply({"params": {**params, "gate": gate}}, image, noise, cond)
+    return np.asarray(inputs[0])[:, 0, 0, x.shape[1] :]
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.05, 0.2, 1.0])
+def test_waves_are_shrunk_as_their_means_over_the_noise(spread):
+    x = np.linspace(-1, 1, 14).reshape(7, 2)
+    nodes, shares = np.polynomial.hermite_e.hermegauss(100)
+    angles = [math.pi * f * (x[..., None] + spread * nodes) for f in FREQUENCIES]
+    means = [
+        wave(a) @ shares / shares.sum() for wave in (np.sin, np.cos) for a in angles
+    ]
+    np.testing.assert_allclose(waves_of(x, spread), np.hstack(means), atol=1e-6)
+
+
+class SaysTheNoise(nn.Module):
+    """Gives the noise that it is told of each example."""
+
+    reads = frozenset({"input_noise"})
+
+    @nn.compact
+    def __call__(self, x, noise, cond, deterministic=True):
+        return jnp.broadcast_to(cond["input_noise"][:, None], x.shape)
+
+
+@pytest.mark.parametrize(
+    "sde", [s for s in SDES if SDES[s].__module__ == "score_sde.sde"]
+)
+@pytest.mark.parametrize("name", PRECONDITIONERS)
+def test_a_network_is_told_the_noise_in_its_input(sde, name):
+    sigma = jnp.geomspace(0.03, 30.0, 20)
+    c = PRECONDITIONERS[name](sigma)
+    for share in (1.0, 0.5):
+        make = partial(network_told_noise, SaysTheNoise(), share=share)
+        network = make(PRECONDITIONERS[name], SDES[sde](), (3,), None)
+        told = network.apply({}, jnp.zeros((20, 3)), c.noise)[:, 0]
+        # A ladder has levels two per cent apart.
+        bound = 0.1 if name in ("ve_ladder", "iddpm") else 1e-3
+        np.testing.assert_allclose(told, share * c.in_ * sigma, rtol=bound)

@@ -202,8 +202,9 @@ class UNetEncoder(nn.Module):
         zeros = nn.initializers.zeros
         gate = nn.Dense(waves.shape[-1], kernel_init=zeros, name="gate")(embedding)
         if has_entry(cond, "input_noise"):
-            rates = math.pi * np.repeat([*self.input_frequencies] * 2, x.shape[-1])
-            spread = cond["input_noise"][:, None] * rates.astype(gate.dtype)
+            rates = math.pi * np.repeat([self.input_frequencies] * 2, x.shape[-1])
+            noise = cond["input_noise"].astype(gate.dtype)
+            spread = jnp.outer(noise, rates.astype(gate.dtype))
             gate = gate * jnp.exp(-0.5 * spread**2)
         return jnp.concatenate([x, waves * over_space(gate, x)], axis=-1)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from score_sde.networks import Network, as_network, reads
 from score_sde.precondition import Precondition
@@ -37,9 +38,10 @@ def network_told_noise(
         sde: whose noise levels there are.
         share: of that in what the network sees, where it is not the input itself.
     """
-    network = as_network(module, shape, cond)
     if "input_noise" not in (reads(module) or ()):
-        return network
+        return as_network(module, shape, cond)
+    blank = {**(cond or {}), "input_noise": np.zeros(1, np.float32)}
+    network = as_network(module, shape, blank)
 
     def of_noise(noise: Array) -> Array:
         ends = (sde.sigma(jnp.asarray(t)) for t in (sde.t_min, sde.t_max))
