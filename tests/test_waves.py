@@ -8,6 +8,7 @@ import math
 from functools import partial
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -16,7 +17,7 @@ from flax import linen as nn
 
 from experiments.launch import load_config
 from score_sde import data
-from score_sde.networks import UNet
+from score_sde.networks import ControlledUNet, UNet
 from score_sde.networks.unet import UNetEncoder
 from score_sde.precondition import PRECONDITIONERS
 from score_sde.run import build
@@ -161,3 +162,26 @@ def test_a_network_is_told_the_noise_in_its_input(sde, name):
         # A ladder has levels two per cent apart.
         bound = 0.1 if name in ("ve_ladder", "iddpm") else 1e-3
         np.testing.assert_allclose(told, share * c.in_ * sigma, rtol=bound)
+
+
+SMALL = UNet(channels=8, multipliers=(1,), input_frequencies=FREQUENCIES)
+
+
+@pytest.mark.parametrize("module", [SMALL, ControlledUNet(trunk=SMALL)])
+def test_a_network_within_a_network_is_told_the_noise_too(module):
+    told = []
+
+    def listen(call, args, kwargs, context):
+        if context.method_name == "encode":
+            told.append(args[2])
+        return call(*args, **kwargs)
+
+    x, noise = np.zeros((1, 4, 4, 1), np.float32), np.zeros(1, np.float32)
+    cond = {"image": x}
+    precondition, sde = PRECONDITIONERS["edm"], SDES["edm"]()
+    network = network_told_noise(module, precondition, sde, x.shape[1:], cond)
+    params = jax.eval_shape(network.init, jr.key(0))
+    with nn.intercept_methods(listen):
+        jax.eval_shape(network.apply, params, x, noise, cond)
+    assert told
+    assert all("input_noise" in cond for cond in told)

@@ -62,7 +62,7 @@ class ControlledUNet(nn.Module):
 
     trunk: nn.Module
 
-    reads: ClassVar = frozenset({"label", "vector", "image"})
+    reads: ClassVar = frozenset({"label", "vector", "image", "input_noise"})
 
     @nn.nowrap
     def problems(self, shape: tuple[int, ...]) -> list[str]:
