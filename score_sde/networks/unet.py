@@ -204,7 +204,7 @@ class UNetEncoder(nn.Module):
         if has_entry(cond, "input_noise"):
             rates = math.pi * np.repeat([self.input_frequencies] * 2, x.shape[-1])
             noise = cond["input_noise"].astype(gate.dtype)
-            spread = jnp.outer(noise, rates.astype(gate.dtype))
+            spread = jnp.outer(noise, jnp.asarray(rates, gate.dtype))
             gate = gate * jnp.exp(-0.5 * spread**2)
         return jnp.concatenate([x, waves * over_space(gate, x)], axis=-1)
 
