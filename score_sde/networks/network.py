@@ -49,10 +49,10 @@ class Network(NamedTuple):
     augmented, which may be absent and is then zero, "tokens", [batch, length, dims],
     where "mask", bool [batch, length], is False for those that aren't there, "words",
     int [batch, length], -1 for none, "image", of the sides of x, "guidance", [batch],
-    the weight of a student's teacher, or "ratio", [batch], of a jump's second noise
-    level to the first (`flow_map.make_jump`). An entry
-    "divergence", None, asks for the divergence of that jump: a channel behind the
-    others, whose mean is what `make_jump` reads.
+    the weight of a student's teacher, "input_noise", [batch], the standard deviation of
+    the noise in x, or "ratio", [batch], of a jump's second noise level to the first
+    (`flow_map.make_jump`). An entry "divergence", None, asks for the divergence of that
+    jump: a channel behind the others, whose mean is what `make_jump` reads.
 
     project(params) brings parameters back to where training keeps them, and
     log_variance(params, noise) is the network's own learned log of its loss, [batch].
