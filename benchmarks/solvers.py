@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,7 @@ import numpy as np
 
 import score_sde as ss
 from benchmarks import record
-from benchmarks.fashion_mnist import held_out
-from score_sde.run.open import open_run
+from score_sde.run.open import Run, open_run
 
 REFERENCE = {"solver": "dopri5", "num_steps": 0, "rtol": 1e-6, "atol": 1e-6}
 
@@ -43,17 +43,23 @@ def settings() -> dict[str, dict[str, Any]]:
     return rows
 
 
+def held_out(run: Run, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The number of the first, and the rows, of each batch of so many test images.
+
+    They come in a random order, the same for every count.
+    """
+    test, batch = run.dataset.test, run.experiment.likelihood.batch_size
+    chosen = np.random.RandomState(0).permutation(len(test))[:count]
+    for first in range(0, count, batch):
+        yield first, test[chosen[first : first + batch]]
+
+
 def bits(workdir: Path, count: int, fields: dict[str, Any]) -> tuple[np.ndarray, float]:
     """Bits/dim of so many test images, and the mean of their evaluations."""
     config = json.loads((workdir / "config.json").read_text())
     config["likelihood"] |= fields
     run = open_run(workdir, config)
-    found = [
-        run.log_prob(rows, first=first)
-        for first, rows in held_out(
-            run, count, min(count, run.experiment.likelihood.batch_size)
-        )
-    ]
+    found = [run.log_prob(rows, first=n) for n, rows in held_out(run, count)]
     nats, evals = (
         np.concatenate([np.asarray(getattr(f, name)) for f in found])
         for name in ("nats", "num_evals")
